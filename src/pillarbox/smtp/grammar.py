@@ -1,0 +1,258 @@
+"""Read the arguments of commands and the parameters of MAIL and RCPT, and write them (RFC 5321 4.1).
+
+What an argument that reads well means is decided by the session and by policy.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from pillarbox.mail.address import Address, AddressError, parse_domain, parse_path
+from pillarbox.mail.catalogue import envelope
+from pillarbox.mail.envelope import Body, Notify, Ret
+from pillarbox.mail.reply import Reply
+from pillarbox.smtp.events import MailFrom, MailParameters, RcptTo
+
+MAX_SIZE_DIGITS = 20  # RFC 1870 3
+MAX_ENVID_OCTETS = 100  # RFC 3461 4.4
+MAX_ORCPT_OCTETS = 500  # RFC 3461 4.2
+
+_PATH = re.compile(r'\s*(<(?:[^<>"]|"(?:[^"\\]|\\.)*")*>|[^\s<>]+)(?:\s+(.*))?', re.DOTALL)
+_PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:=([\x21-\x3c\x3e-\x7e\x80-\U0010ffff]+))?")
+_XTEXT = re.compile(r"(?:[\x21-\x2a\x2c-\x3c\x3e-\x7e]|\+[0-9A-F]{2})*")
+_HEXCHAR = re.compile(r"\+([0-9A-F]{2})")
+_NOT_XCHAR = re.compile(rb"[^\x21-\x2a\x2c-\x3c\x3e-\x7e]")
+_HELLO_NAME = re.compile(r"[A-Za-z0-9_.:\[\]-]{1,255}", re.ASCII)
+_UTF8_ORCPT = re.compile(r"\\x\{([0-9A-F]{2,6})\}")
+
+
+class _BadValue(ValueError):
+    """A parameter's value cannot be read; the message is for the peer."""
+
+
+def xtext_decode(text: str) -> str:
+    """Decode xtext (RFC 3461 4). Raises ValueError if it is not xtext or hides control characters."""
+    if not _XTEXT.fullmatch(text):
+        msg = "is not xtext"
+        raise _BadValue(msg)
+    decoded = _HEXCHAR.sub(lambda m: chr(int(m[1], 16)), text)
+    if not decoded.isascii() or not decoded.isprintable():
+        msg = "hides characters that are not printable ASCII"
+        raise _BadValue(msg)
+    return decoded
+
+
+def xtext_encode(text: str) -> str:
+    """Encode printable text as xtext (RFC 3461 4)."""
+    return _NOT_XCHAR.sub(lambda m: b"+%02X" % m[0][0], text.encode()).decode("ascii")
+
+
+def valid_hello_name(name: str) -> bool:
+    """Whether a name may follow EHLO, HELO or LHLO: a domain, an address literal, or what clients send for one."""
+    return _HELLO_NAME.fullmatch(name) is not None
+
+
+def _size(value: str) -> int:
+    if not (value.isascii() and value.isdigit()) or len(value) > MAX_SIZE_DIGITS:
+        msg = "must be a number"
+        raise _BadValue(msg)
+    return int(value)
+
+
+def _body(value: str) -> Body:
+    try:
+        return Body(value.upper())
+    except ValueError:
+        msg = "must be 7BIT, 8BITMIME or BINARYMIME"
+        raise _BadValue(msg) from None
+
+
+def _ret(value: str) -> Ret:
+    try:
+        return Ret(value.upper())
+    except ValueError:
+        msg = "must be FULL or HDRS"
+        raise _BadValue(msg) from None
+
+
+def _envid(value: str) -> str:
+    if len(value) > MAX_ENVID_OCTETS:
+        msg = f"must have at most {MAX_ENVID_OCTETS} characters"
+        raise _BadValue(msg)
+    return xtext_decode(value)
+
+
+def _notify(value: str) -> Notify:
+    wanted = Notify.UNSAID
+    for word in value.upper().split(","):
+        flag = Notify.__members__.get(word)
+        if not flag or wanted & flag:
+            msg = "must be NEVER, or a list of SUCCESS, FAILURE and DELAY"
+            raise _BadValue(msg)
+        wanted |= flag
+    if wanted & Notify.NEVER and wanted != Notify.NEVER:
+        msg = "NEVER must stand alone"
+        raise _BadValue(msg)
+    return wanted
+
+
+def _orcpt(value: str) -> str:
+    kind, colon, address = value.partition(";")
+    if not colon or not kind.replace("-", "").isalnum() or not kind.isascii() or len(value) > MAX_ORCPT_OCTETS:
+        msg = "must be TYPE;ADDRESS"
+        raise _BadValue(msg)
+    if kind.lower() == "utf-8":  # RFC 6533 3: may stand raw or with \x{...} escapes
+        return f"{kind};{_UTF8_ORCPT.sub(_unescape, address)}"
+    return f"{kind};{xtext_decode(address)}"
+
+
+def _unescape(found: re.Match[str]) -> str:
+    point = int(found[1], 16)
+    character = chr(point) if point < 0x110000 and not 0xD800 <= point < 0xE000 else ""
+    if not character.isprintable() or not character:
+        msg = "hides characters that are not printable"
+        raise _BadValue(msg)
+    return character
+
+
+def _flag(value: str) -> bool:  # noqa: ARG001 - the table calls every reader alike; a flag has no value
+    return True
+
+
+def _ignored(value: str) -> None:  # noqa: ARG001 - AUTH= of RFC 4954 5 is accepted and not acted upon
+    return None
+
+
+# keyword -> (extension that must be offered, name of the value, reader, whether a value must follow)
+_Reader = Callable[[str], Any]
+_MAIL: dict[str, tuple[str, str, _Reader, bool]] = {
+    "SIZE": ("SIZE", "size", _size, True),
+    "BODY": ("8BITMIME", "body", _body, True),
+    "SMTPUTF8": ("SMTPUTF8", "smtputf8", _flag, False),
+    "RET": ("DSN", "ret", _ret, True),
+    "ENVID": ("DSN", "envid", _envid, True),
+    "AUTH": ("AUTH", "", _ignored, True),
+}
+_RCPT: dict[str, tuple[str, str, _Reader, bool]] = {
+    "NOTIFY": ("DSN", "notify", _notify, True),
+    "ORCPT": ("DSN", "orcpt", _orcpt, True),
+}
+_NO_PARAMETERS = MailParameters()
+
+
+def parse_mail(argument: str, offered: frozenset[str]) -> MailFrom | Reply:
+    """Read what follows MAIL: `FROM:<path> [parameters]`, given the extensions on offer."""
+    split = _split(argument, "FROM:")
+    if split is None:
+        return envelope.SENDER_SYNTAX.reply(detail="write MAIL FROM:<address>")
+    path, rest = split
+    try:
+        sender = parse_path(path)
+    except AddressError as error:
+        return envelope.SENDER_SYNTAX.reply(detail=error)
+    if not rest:
+        parameters = _NO_PARAMETERS
+    else:
+        values = _parameters(rest, _MAIL, offered)
+        if isinstance(values, Reply):
+            return values
+        if values.get("body") is Body.BINARY and "BINARYMIME" not in offered:
+            return envelope.PARAMETER_UNKNOWN.reply(detail="BODY=BINARYMIME")
+        parameters = MailParameters(**values)
+    if sender is not None and not sender.domain:
+        return envelope.SENDER_SYNTAX.reply(detail="domain missing")
+    if sender is not None and sender.needs_smtputf8 and not parameters.smtputf8:
+        return envelope.NEEDS_SMTPUTF8.reply()
+    return MailFrom(sender, parameters)
+
+
+def parse_rcpt(argument: str, offered: frozenset[str], *, smtputf8: bool) -> RcptTo | Reply:
+    """Read what follows RCPT: `TO:<path> [parameters]`; `smtputf8` tells whether MAIL had that parameter."""
+    split = _split(argument, "TO:")
+    if split is None:
+        return envelope.RECIPIENT_SYNTAX.reply(detail="write RCPT TO:<address>")
+    path, rest = split
+    try:
+        recipient = parse_path(path)
+    except AddressError as error:
+        return envelope.RECIPIENT_SYNTAX.reply(detail=error)
+    if recipient is None:
+        return envelope.RECIPIENT_SYNTAX.reply(detail="the null path can't be a recipient")
+    if recipient.needs_smtputf8 and not smtputf8:
+        return envelope.NEEDS_SMTPUTF8.reply()
+    if not rest:
+        return RcptTo(recipient)
+    values = _parameters(rest, _RCPT, offered)
+    return values if isinstance(values, Reply) else RcptTo(recipient, **values)
+
+
+def _split(argument: str, keyword: str) -> tuple[str, str] | None:
+    """The path and the parameters behind `FROM:` or `TO:`; None if they are not there."""
+    if argument[: len(keyword)].upper() != keyword:
+        return None
+    found = _PATH.fullmatch(argument, len(keyword))
+    return (found[1], found[2] or "") if found else None
+
+
+def _parameters(
+    text: str, table: dict[str, tuple[str, str, _Reader, bool]], offered: frozenset[str]
+) -> dict[str, Any] | Reply:
+    """Read parameters by their table; each may come once."""
+    values: dict[str, Any] = {}
+    seen: set[str] = set()
+    for word in text.split():
+        found = _PARAMETER.fullmatch(word)
+        if found is None:
+            return envelope.PARAMETER_VALUE.reply(detail=f"{word} is not well formed")
+        keyword, value = found[1].upper(), found[2]
+        extension, name, reader, wants_value = table.get(keyword, ("", "", _ignored, False))
+        if extension not in offered:
+            return envelope.PARAMETER_UNKNOWN.reply(detail=keyword)
+        if keyword in seen:
+            return envelope.PARAMETER_VALUE.reply(detail=f"{keyword} came twice")
+        if (value is not None) != wants_value:
+            return envelope.PARAMETER_VALUE.reply(
+                detail=f"{keyword} {'needs' if wants_value else 'takes no'} value"
+            )
+        seen.add(keyword)
+        try:
+            read = reader(value or "")
+        except _BadValue as error:
+            return envelope.PARAMETER_VALUE.reply(detail=f"{keyword} {error}")
+        if name:
+            values[name] = read
+    return values
+
+
+def parse_bdat(argument: str) -> tuple[int, bool] | None:
+    """Read `octets [LAST]` (RFC 3030 2); None if it can't be read."""
+    words = argument.split()
+    if not 1 <= len(words) <= 2 or not (words[0].isascii() and words[0].isdigit()) or len(words[0]) > MAX_SIZE_DIGITS:
+        return None
+    if len(words) == 2 and words[1].upper() != "LAST":
+        return None
+    return int(words[0]), len(words) == 2
+
+
+def parse_verify(argument: str) -> Address | None:
+    """Read the argument of VRFY: an address with or without brackets, or a bare user name; None if unreadable."""
+    text = argument.strip()
+    try:
+        if "@" in text or text.startswith("<"):
+            return parse_path(text, strict=False)
+        return parse_path(f"<{text}@[127.0.0.1]>")
+    except AddressError:
+        return None
+
+
+def parse_hello(argument: str) -> str | None:
+    """The client's name, or None if it is missing or not well formed (RFC 5321 4.1.3)."""
+    name = argument.strip()
+    if valid_hello_name(name):
+        return name
+    try:
+        return parse_domain(name) if name and not name.isascii() else None
+    except AddressError:
+        return None

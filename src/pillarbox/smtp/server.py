@@ -1,0 +1,761 @@
+"""The server's end of an SMTP or LMTP session: octets in, events out, one owed reply at a time (RFC 5321, RFC 2033).
+
+It knows the order of commands and all syntax, but no sockets, no clock and no policy: whether a sender, a recipient
+or a message is accepted is decided by whoever answers its events.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from pillarbox.mail.catalogue import auth, content, envelope, session
+from pillarbox.mail.envelope import Body
+from pillarbox.mail.help import help_lines
+from pillarbox.mail.reply import Cause, Reply
+from pillarbox.smtp import grammar, sasl
+from pillarbox.smtp.body import BodyReader
+from pillarbox.smtp.events import (
+    BodyChunk,
+    BodyDropped,
+    BodyEnd,
+    BodyStart,
+    Event,
+    Hello,
+    Login,
+    MailFrom,
+    RcptTo,
+    Signal,
+    TlsWanted,
+    Verify,
+)
+from pillarbox.smtp.wire import LineFault, LineReader
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one session may ask of this server."""
+
+    message_octets: int = 52428800
+    header_octets: int = 262144
+    command_octets: int = 2048  # RFC 5321 4.5.3.1.4 asks for 512, extensions for some 1,200 more
+    line_octets: int = 4000  # of the message; RFC 5321 4.5.3.1.6 asks for 998
+    recipients: int = 1000
+    messages: int = 1000
+    errors: int = 20
+    login_failures: int = 3
+    hops: int = 100
+    command_s: float = 300.0
+    data_s: float = 180.0
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """The extensions of one kind of session: their keywords, and the EHLO reply that lists them."""
+
+    keywords: frozenset[str]
+    reply: Reply
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Profile:
+    """What all sessions of one listener have in common."""
+
+    hostname: str
+    limits: Limits = Limits()
+    lmtp: bool = False
+    offers_tls: bool = False
+    offers_login: bool = False
+    needs_tls: bool = False
+    needs_login: bool = False
+    login_in_clear: bool = False
+    _offers: dict[tuple[bool, bool], Offer] = field(init=False, repr=False, default_factory=dict)
+
+    def offer(self, *, tls: bool, login: bool) -> Offer:
+        """What EHLO offers in a session that has TLS or a login, or not yet."""
+        found = self._offers.get((tls, login))
+        if found is None:
+            found = self._offers[tls, login] = _build_offer(self, tls=tls, login=login)
+        return found
+
+
+class State(Enum):
+    """Where a session stands: the columns of the state table."""
+
+    CONNECTED = "connected"  # before EHLO, or just after the TLS handshake
+    GREETED = "greeted"
+    LOGIN_NEEDED = "login needed"
+    MAIL = "mail"  # MAIL accepted, no recipient yet
+    RCPT = "rcpt"  # at least one recipient accepted
+    CHUNKS = "chunks"  # between BDAT chunks
+    REFUSED = "refused"  # the greeting said no; only QUIT is left
+
+
+class _Mode(Enum):
+    """How the next octets are to be read."""
+
+    COMMAND = 0
+    SASL = 1
+    DATA = 2
+    CHUNK = 3
+    HANDSHAKE = 4
+    CLOSED = 5
+
+
+_ALWAYS = ("HELO", "EHLO", "LHLO", "RSET", "NOOP", "QUIT", "VRFY", "EXPN", "HELP")
+_ORDERED = ("MAIL", "RCPT", "DATA", "BDAT", "AUTH", "STARTTLS")
+_NOT_OFFERED = ("ETRN", "ATRN", "TURN", "SEND", "SOML", "SAML", "XCLIENT", "XFORWARD")
+
+
+def _column(**refusals: Cause) -> dict[str, Cause | None]:
+    """One state: the refusal for each verb that does not fit it, None for each that does."""
+    return (
+        dict.fromkeys((*_ALWAYS, *_ORDERED))
+        | dict.fromkeys(_NOT_OFFERED, session.NOT_IMPLEMENTED)
+        | dict(refusals)
+    )
+
+
+# Which command is refused in which state, before anything else about it is looked at (RFC 5321 4.1.4).
+TRANSITIONS: dict[State, dict[str, Cause | None]] = {
+    State.CONNECTED: _column(**dict.fromkeys(_ORDERED, session.NEED_HELLO)),
+    State.GREETED: _column(RCPT=session.NEED_MAIL, DATA=session.NEED_MAIL, BDAT=session.NEED_MAIL),
+    State.LOGIN_NEEDED: _column(
+        **dict.fromkeys(("MAIL", "RCPT", "DATA", "BDAT", "VRFY", "EXPN"), auth.LOGIN_REQUIRED)
+    ),
+    State.MAIL: _column(
+        MAIL=session.NESTED_MAIL, AUTH=session.AUTH_NOT_NOW, STARTTLS=session.TLS_NOT_NOW
+    ),
+    State.RCPT: _column(
+        MAIL=session.NESTED_MAIL, AUTH=session.AUTH_NOT_NOW, STARTTLS=session.TLS_NOT_NOW
+    ),
+    State.CHUNKS: _column(
+        **dict.fromkeys(("MAIL", "RCPT", "DATA", "AUTH", "STARTTLS"), session.IN_CHUNKS)
+    ),
+    State.REFUSED: _column(**dict.fromkeys((*_ALWAYS, *_ORDERED, *_NOT_OFFERED), session.REFUSED)) | {"QUIT": None},
+}
+_WITHOUT_TLS = frozenset({"HELO", "EHLO", "LHLO", "NOOP", "RSET", "HELP", "STARTTLS", "QUIT"})
+_HTTP = frozenset({"GET", "POST", "HEAD", "PUT", "OPTIONS", "CONNECT", "DELETE", "TRACE", "PATCH", "PRI"})
+_TIMED_BY_DATA = (_Mode.DATA, _Mode.CHUNK)
+
+
+class LocalProtocolError(Exception):
+    """The driver broke the rules: it answered what was not owed, or with a reply that can't stand there."""
+
+
+class ServerSession:
+    """One session. Feed it with `receive`, ask `next_event`, answer what is owed, send what `to_send` gives.
+
+    `now` is Unix time in seconds. After `Signal.CLOSED` send what is left and close the connection.
+    """
+
+    __slots__ = (
+        "_accepted",
+        "_body",
+        "_body_done",
+        "_chunk_last",
+        "_chunk_left",
+        "_chunk_refusal",
+        "_draining",
+        "_errors",
+        "_events",
+        "_failures",
+        "_lines",
+        "_mail",
+        "_mechanism",
+        "_mechanism_name",
+        "_messages",
+        "_mode",
+        "_out",
+        "_owed",
+        "_profile",
+        "_refused",
+        "_tried",
+        "deadline",
+        "hello",
+        "hello_verb",
+        "login",
+        "offered",
+        "state",
+        "tls",
+    )
+
+    def __init__(self, profile: Profile, *, now: float, tls: bool = False, refusal: Reply | None = None) -> None:
+        """Begin with the greeting, or with `refusal` in its place (RFC 5321 3.1)."""
+        self._profile = profile
+        self._lines = LineReader()
+        self._out: list[bytes] = []
+        self._events: list[Event] = []  # found and not yet handed out: a chunk and the end of its body come together
+        self._mode = _Mode.COMMAND
+        self._owed: Event | None = None
+        self._errors = self._messages = self._failures = 0
+        self._draining = False
+        self._mechanism: sasl.Mechanism | None = None
+        self._body: BodyReader | None = None
+        self._body_done = False  # all octets of the body or chunk are here, and not yet answered
+        self._chunk_left = 0
+        self._chunk_last = False
+        self._chunk_refusal: Reply | None = None
+        self._mail: MailFrom | None = None
+        self._accepted = self._tried = 0
+        self._refused = session.REFUSED
+        self.state = State.CONNECTED
+        self.tls = tls
+        self.login = ""  # the account that logged in
+        self.hello = self.hello_verb = ""
+        self.offered: frozenset[str] = frozenset()
+        self.deadline = now + profile.limits.command_s
+        self._greet(refusal)
+
+    def _greet(self, refusal: Reply | None) -> None:
+        if refusal is None:
+            self._out.append(session.GREETING.reply(hostname=self._profile.hostname).wire)
+            return
+        self._out.append(refusal.bare_wire)  # RFC 2034 4: no enhanced status in a greeting
+        self.state = State.REFUSED
+        if refusal.cause is session.NO_MAIL_HERE:
+            self._refused = session.NO_MAIL_HERE  # RFC 7504 3: every command gets the code of the greeting
+        if refusal.code == session.SHUTDOWN.code:
+            self._mode = _Mode.CLOSED
+
+    # ------------------------------------------------------------------ octets in, events out
+
+    def receive(self, data: bytes, now: float) -> None:
+        """Take what the client sent."""
+        mode = self._mode
+        self.deadline = now + (
+            self._profile.limits.data_s if mode in _TIMED_BY_DATA else self._profile.limits.command_s
+        )
+        if mode is _Mode.DATA:
+            self._receive_data(data)
+        elif mode is _Mode.CHUNK:
+            self._receive_chunk(data)
+        elif mode is not _Mode.HANDSHAKE and mode is not _Mode.CLOSED:
+            self._lines.feed(data)
+
+    def next_event(self) -> Event | Signal:
+        """The next thing to decide or to do, or why there is none."""
+        if self._owed is not None:
+            return Signal.OWED
+        while not self._events:
+            mode = self._mode
+            if self._body_done:
+                self._end_body()
+            elif mode is _Mode.COMMAND:
+                line = self._lines.next_line(self._profile.limits.command_octets)
+                if line is None:
+                    return Signal.NEED_DATA
+                self._take_line(line)
+            elif mode is _Mode.SASL:
+                line = self._lines.next_line(sasl.MAX_RESPONSE_OCTETS)
+                if line is None:
+                    return Signal.NEED_DATA
+                self._take_sasl(line)
+            elif mode is _Mode.CLOSED:
+                return Signal.CLOSED
+            else:
+                return Signal.NEED_DATA
+        event = self._events.pop(0)
+        if not isinstance(event, (BodyChunk, BodyDropped, TlsWanted)) and not (
+            isinstance(event, BodyStart) and not event.owed
+        ):
+            self._owed = event
+        return event
+
+    def to_send(self) -> bytes:
+        """What is to be sent now; it is forgotten here."""
+        out = self._out
+        if not out:
+            return b""
+        self._out = []
+        return out[0] if len(out) == 1 else b"".join(out)
+
+    @property
+    def waits_for_client(self) -> bool:
+        """Whether it is the client's turn, so that its silence counts."""
+        return self._owed is None and self._mode is not _Mode.CLOSED
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether MAIL was accepted and the message is not finished."""
+        return self._mail is not None
+
+    def expire(self, now: float) -> None:
+        """Close the session if the client has been silent for too long (RFC 5321 4.5.3.2.7)."""
+        if now >= self.deadline and self.waits_for_client:
+            cause = session.DATA_TIMEOUT if self._mode in _TIMED_BY_DATA else session.COMMAND_TIMEOUT
+            self._close(cause)
+
+    def drain(self) -> None:
+        """Close at the next command boundary (RFC 5321 3.8): now if the session is idle."""
+        self._draining = True
+        if self._mode is _Mode.COMMAND and self._owed is None and self._mail is None:
+            self._close(session.SHUTDOWN)
+
+    def tls_started(self, now: float) -> None:
+        """The handshake is done: forget all that the client said before it (RFC 3207 4.2)."""
+        self._lines.take_rest()
+        self._mode = _Mode.COMMAND
+        self._reset()
+        self.tls = True
+        self.hello = self.hello_verb = ""
+        self.state = State.CONNECTED
+        self.offered = frozenset()
+        self.deadline = now + self._profile.limits.command_s
+
+    # ------------------------------------------------------------------ answers
+
+    def answer(self, reply: Reply, *, login: str = "") -> None:
+        """Give the reply that is owed; `login` names the account when it accepts a `Login`."""
+        event, self._owed = self._owed, None
+        if event is None:
+            msg = "no reply is owed"
+            raise LocalProtocolError(msg)
+        if isinstance(event, Hello):
+            self._out.append(reply.bare_wire)
+        else:
+            self._out.append(reply.wire)
+        if reply.code == session.SHUTDOWN.code:
+            self._drop_body()
+            self._mode = _Mode.CLOSED
+            return
+        self._after(event, reply, login)
+
+    def answer_each(self, replies: Sequence[Reply]) -> None:
+        """Answer the end of an LMTP body: one reply for each accepted recipient, in order (RFC 2033 4.2)."""
+        if not isinstance(self._owed, BodyEnd):
+            msg = "no end of data is to be answered"
+            raise LocalProtocolError(msg)
+        self._owed = None
+        self._out.extend(reply.wire for reply in replies)
+        self._reset()
+        self._finish_if_draining()
+
+    def fail_body(self, reply: Reply) -> None:
+        """Storing the body failed: consume the rest of it, then refuse it with `reply`."""
+        if self._body is not None and self._body.fault is None:
+            self._body.fault = reply
+
+    def welcome(self) -> Reply:
+        """The positive answer to the `Hello` that is owed: the extensions on offer now (RFC 5321 4.1.1.1)."""
+        event = self._owed
+        if not isinstance(event, Hello) or event.verb == "HELO":
+            return session.HELLO.because(self._profile.hostname)
+        return self._profile.offer(tls=self.tls, login=bool(self.login)).reply
+
+    def _after(self, event: Event, reply: Reply, login: str) -> None:
+        """What an answer changes."""
+        if isinstance(event, RcptTo):
+            self._tried += 1
+            if reply.positive:
+                self._accepted += 1
+                self.state = State.RCPT
+        elif isinstance(event, MailFrom):
+            if reply.positive:
+                self._mail = event
+                self.state = State.MAIL
+        elif isinstance(event, BodyStart):
+            if reply.intermediate:
+                self._begin_data()
+            else:
+                self._reset()
+        elif isinstance(event, BodyEnd):
+            self._reset()
+            self._finish_if_draining()
+        elif isinstance(event, Hello):
+            if reply.positive:
+                self._greeted(event)
+        elif isinstance(event, Login):
+            self._logged_in(reply, login)
+
+    def _greeted(self, event: Hello) -> None:
+        self._reset()
+        self.hello, self.hello_verb = event.name, event.verb
+        offer = self._profile.offer(tls=self.tls, login=bool(self.login))
+        self.offered = frozenset() if event.verb == "HELO" else offer.keywords
+        self.state = self._idle_state()
+
+    def _logged_in(self, reply: Reply, login: str) -> None:
+        if reply.positive:
+            self.login = login
+            self.state = self._idle_state()
+            return
+        self._failures += 1
+        if self._failures >= self._profile.limits.login_failures:
+            self._close(auth.TOO_MANY_FAILURES)
+
+    def _idle_state(self) -> State:
+        needs_login = self._profile.needs_login and not self.login
+        return State.LOGIN_NEEDED if needs_login else State.GREETED
+
+    def _reset(self) -> None:
+        """End the transaction, if any (RFC 5321 4.1.1.5)."""
+        self._mail = None
+        self._body = None
+        self._accepted = self._tried = 0
+        if self.state not in (State.CONNECTED, State.REFUSED):
+            self.state = self._idle_state()
+
+    def _drop_body(self) -> None:
+        """The client abandons a message between chunks: the driver must discard the draft."""
+        if self._body is not None:
+            self._body = None
+            self._events.append(BodyDropped())
+
+    # ------------------------------------------------------------------ commands
+
+    def _say(self, reply: Reply) -> None:
+        """Answer a command ourselves, and count it if it was a mistake."""
+        self._out.append(reply.wire)
+        if reply.permanent:
+            self._errors += 1
+            if self._errors >= self._profile.limits.errors:
+                self._close(session.TOO_MANY_ERRORS)
+
+    def _close(self, cause: Cause) -> None:
+        self._out.append(cause.reply(hostname=self._profile.hostname).wire)
+        self._drop_body()
+        self._mode = _Mode.CLOSED
+
+    def _finish_if_draining(self) -> None:
+        if self._draining and self._mode is _Mode.COMMAND:
+            self._close(session.SHUTDOWN)
+
+    def _take_line(self, line: bytes | LineFault) -> None:
+        """One command line: length and verb first, then encryption, order, syntax."""
+        if isinstance(line, LineFault):
+            self._say((session.LINE_TOO_LONG if line is LineFault.TOO_LONG else session.LINE_NOT_CLEAN).reply())
+            return
+        if self._draining:
+            self._close(session.SHUTDOWN)
+            return
+        word, _, rest = line.partition(b" ")
+        try:
+            verb, argument = word.decode("ascii").upper(), rest.decode("utf-8")
+        except UnicodeDecodeError:
+            self._say(session.LINE_NOT_CLEAN.reply())
+            return
+        if verb == "BDAT":
+            self._bdat(argument)
+            return
+        refusal = self._refusal(verb)
+        if refusal is None:
+            _HANDLERS[verb](self, argument.strip(" \t"))
+        else:
+            self._say(refusal)
+
+    def _refusal(self, verb: str) -> Reply | None:
+        """Why a command can't be taken now whatever its argument, or None."""
+        column = TRANSITIONS[self.state]
+        if self.state is State.REFUSED and verb != "QUIT":
+            return self._refused.reply(hostname=self._profile.hostname)
+        if verb not in column:
+            return self._unknown(verb)
+        if self._profile.needs_tls and not self.tls and verb not in _WITHOUT_TLS:
+            return auth.TLS_REQUIRED.reply()
+        cause = column[verb]
+        if cause is None and verb in ("DATA", "BDAT") and self._accepted == 0 and self.state is State.MAIL:
+            # LMTP has no 554 here (RFC 2033 4.2)
+            cause = session.NEED_RCPT if self._tried == 0 or self._profile.lmtp else content.NO_VALID_RECIPIENTS
+        return None if cause is None else cause.reply(verb="LHLO" if self._profile.lmtp else "EHLO")
+
+    def _unknown(self, verb: str) -> Reply:
+        if verb in _HTTP and not self.hello:
+            self._out.append(session.UNKNOWN_COMMAND.reply().wire)
+            self._mode = _Mode.CLOSED
+            return session.NOT_SMTP.reply(hostname=self._profile.hostname)
+        return session.UNKNOWN_COMMAND.reply()
+
+    def _hello(self, verb: str, argument: str) -> None:
+        if (verb == "LHLO") != self._profile.lmtp:
+            self._say(session.WRONG_HELLO.reply())
+            return
+        name = grammar.parse_hello(argument)
+        if name is None:
+            self._say(session.HELLO_SYNTAX.reply())
+            return
+        self._drop_body()
+        self._events.append(Hello(verb, name))
+
+    def _do_helo(self, argument: str) -> None:
+        self._hello("HELO", argument)
+
+    def _do_ehlo(self, argument: str) -> None:
+        self._hello("EHLO", argument)
+
+    def _do_lhlo(self, argument: str) -> None:
+        self._hello("LHLO", argument)
+
+    def _do_mail(self, argument: str) -> None:
+        limits = self._profile.limits
+        self._messages += 1  # RFC 9422 4.1: failed ones count too
+        if self._messages > limits.messages:
+            self._close(session.TOO_MANY_MESSAGES)
+            return
+        event = grammar.parse_mail(argument, self.offered)
+        if isinstance(event, Reply):
+            self._say(event)
+        elif event.parameters.size > limits.message_octets:
+            self._say(
+                envelope.SIZE_TOO_BIG.reply(size=event.parameters.size, limit=limits.message_octets)
+            )
+        else:
+            self._events.append(event)
+
+    def _do_rcpt(self, argument: str) -> None:
+        assert self._mail is not None  # the table lets RCPT through inside a transaction alone
+        event = grammar.parse_rcpt(argument, self.offered, smtputf8=self._mail.parameters.smtputf8)
+        if self._tried >= self._profile.limits.recipients:
+            self._out.append(envelope.TOO_MANY_RECIPIENTS.reply().wire)
+        elif isinstance(event, Reply):
+            self._tried += 1
+            self._say(event)
+        else:
+            self._events.append(event)
+
+    def _do_data(self, argument: str) -> None:
+        assert self._mail is not None  # as above
+        if argument:
+            self._say(session.UNEXPECTED_ARGUMENT.reply())
+        elif self._mail.parameters.body is Body.BINARY:
+            self._say(session.BINARY_NEEDS_BDAT.reply())
+        else:
+            self._events.append(BodyStart(owed=True))
+
+    def _do_rset(self, argument: str) -> None:
+        if argument:
+            self._say(session.UNEXPECTED_ARGUMENT.reply())
+            return
+        self._drop_body()
+        self._reset()
+        self._out.append(session.OK.reply().wire)
+
+    def _do_noop(self, _argument: str) -> None:
+        self._out.append(session.OK.reply().wire)
+
+    def _do_quit(self, argument: str) -> None:
+        if argument:
+            self._say(session.UNEXPECTED_ARGUMENT.reply())
+        else:
+            self._close(session.CLOSING)
+
+    def _do_vrfy(self, argument: str) -> None:
+        self._verify(argument, expand=False)
+
+    def _do_expn(self, argument: str) -> None:
+        self._verify(argument, expand=True)
+
+    def _verify(self, argument: str, *, expand: bool) -> None:
+        if argument:
+            self._events.append(Verify(argument, expand))
+        else:
+            self._say(session.BAD_ARGUMENT.reply(detail="An address or a name must follow"))
+
+    def _do_help(self, argument: str) -> None:
+        usable = [verb for verb, cause in TRANSITIONS[self.state].items() if cause is None and self._offers(verb)]
+        lines = help_lines(argument, usable)
+        self._say(session.HELP_UNKNOWN.reply() if lines is None else session.HELP.because(*lines))
+
+    def _offers(self, verb: str) -> bool:
+        """Whether a verb makes sense in this session at all."""
+        profile = self._profile
+        return {
+            "STARTTLS": profile.offers_tls and not self.tls,
+            "AUTH": profile.offers_login and not self.login,
+            "LHLO": profile.lmtp,
+            "EHLO": not profile.lmtp,
+            "HELO": not profile.lmtp,
+        }.get(verb, True)
+
+    # ------------------------------------------------------------------ AUTH and STARTTLS
+
+    def _do_starttls(self, argument: str) -> None:
+        if not self._profile.offers_tls:
+            self._say(session.TLS_NOT_OFFERED.reply())
+        elif self.tls:
+            self._say(session.TLS_NOT_NOW.reply())
+        elif argument:
+            self._say(session.UNEXPECTED_ARGUMENT.reply())
+        else:
+            self._out.append(session.START_TLS.reply().wire)
+            self._lines.take_rest()  # whatever came along in clear must not be taken for encrypted (RFC 3207 6)
+            self._mode = _Mode.HANDSHAKE
+            self._events.append(TlsWanted())
+
+    def _do_auth(self, argument: str) -> None:
+        name, _, initial = argument.partition(" ")
+        refusal = self._auth_refusal(name.upper())
+        if refusal is not None:
+            self._say(refusal)
+            return
+        self._mechanism = sasl.MECHANISMS[name.upper()]()
+        if initial:
+            self._step_sasl(initial.strip().encode("utf-8"))
+        else:
+            self._take_step(self._mechanism.step(None))
+
+    def _auth_refusal(self, name: str) -> Reply | None:
+        profile = self._profile
+        if not profile.offers_login:
+            return auth.NOT_OFFERED.reply()
+        if self.login:
+            return session.AUTH_NOT_NOW.reply()
+        if not name:
+            return session.BAD_ARGUMENT.reply(detail="A mechanism must follow AUTH")
+        if name not in sasl.MECHANISMS:
+            return auth.MECHANISM.reply()
+        if not (self.tls or profile.login_in_clear):
+            return auth.TLS_FOR_PASSWORD.reply()
+        return None
+
+    def _take_sasl(self, line: bytes | LineFault) -> None:
+        self._mode = _Mode.COMMAND
+        if isinstance(line, LineFault):
+            self._mechanism = None
+            too_long = line is LineFault.TOO_LONG
+            self._say((auth.ANSWER_TOO_LONG if too_long else auth.BASE64).reply())
+        else:
+            self._step_sasl(line)
+
+    def _step_sasl(self, text: bytes) -> None:
+        response = sasl.decode_response(text)
+        if isinstance(response, Reply):
+            self._mechanism = None
+            self._say(response)
+            return
+        assert self._mechanism is not None  # only an exchange in progress gets here
+        self._take_step(self._mechanism.step(response))
+
+    def _take_step(self, step: bytes | Login | Reply) -> None:
+        if isinstance(step, bytes):
+            self._out.append(auth.CHALLENGE.reply(challenge=sasl.encode_challenge(step)).wire)
+            self._mode = _Mode.SASL
+            return
+        self._mechanism = None
+        if isinstance(step, Login):
+            self._events.append(step)
+        else:
+            self._say(step)
+
+    # ------------------------------------------------------------------ bodies
+
+    def _new_body(self, *, stuffed: bool) -> BodyReader:
+        assert self._mail is not None  # a body belongs to a transaction
+        limits = self._profile.limits
+        return BodyReader(
+            max_octets=limits.message_octets,
+            max_line_octets=limits.line_octets,
+            binary=self._mail.parameters.body is Body.BINARY,
+            stuffed=stuffed,
+        )
+
+    def _begin_data(self) -> None:
+        self._body = self._new_body(stuffed=True)
+        self._mode = _Mode.DATA
+        self._chunk_refusal = None
+        rest = self._lines.take_rest()
+        if rest:
+            self._receive_data(rest)
+
+    def _receive_data(self, data: bytes) -> None:
+        body = self._body
+        assert body is not None  # DATA mode has one
+        piece = body.feed_data(data)
+        if piece:
+            self._events.append(BodyChunk(piece))
+        if body.rest is not None:
+            self._mode = _Mode.COMMAND
+            if body.rest:
+                self._lines.feed(body.rest)
+            self._chunk_last = True
+            self._body_done = True
+
+    def _bdat(self, argument: str) -> None:
+        """BDAT: even a refused one is followed by its octets, which must not be read as commands (RFC 3030 2)."""
+        size = grammar.parse_bdat(argument)
+        if size is None:
+            self._say(session.BAD_ARGUMENT.reply(detail="Write BDAT octets, or BDAT octets LAST"))
+            return
+        self._chunk_left, self._chunk_last = size
+        self._chunk_refusal = self._refusal("BDAT") or self._chunk_fault()
+        if self._mode is _Mode.CLOSED:
+            return
+        if self._chunk_refusal is None and self._body is None:
+            self._body = self._new_body(stuffed=False)
+            self.state = State.CHUNKS
+            self._events.append(BodyStart(owed=False))
+        self._mode = _Mode.CHUNK
+        self._receive_chunk(self._lines.take_rest())
+
+    def _chunk_fault(self) -> Reply | None:
+        """A chunk after one that was refused makes no message any more."""
+        broken = self._body is not None and self._body.fault is not None
+        return session.CHUNKS_BROKEN.reply() if broken else None
+
+    def _receive_chunk(self, data: bytes) -> None:
+        taken, rest = data[: self._chunk_left], data[self._chunk_left :]
+        self._chunk_left -= len(taken)
+        if self._chunk_refusal is None:
+            assert self._body is not None  # a chunk that is not refused has one
+            piece = self._body.feed_chunk(taken)
+            if piece:
+                self._events.append(BodyChunk(piece))
+        if self._chunk_left == 0:
+            self._mode = _Mode.COMMAND
+            self._lines.feed(rest)
+            if self._chunk_refusal is None and self._chunk_last:
+                assert self._body is not None  # as above
+                held = self._body.finish_chunks()
+                if held:
+                    self._events.append(BodyChunk(held))
+            self._body_done = True
+
+    def _end_body(self) -> None:
+        """The octets of a body or chunk were handed out, so a failure to store them is known by now."""
+        self._body_done = False
+        body, refusal = self._body, self._chunk_refusal
+        self._chunk_refusal = None
+        if refusal is not None or body is None:
+            self._say(refusal or session.NEED_MAIL.reply())
+        elif self._chunk_last:
+            self._events.append(BodyEnd(body.fault))
+        elif body.fault is not None:
+            self._say(body.fault)
+        else:
+            self._out.append(content.CHUNK_OK.reply(octets=body.octets).wire)
+
+
+_HANDLERS: dict[str, Callable[[ServerSession, str], None]] = {
+    verb: getattr(ServerSession, f"_do_{verb.lower()}")
+    for verb in (*_ALWAYS, *_ORDERED)
+    if verb != "BDAT"
+}
+
+
+def _build_offer(profile: Profile, *, tls: bool, login: bool) -> Offer:
+    limits = profile.limits
+    keywords = {
+        "PIPELINING": "",
+        "SIZE": str(limits.message_octets),
+        "8BITMIME": "",
+        "SMTPUTF8": "",
+        "CHUNKING": "",
+        "BINARYMIME": "",
+        "ENHANCEDSTATUSCODES": "",
+        "DSN": "",
+        "LIMITS": f"RCPTMAX={limits.recipients} MAILMAX={limits.messages}",
+    }
+    if profile.offers_tls and not tls:
+        keywords["STARTTLS"] = ""
+    if profile.offers_login and not login and (tls or profile.login_in_clear):
+        keywords["AUTH"] = " ".join(sasl.MECHANISMS)
+    lines = [f"{keyword} {value}".rstrip() for keyword, value in keywords.items()]
+    offered = set(keywords)
+    if profile.offers_login:
+        offered.add("AUTH")  # MAIL may carry AUTH= even when the login is over (RFC 4954 5)
+    return Offer(frozenset(offered), session.HELLO.because(profile.hostname, *lines))

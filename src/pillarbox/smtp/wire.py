@@ -1,0 +1,148 @@
+"""Turn octets into lines and bodies, and bodies into octets, as strictly as RFC 5321 2.3.8 and 4.1.1.4 ask.
+
+Only CRLF ends a line and only CRLF.CRLF ends the data, so nothing can be smuggled; what a line means is
+`smtp.grammar`'s business.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+END_OF_DATA = b"\r\n.\r\n"
+
+
+class LineFault(Enum):
+    """Why a command line is refused."""
+
+    TOO_LONG = "too long"
+    NOT_CLEAN = "bare CR or LF, or NUL"
+
+
+class BodyFault(Enum):
+    """Why a body is refused."""
+
+    BARE_LINE_ENDING = "a CR or LF that is not part of CRLF"
+    NUL = "a NUL octet"
+    LINE_TOO_LONG = "a line longer than allowed"
+
+
+class LineReader:
+    """Cuts a stream of octets into lines of at most `max_octets`, CRLF included."""
+
+    __slots__ = ("_buffer", "_position", "_skipping")
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self._buffer = b""
+        self._position = 0  # lines are not cut off the buffer one by one: that would cost the square of its size
+        self._skipping = False
+
+    def feed(self, data: bytes) -> None:
+        """Take what the peer sent."""
+        self._buffer = self._buffer[self._position :] + data if self._position < len(self._buffer) else data
+        self._position = 0
+
+    def take_rest(self) -> bytes:
+        """Hand over, and forget, everything that is not yet read as lines."""
+        rest = self._buffer[self._position :]
+        self._buffer, self._position = b"", 0
+        return rest
+
+    def next_line(self, max_octets: int) -> bytes | LineFault | None:
+        """The next line without its CRLF, a fault (the line is thrown away), or None if more is needed.
+
+        A bare LF ends a line too, but only to find the next one: the line itself is refused.
+        """
+        start = self._position
+        end = self._buffer.find(b"\n", start)
+        if end < 0:
+            if len(self._buffer) - start > max_octets:
+                self._skipping = True
+                self._buffer, self._position = b"", 0
+            return None
+        self._position = end + 1
+        if self._skipping or end + 1 - start > max_octets:
+            self._skipping = False
+            return LineFault.TOO_LONG
+        text = self._buffer[start : end - 1]
+        if self._buffer[end - 1 : end] != b"\r" or end == start or b"\r" in text or b"\0" in text:
+            return LineFault.NOT_CLEAN
+        return text
+
+
+class BodyChecker:
+    """Looks for what a text body must not have, piece by piece, in linear time."""
+
+    __slots__ = ("_line_octets", "_max_line_octets")
+
+    def __init__(self, max_line_octets: int) -> None:
+        """Allow lines of at most `max_line_octets`, CRLF not counted."""
+        self._max_line_octets = max_line_octets
+        self._line_octets = 0  # of the line that is still open
+
+    def check(self, piece: bytes) -> BodyFault | None:
+        """Look at one piece, which must not end between CR and LF."""
+        ends = piece.count(b"\n")
+        if ends != piece.count(b"\r\n") or ends != piece.count(b"\r"):
+            return BodyFault.BARE_LINE_ENDING
+        if b"\0" in piece:
+            return BodyFault.NUL
+        return self._check_lines(piece)
+
+    def _check_lines(self, piece: bytes) -> BodyFault | None:
+        """Jump from line end to line end in strides of the longest line allowed."""
+        limit = self._max_line_octets + 2
+        position = -self._line_octets  # where the open line began
+        while len(piece) - position > limit:
+            end = piece.rfind(b"\n", max(position, 0), position + limit)
+            if end < 0:
+                return BodyFault.LINE_TOO_LONG
+            position = end + 1
+        last = piece.rfind(b"\n")
+        self._line_octets = len(piece) - last - 1 if last >= 0 else self._line_octets + len(piece)
+        return None
+
+
+class DataReader:
+    """Finds the end of a DATA body and removes the dot-stuffing (RFC 5321 4.5.2)."""
+
+    __slots__ = ("_first", "_tail", "rest")
+
+    def __init__(self) -> None:
+        """Begin at the start of a body."""
+        self._tail = b"\r\n"  # stands for the CRLF of the DATA command, so that a first dot is at a line start
+        self._first = True
+        self.rest: bytes | None = None  # what came after the end of data; None until it is found
+
+    def feed(self, data: bytes) -> bytes:
+        """Take octets, return the body octets that are sure; when the end was found `rest` is set."""
+        data = self._tail + data if self._tail else data
+        end = data.find(END_OF_DATA)
+        if end >= 0:
+            self.rest = data[end + 5 :]
+            piece = data[: end + 2]
+            self._tail = b""
+        else:
+            keep = _held_back(data)
+            piece, self._tail = (data[:-keep], data[-keep:]) if keep else (data, b"")
+        if b"\r\n." in piece:
+            piece = piece.replace(b"\r\n.", b"\r\n")
+        if self._first and piece:
+            self._first = False
+            return piece[2:]
+        return piece
+
+
+def _held_back(data: bytes) -> int:
+    """How many octets at the end may be the beginning of the end of data."""
+    tail = data[-4:]
+    for length in range(len(tail), 0, -1):
+        if END_OF_DATA.startswith(tail[-length:]):
+            return length
+    return 0
+
+
+def stuff(piece: bytes, *, at_line_start: bool) -> bytes:
+    """Double the dot at each line start of a body that has only CRLF line ends (RFC 5321 4.5.2)."""
+    stuffed = piece.replace(b"\r\n.", b"\r\n..")
+    return b"." + stuffed if at_line_start and piece[:1] == b"." else stuffed
