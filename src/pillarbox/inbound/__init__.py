@@ -1,0 +1,1 @@
+"""Mail on its way in: the sessions of clients, and the one door into the queue."""

@@ -1,0 +1,139 @@
+"""Causes around DATA, BDAT and the end of data.
+
+What becomes of the message afterwards is in `delivery`.
+"""
+
+from __future__ import annotations
+
+from pillarbox.mail.reply import Cause, Stage
+
+START_DATA = Cause(
+    "content.start_data",
+    354,
+    "",
+    "Send the message, end with <CRLF>.<CRLF>",
+    (Stage.DATA,),
+    "RFC 5321 4.1.1.4",
+    "The message may be sent now.",
+    scenarios=("E354-1",),
+)
+CHUNK_OK = Cause(
+    "content.chunk_ok",
+    250,
+    "2.0.0",
+    "{octets} octets received",
+    (Stage.BDAT,),
+    "RFC 3030 2",
+    "The chunk was received.",
+    scenarios=("E250-5",),
+)
+QUEUED = Cause(
+    "content.queued",
+    250,
+    "2.0.0",
+    "Queued as {id}",
+    (Stage.BODY,),
+    "RFC 5321 4.2.5",
+    "The message is on stable storage; this server is now responsible for it.",
+    scenarios=("E250-4",),
+)
+NO_VALID_RECIPIENTS = Cause(
+    "content.no_valid_recipients",
+    554,
+    "5.5.1",
+    "No valid recipients",
+    (Stage.DATA, Stage.BDAT),
+    "RFC 5321 3.3",
+    "Every recipient was refused.",
+    scenarios=("E554-2",),
+)
+TOO_BIG = Cause(
+    "content.too_big",
+    552,
+    "5.3.4",
+    "Message is over the limit of {limit} octets",
+    (Stage.BODY, Stage.BDAT),
+    "RFC 1870 6",
+    "The message is larger than allowed.",
+    scenarios=("E552-2", "E552-3"),
+)
+HEADER_TOO_BIG = Cause(
+    "content.header_too_big",
+    552,
+    "5.3.4",
+    "Message header is over the limit of {limit} octets",
+    (Stage.BODY,),
+    "RFC 5321 4.5.3.1",
+    "The header section is larger than allowed.",
+    scenarios=("E552-7",),
+)
+TOO_MANY_HOPS = Cause(
+    "content.too_many_hops",
+    554,
+    "5.4.6",
+    "Too many Received fields, this message is in a loop",
+    (Stage.BODY,),
+    "RFC 5321 6.3",
+    "The message passed too many hosts.",
+    scenarios=("E554-3",),
+)
+BARE_LINE_ENDING = Cause(
+    "content.bare_line_ending",
+    554,
+    "5.6.0",
+    "Message has a CR or LF that is not part of CRLF",
+    (Stage.BODY,),
+    "RFC 5321 2.3.8",
+    "Lines must end in CRLF; anything else is how mail is smuggled.",
+    scenarios=("E554-4",),
+)
+LINE_TOO_LONG = Cause(
+    "content.line_too_long",
+    554,
+    "5.6.0",
+    "Message has a line of more than {limit} octets",
+    (Stage.BODY,),
+    "RFC 5321 4.5.3.1.6",
+    "A line of the message is longer than allowed.",
+    scenarios=("E554-4",),
+)
+NUL_OCTET = Cause(
+    "content.nul_octet",
+    554,
+    "5.6.0",
+    "Message has a NUL octet",
+    (Stage.BODY,),
+    "RFC 5322 4",
+    "Only BODY=BINARYMIME may carry NUL.",
+    scenarios=("E554-4",),
+)
+DISK_FULL = Cause(
+    "content.disk_full",
+    452,
+    "4.3.1",
+    "Not enough space to store the message, try later",
+    (Stage.BODY,),
+    "RFC 5321 4.2.2",
+    "The disk became full while receiving.",
+    scenarios=("E452-5",),
+)
+WRITE_FAILED = Cause(
+    "content.write_failed",
+    451,
+    "4.3.0",
+    "The message could not be stored, try again; incident {incident}",
+    (Stage.BODY,),
+    "RFC 5321 4.2.2",
+    "Writing or syncing to disk failed.",
+    scenarios=("E451-3",),
+)
+INTERNAL_ERROR = Cause(
+    "content.internal_error",
+    451,
+    "4.3.0",
+    "Internal error, try again; incident {incident}",
+    (Stage.ANY,),
+    "RFC 5321 4.2.2",
+    "A bug in this server; the incident id finds the log line.",
+    scenarios=("E451-1",),
+)

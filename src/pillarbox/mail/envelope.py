@@ -1,0 +1,71 @@
+"""What travels beside a message: reverse-path, recipients and the parameters given with them (RFC 5321 2.3.1).
+
+How a parameter is spelled on the wire is `smtp.grammar`'s business.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntFlag, StrEnum
+
+
+class Body(StrEnum):
+    """The BODY parameter (RFC 6152, RFC 3030)."""
+
+    SEVEN_BIT = "7BIT"
+    EIGHT_BIT = "8BITMIME"
+    BINARY = "BINARYMIME"
+
+
+class Ret(StrEnum):
+    """How much of the message a failure report returns (RFC 3461 4.3)."""
+
+    FULL = "FULL"
+    HEADERS = "HDRS"
+
+
+class Notify(IntFlag):
+    """When the sender wants a report (RFC 3461 4.1). `UNSAID` means the parameter was not given."""
+
+    UNSAID = 0
+    NEVER = 1
+    SUCCESS = 2
+    FAILURE = 4
+    DELAY = 8
+
+    @property
+    def wants_failure(self) -> bool:
+        """Failure reports are wanted unless something else was asked for."""
+        return self == Notify.UNSAID or bool(self & Notify.FAILURE)
+
+    @property
+    def wants_delay(self) -> bool:
+        """Delay reports are wanted unless something else was asked for."""
+        return self == Notify.UNSAID or bool(self & Notify.DELAY)
+
+    @property
+    def wants_success(self) -> bool:
+        """Success reports are wanted only if asked for."""
+        return bool(self & Notify.SUCCESS)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipient:
+    """One forward-path: `address` is where it goes now, `original` what the client named (after RCPT TO)."""
+
+    address: str
+    notify: Notify = Notify.UNSAID
+    orcpt: str = ""  # "rfc822;user@example.org", xtext already decoded (RFC 3461 4.2)
+    original: str = ""  # "" when nothing rewrote the address
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """The envelope of one message. `sender` is "" for the null reverse-path."""
+
+    sender: str
+    recipients: tuple[Recipient, ...]
+    body: Body = Body.SEVEN_BIT
+    smtputf8: bool = False
+    ret: Ret | None = None
+    envid: str = ""  # xtext already decoded (RFC 3461 4.4)

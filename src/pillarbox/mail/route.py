@@ -1,0 +1,41 @@
+"""Name the way a recipient takes from here: which transport, and its target.
+
+Choosing the way is `policy.directory`'s job, walking it that of `relay`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Transport(StrEnum):
+    """How a message leaves the queue."""
+
+    MX = "mx"  # to the mail exchangers of a domain; target: the domain
+    SMTP = "smtp"  # to a fixed host; target: //[user@]host[:port][?tls=...]
+    LMTP = "lmtp"  # target: //host:port or unix:/path
+    MAILDIR = "maildir"  # target: the folder
+    PIPE = "pipe"  # target: the name of a configured program and the user
+    WEBHOOK = "https"  # target: the rest of the address; http: only where allowed
+    PYTHON = "python"  # target: module:function
+    DISCARD = "discard"  # accepted and thrown away, on purpose
+    HOLD = "hold"  # stays in the queue until an operator releases or removes it
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A way out. Messages with equal routes are one destination: they share connections and limits."""
+
+    transport: Transport
+    target: str = ""
+
+    def __str__(self) -> str:
+        """The route as configuration and the store spell it: `transport:target`."""
+        return f"{self.transport.value}:{self.target}"
+
+
+def parse_route(text: str) -> Route:
+    """Read what `str(route)` wrote; a transport alone, such as "discard", is allowed. Raises ValueError."""
+    transport, _, target = text.partition(":")
+    return Route(Transport(transport), target)

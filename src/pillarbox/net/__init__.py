@@ -1,0 +1,1 @@
+"""Bytes on wires: streams, TLS, name resolution and listening sockets."""

@@ -1,0 +1,208 @@
+"""The contract of the durable store: what is kept of a message, and the verbs every engine offers.
+
+An engine (`queue.sqlite`) implements it; what is due when is `queue.schedule`'s and what a result means
+`queue.outcome`'s business.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Collection, Iterator, Sequence
+    from pathlib import Path
+
+    from pillarbox.mail.envelope import Envelope, Recipient
+    from pillarbox.mail.reply import Reply, Result
+    from pillarbox.mail.route import Route
+
+_ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's: no I, L, O, U
+_DIGITS = {digit: value for value, digit in enumerate(_ALPHABET)}
+SLOTS = 64  # a message id's low six bits name the slot, that is the lease, it belongs to
+
+
+class State(IntEnum):
+    """What has become of one recipient of a stored message. All but the first two are final."""
+
+    QUEUED = 0
+    HELD = 1
+    DELIVERED = 2
+    FAILED = 3
+    REMOVED = 4
+    DAMAGED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """From where a message came: kept beside it and shown by `pillarbox trace`."""
+
+    session: str = ""
+    client: str = ""  # "address:port", or "local" for mail made on this host
+    helo: str = ""
+    protocol: str = ""  # ESMTPSA and so on (RFC 3848)
+    login: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One message as it is committed. `routes` runs parallel to `envelope.recipients`."""
+
+    id: int
+    envelope: Envelope
+    routes: tuple[Route, ...]
+    received_at: float  # Unix time, seconds
+    prefix: bytes  # the trace fields to put in front of the body, CRLF line ends
+    trace: Trace
+    hold: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """The octets of a stored message: `prefix`, then the body, inline or in a file."""
+
+    prefix: bytes
+    inline: bytes | None
+    path: Path | None
+    body_octets: int
+
+    @property
+    def octets(self) -> int:
+        """The whole size, prefix included."""
+        return len(self.prefix) + self.body_octets
+
+    def chunks(self, octets: int = 262144) -> Iterator[bytes]:
+        """The message in pieces of about `octets`, prefix first. Raises OSError if the file is unreadable."""
+        if self.path is None:
+            yield self.prefix + (self.inline or b"")
+            return
+        yield self.prefix
+        with self.path.open("rb", buffering=0) as file:
+            while piece := file.read(octets):
+                yield piece
+
+    def head(self, limit: int = 65536) -> bytes:
+        """The first `limit` octets, enough for the header section."""
+        if self.path is None:
+            return (self.prefix + (self.inline or b""))[:limit]
+        with self.path.open("rb") as file:
+            return (self.prefix + file.read(limit))[:limit]
+
+
+@dataclass(slots=True)
+class Pending:
+    """One recipient that still waits: its place in the message and its history so far."""
+
+    message: int
+    number: int  # its index in the message's recipient list
+    recipient: Recipient
+    route: Route
+    due: float
+    attempts: int = 0
+    delay_notified: bool = False
+
+
+@dataclass(slots=True)
+class Queued:
+    """One message with those of its recipients that are due; `content` is None until it is loaded."""
+
+    id: int
+    envelope: Envelope
+    received_at: float
+    pending: list[Pending]
+    content: Content | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What one attempt or one operator's verb did to one recipient."""
+
+    message: int
+    number: int
+    state: State
+    due: float = 0.0
+    attempts: int = 0
+    delay_notified: bool = False
+    route: Route | None = None  # set when the recipient moves to another destination
+    result: Result | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Happening:
+    """One line of a message's history."""
+
+    message: int
+    at: float
+    kind: str  # received, attempted, delivered, deferred, bounced, held, released, ...
+    number: int | None = None
+    detail: dict[str, object] = field(default_factory=dict)
+
+
+class SpoolError(Exception):
+    """The store could not do its work; `reply` is what the peer may be told."""
+
+    def __init__(self, reply: Reply, detail: str = "") -> None:
+        """Keep the reply for the peer and the detail for the log."""
+        super().__init__(detail or str(reply))
+        self.reply = reply
+
+
+class Draft(Protocol):
+    """A body on its way in: written piece by piece, then committed or discarded."""
+
+    octets: int
+
+    def write(self, piece: bytes) -> None:
+        """Append. Raises SpoolError when the disk is full or broken; the draft is then void."""
+
+    def discard(self) -> None:
+        """Give the body up and free what it holds."""
+
+
+class Spool(Protocol):
+    """The durable store. Futures resolve on the loop that opened it; all may raise SpoolError."""
+
+    def new_id(self, now: float) -> int:
+        """A fresh message id in the slot of this worker."""
+
+    def draft(self) -> Draft:
+        """Begin to store a body."""
+
+    def commit(self, draft: Draft, entry: Entry) -> asyncio.Future[None]:
+        """Make the message durable; when the future is done, it is on stable storage (250 may be said)."""
+
+    def load(self, message: int) -> asyncio.Future[Content]:
+        """Read the octets of a message."""
+
+    def record(self, changes: Sequence[Change], reports: Sequence[tuple[Draft, Entry]] = ()) -> asyncio.Future[None]:
+        """Store outcomes, and the reports that they give rise to, in one transaction."""
+
+    def due(self, now: float, limit: int, full: Collection[Route]) -> asyncio.Future[list[Queued]]:
+        """Recipients due by `now`, fair between destinations, none of a destination in `full`."""
+
+    def next_due(self) -> asyncio.Future[float | None]:
+        """When the next recipient is due, in Unix time; None if nothing waits."""
+
+    def close(self) -> asyncio.Future[None]:
+        """Finish what is begun, give the leases back, and close."""
+
+
+def format_id(message: int) -> str:
+    """Write a message id as the queue id that people see: 13 characters without I, L, O, U."""
+    return "".join(_ALPHABET[message >> shift & 31] for shift in range(60, -1, -5))
+
+
+def parse_id(text: str) -> int:
+    """Read a queue id, in either case. Raises ValueError."""
+    value = 0
+    for letter in text.strip().upper():
+        if letter not in _DIGITS:
+            msg = f"not a queue id: {text!r}"
+            raise ValueError(msg)
+        value = value * 32 + _DIGITS[letter]
+    if not 0 < value < 1 << 63:
+        msg = f"not a queue id: {text!r}"
+        raise ValueError(msg)
+    return value

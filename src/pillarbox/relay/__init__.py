@@ -1,0 +1,1 @@
+"""Mail on its way out: to other hosts, and into mailboxes, programs and web services here."""
