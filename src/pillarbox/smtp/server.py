@@ -10,12 +10,11 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from pillarbox.mail.catalogue import auth, content, envelope, session
 from pillarbox.mail.envelope import Body
 from pillarbox.mail.help import help_lines
 from pillarbox.mail.reply import Cause, Reply
+from pillarbox.mail.units import Octets, Seconds, Settings
 from pillarbox.smtp import grammar, sasl
 from pillarbox.smtp.body import BodyReader
 from pillarbox.smtp.events import (
@@ -37,21 +36,34 @@ from pillarbox.smtp.wire import LineFault, LineReader
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from pillarbox.mail.address import Address
 
-class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+
+class Limits(Settings, frozen=True):
     """What one session may ask of this server."""
 
-    message_octets: int = 52428800
-    header_octets: int = 262144
-    command_octets: int = 2048  # RFC 5321 4.5.3.1.4 asks for 512, extensions for some 1,200 more
-    line_octets: int = 4000  # of the message; RFC 5321 4.5.3.1.6 asks for 998
+    message_octets: Octets = Octets(50 << 20)
+    """The largest message, announced by SIZE (RFC 1870)."""
+    header_octets: Octets = Octets(256 << 10)
+    """The largest header section."""
+    command_line_octets: Octets = Octets(2048)
+    """The longest command line; RFC 5321 4.5.3.1.4 asks for 512, extensions for some 1,200 more."""
+    text_line_octets: Octets = Octets(4000)
+    """The longest line of a message; RFC 5321 4.5.3.1.6 asks for 998."""
     recipients: int = 1000
+    """Recipients of one message, refused ones included; RFC 5321 4.5.3.1.8 asks for 100."""
     messages: int = 1000
+    """Messages of one session, refused ones included."""
     errors: int = 20
+    """Mistakes of one session before it is closed."""
     login_failures: int = 3
+    """Failed logins of one session before it is closed."""
     hops: int = 100
-    command_s: float = 300.0
-    data_s: float = 180.0
+    """Received fields before a message counts as looping; RFC 5321 6.3 asks for 100."""
+    command_timeout_s: Seconds = Seconds(300)
+    """How long a client may be silent between commands (RFC 5321 4.5.3.2.7)."""
+    data_timeout_s: Seconds = Seconds(180)
+    """How long a client may be silent inside a message (RFC 5321 4.5.3.2.5)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +221,7 @@ class ServerSession:
         self.login = ""  # the account that logged in
         self.hello = self.hello_verb = ""
         self.offered: frozenset[str] = frozenset()
-        self.deadline = now + profile.limits.command_s
+        self.deadline = now + profile.limits.command_timeout_s
         self._greet(refusal)
 
     def _greet(self, refusal: Reply | None) -> None:
@@ -229,7 +241,7 @@ class ServerSession:
         """Take what the client sent."""
         mode = self._mode
         self.deadline = now + (
-            self._profile.limits.data_s if mode in _TIMED_BY_DATA else self._profile.limits.command_s
+            self._profile.limits.data_timeout_s if mode in _TIMED_BY_DATA else self._profile.limits.command_timeout_s
         )
         if mode is _Mode.DATA:
             self._receive_data(data)
@@ -247,7 +259,7 @@ class ServerSession:
             if self._body_done:
                 self._end_body()
             elif mode is _Mode.COMMAND:
-                line = self._lines.next_line(self._profile.limits.command_octets)
+                line = self._lines.next_line(self._profile.limits.command_line_octets)
                 if line is None:
                     return Signal.NEED_DATA
                 self._take_line(line)
@@ -281,6 +293,16 @@ class ServerSession:
         return self._owed is None and self._mode is not _Mode.CLOSED
 
     @property
+    def owes_body_end(self) -> bool:
+        """Whether the reply that is owed is the one to a complete body."""
+        return isinstance(self._owed, BodyEnd)
+
+    @property
+    def sender(self) -> Address | None:
+        """The reverse-path of the open transaction."""
+        return self._mail.sender if self._mail is not None else None
+
+    @property
     def in_transaction(self) -> bool:
         """Whether MAIL was accepted and the message is not finished."""
         return self._mail is not None
@@ -306,7 +328,7 @@ class ServerSession:
         self.hello = self.hello_verb = ""
         self.state = State.CONNECTED
         self.offered = frozenset()
-        self.deadline = now + self._profile.limits.command_s
+        self.deadline = now + self._profile.limits.command_timeout_s
 
     # ------------------------------------------------------------------ answers
 
@@ -649,7 +671,7 @@ class ServerSession:
         limits = self._profile.limits
         return BodyReader(
             max_octets=limits.message_octets,
-            max_line_octets=limits.line_octets,
+            max_line_octets=limits.text_line_octets,
             binary=self._mail.parameters.body is Body.BINARY,
             stuffed=stuffed,
         )

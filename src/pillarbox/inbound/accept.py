@@ -1,0 +1,252 @@
+"""The one door into the queue: everything that becomes a queued message passes here, whoever brought it.
+
+gather (header, trace) -> decide -> commit. What happens to the message afterwards is the queue manager's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from pillarbox import observe
+from pillarbox.mail import message
+from pillarbox.mail.address import AddressError, parse_address
+from pillarbox.mail.catalogue import content
+from pillarbox.mail.envelope import Envelope, Notify, Recipient
+from pillarbox.mail.reply import Reply
+from pillarbox.policy.directory import Target
+from pillarbox.policy.hooks import Client, Hooks, Incoming
+from pillarbox.queue.spool import Draft, Entry, Queued, Spool, SpoolError, Trace, format_id
+from pillarbox.smtp.events import MailParameters
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pillarbox.mail.route import Route
+    from pillarbox.policy.directory import Directory
+    from pillarbox.smtp.events import RcptTo
+    from pillarbox.smtp.server import Limits
+
+_NO_PARAMETERS = MailParameters()
+
+
+@dataclass(slots=True)
+class Letter:
+    """One message on its way through the door: its envelope so far, its draft, and the beginning of its octets."""
+
+    client: Client
+    protocol: str
+    sender: str
+    parameters: MailParameters = _NO_PARAMETERS
+    recipients: list[tuple[RcptTo, tuple[Target, ...]]] = field(default_factory=list)
+    draft: Draft | None = None
+    head: bytes = b""
+    head_complete: bool = False
+    tls_cipher: str = ""
+
+    def keep_head(self, piece: bytes, limit: int) -> None:
+        """Remember the beginning of the message until the header section is complete."""
+        self.head = self.head + piece[:limit] if self.head else piece
+        self.head_complete = b"\r\n\r\n" in self.head or len(self.head) > limit
+
+
+class Door:
+    """Admits letters: each either gets a refusal or becomes durable and is offered to the queue manager."""
+
+    def __init__(
+        self,
+        spool: Spool,
+        directory: Directory,
+        hooks: Hooks,
+        *,
+        hostname: str,
+        limits: Limits,
+        offer: Callable[[Queued], None],
+    ) -> None:
+        """`offer` takes each message that has become durable."""
+        self._spool = spool
+        self._directory = directory
+        self._hooks = hooks
+        self._hostname = hostname
+        self._limits = limits
+        self._offer = offer
+
+    def draft(self) -> Draft:
+        """Begin to store a body. Raises SpoolError."""
+        return self._spool.draft()
+
+    def admit(self, letter: Letter) -> asyncio.Future[Reply]:
+        """Decide on a complete letter and make it durable; the future's reply may be sent as it is.
+
+        The ordinary path waits for nothing but the commit: no task is made for it.
+        """
+        head = message.scan_head(letter.head, self._limits.header_octets)
+        refusal = self._refusal(head, letter)
+        if refusal is not None:
+            return self._refuse(letter, refusal)
+        if self._hooks.wants("decide_message") or self._hooks.wants("notify_received"):
+            return asyncio.ensure_future(self._admit_by_hooks(letter, head))
+        return self._commit(letter, head)
+
+    def _refuse(self, letter: Letter, refusal: Reply) -> asyncio.Future[Reply]:
+        if letter.draft is not None:
+            letter.draft.discard()
+        observe.MESSAGE_REFUSED.note(
+            session=letter.client.session, cause=refusal.cause_id, client=letter.client.address, sender=letter.sender
+        )
+        answered: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        answered.set_result(refusal)
+        return answered
+
+    def _refusal(self, head: message.Head, letter: Letter) -> Reply | None:
+        """What is wrong with the header section, if anything."""
+        if head.hops > self._limits.hops:
+            return content.TOO_MANY_HOPS.reply()
+        if not head.complete and len(letter.head) > self._limits.header_octets:
+            return content.HEADER_TOO_BIG.reply(limit=self._limits.header_octets)
+        return None
+
+    async def _admit_by_hooks(self, letter: Letter, head: message.Head) -> Reply:
+        draft = letter.draft
+        assert draft is not None  # a complete letter has one
+        incoming = Incoming(
+            letter.client, _envelope(letter)[0], head, draft.octets, draft.inline() if draft.file is None else None
+        )
+        refusal = await self._hooks.decide("decide_message", incoming)
+        if refusal is not None and not refusal.positive:
+            return await self._refuse(letter, refusal)
+        reply = await self._commit(letter, head)
+        if reply.positive:
+            await self._hooks.notify("notify_received", reply.lines[0].rpartition(" ")[2], incoming)
+        return reply
+
+    def _commit(self, letter: Letter, head: message.Head) -> asyncio.Future[Reply]:
+        """Hand the letter to the store; when it is durable, offer it to the queue."""
+        now = time.time()
+        draft = letter.draft
+        assert draft is not None  # a complete letter has one
+        number = self._spool.new_id(now)
+        queue_id = format_id(number)
+        addressed, routes = _envelope(letter)
+        prefix = self._prefix(letter, head, queue_id, now)
+        client = letter.client
+        entry = Entry(
+            number,
+            addressed,
+            routes,
+            now,
+            prefix,
+            Trace(client.session, f"{client.address}:{client.port}", client.helo, letter.protocol, client.login),
+        )
+        octets = draft.octets
+        answered: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+
+        def committed(done: asyncio.Future[Queued]) -> None:
+            error = done.exception()
+            if error is not None:
+                reply = self._not_kept(error, letter)
+            else:
+                reply = content.QUEUED.reply(id=queue_id)
+                observe.MESSAGE_RECEIVED.note(
+                    message=queue_id,
+                    session=client.session,
+                    cause=content.QUEUED.id,
+                    client=client.address,
+                    sender=addressed.sender,
+                    recipients=len(addressed.recipients),
+                    octets=octets,
+                )
+                self._offer(done.result())
+            if not answered.done():
+                answered.set_result(reply)
+
+        self._spool.commit(draft, entry).add_done_callback(committed)
+        return answered
+
+    def _not_kept(self, error: BaseException, letter: Letter) -> Reply:
+        observe.SPOOL_TROUBLE.note(session=letter.client.session, error=repr(error))
+        if isinstance(error, SpoolError):
+            return error.reply
+        incident = secrets.token_hex(4)
+        observe.INCIDENT.note(incident=incident, error=repr(error), session=letter.client.session)
+        return content.INTERNAL_ERROR.reply(incident=incident)
+
+    def _prefix(self, letter: Letter, head: message.Head, queue_id: str, now: float) -> bytes:
+        """The fields that this hop adds in front: our trace, and for users' mail what they left out."""
+        client = letter.client
+        only = letter.recipients[0][0] if len(letter.recipients) == 1 else None
+        received = message.received_field(
+            hostname=self._hostname,
+            protocol=letter.protocol,
+            queue_id=queue_id,
+            now=now,
+            helo=client.helo,
+            client="" if client.address == "local" else client.address,
+            recipient=str(only.recipient) if only is not None else "",
+            tls_cipher=letter.tls_cipher,
+        )
+        if client.login or client.role in ("submission", "sandbox"):
+            received += message.completing_fields(
+                head, hostname=self._hostname, now=now, random=secrets.token_bytes(8), sender=letter.sender
+            )
+        return received
+
+    def prepare_report(self, report: Envelope, octets: bytes, now: float) -> tuple[Draft, Entry]:
+        """Make a delivery report of ours ready to be stored together with the outcome it tells of."""
+        draft = self._spool.draft()
+        draft.write(octets)
+        number = self._spool.new_id(now)
+        targets = [self._targets(recipient.address) for recipient in report.recipients]
+        recipients = tuple(
+            Recipient(target.address, Notify.NEVER) for found in targets for target in found
+        )
+        routes = tuple(target.route for found in targets for target in found)
+        prefix = message.received_field(
+            hostname=self._hostname, protocol="local", queue_id=format_id(number), now=now
+        )
+        entry = Entry(
+            number, Envelope(report.sender, recipients, report.body, report.smtputf8), routes, now, prefix, Trace(client="local")
+        )
+        return draft, entry
+
+    def _targets(self, address: str) -> tuple[Target, ...]:
+        """Where mail of our own goes, by the directory if the address is ours and else by the routes."""
+        try:
+            parsed = parse_address(address)
+        except AddressError:
+            return ()
+        if self._directory.serves(parsed.domain):
+            found = self._directory.resolve(parsed)
+            return () if isinstance(found, Reply) else found
+        return (Target(address, self._directory.route(parsed)),)
+
+
+def _envelope(letter: Letter) -> tuple[Envelope, tuple[Route, ...]]:
+    """The envelope with aliases expanded and each address once, and the route of each recipient."""
+    parameters = letter.parameters
+    if len(letter.recipients) == 1 and len(letter.recipients[0][1]) == 1:  # the ordinary case
+        asked, (target,) = letter.recipients[0]
+        recipients: tuple[Recipient, ...] = (_recipient(asked, target),)
+        routes: tuple[Route, ...] = (target.route,)
+    else:
+        found = {
+            (target.address, target.route): _recipient(asked, target)
+            for asked, targets in reversed(letter.recipients)
+            for target in reversed(targets)
+        }
+        recipients = tuple(reversed(found.values()))
+        routes = tuple(route for _, route in reversed(found))
+    return (
+        Envelope(letter.sender, recipients, parameters.body, parameters.smtputf8, parameters.ret, parameters.envid),
+        routes,
+    )
+
+
+def _recipient(asked: RcptTo, target: Target) -> Recipient:
+    original = str(asked.recipient)
+    return Recipient(
+        target.address, asked.notify, asked.orcpt, "" if target.address == original else original
+    )

@@ -1,0 +1,456 @@
+"""Drive one client's session: octets into the protocol core, its events to those who decide, replies back.
+
+The order of commands is the core's, each decision the policy's, the queue the door's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import secrets
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from pillarbox import observe
+from pillarbox.inbound.accept import Door, Letter
+from pillarbox.mail.catalogue import auth, content, envelope, session
+from pillarbox.mail.message import protocol_name
+from pillarbox.mail.reply import Reply
+from pillarbox.policy.hooks import Client, Hooks
+from pillarbox.policy.rules import Role, Rules
+from pillarbox.queue.spool import SpoolError
+from pillarbox.smtp.events import (
+    BodyChunk,
+    BodyDropped,
+    BodyEnd,
+    BodyStart,
+    Hello,
+    Login,
+    MailFrom,
+    RcptTo,
+    Signal,
+    TlsWanted,
+    Verify,
+)
+from pillarbox.smtp.server import Profile, ServerSession
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Awaitable, Callable
+
+    from pillarbox.net.listener import Connections
+    from pillarbox.policy.accounts import Accounts
+
+_MAX_WAITING_OCTETS = 65_536  # taken in while a decision is being made; more stays in the kernel
+_MAX_EVENTS_A_TURN = 200  # one client's flood of commands must not hold up the others
+_HANDSHAKE_S = 30.0
+
+_numbers = itertools.count(1)
+_boot = secrets.token_hex(3)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Desk:
+    """What the sessions of one listener share."""
+
+    role: Role
+    profile: Profile
+    rules: Rules
+    accounts: Accounts
+    hooks: Hooks
+    door: Door
+    connections: Connections
+    has_room: Callable[[int], Reply | None]  # asked at MAIL with the announced size
+    tls: ssl.SSLContext | None = None
+    implicit_tls: bool = False
+
+
+class SmtpProtocol(asyncio.Protocol):
+    """One connection. Decisions that need not wait are made at once; only others cost a task."""
+
+    __slots__ = (
+        "_client",
+        "_desk",
+        "_ended",
+        "_letter",
+        "_paused",
+        "_session",
+        "_task",
+        "_tls_cipher",
+        "_transport",
+        "_waiting_octets",
+    )
+
+    def __init__(self, desk: Desk) -> None:
+        """Wait for the connection."""
+        self._desk = desk
+        self._letter: Letter | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._paused = self._ended = False
+        self._waiting_octets = 0
+        self._tls_cipher = ""
+
+    # ------------------------------------------------------------------ the transport's side
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Greet, or refuse in the greeting. Also called when the same connection has become encrypted."""
+        self._transport: asyncio.Transport = transport  # type: ignore[assignment]  # sockets give full transports
+        if hasattr(self, "_session"):
+            return
+        desk = self._desk
+        peer = transport.get_extra_info("peername") or ("local", 0)
+        address = peer[0] if isinstance(peer, tuple) else "local"
+        port = peer[1] if isinstance(peer, tuple) else 0
+        self._client = Client(f"{_boot}-{next(_numbers)}", address, port, desk.role)
+        refusal = self._greeting_refusal(address)
+        self._session = ServerSession(
+            desk.profile, now=time.monotonic(), tls=desk.implicit_tls, refusal=refusal
+        )
+        desk.connections.add(self, address)
+        if desk.implicit_tls:
+            self._note_cipher()
+        if refusal is not None:
+            observe.SESSION_REFUSED.note(session=self._client.session, cause=refusal.cause_id, client=address)
+        elif desk.hooks.wants("decide_connect"):
+            self._await(self._greet_by_hooks())
+            return
+        self._pump()
+
+    def _greeting_refusal(self, address: str) -> Reply | None:
+        desk = self._desk
+        hostname = desk.profile.hostname
+        if desk.role is Role.NO_MAIL:
+            return session.NO_MAIL_HERE.reply(hostname=hostname)
+        if desk.connections.draining:
+            return session.SHUTDOWN.reply(hostname=hostname)
+        if desk.connections.full:
+            return session.TOO_MANY_CONNECTIONS.reply(hostname=hostname)
+        if desk.connections.crowded(address):
+            return session.TOO_MANY_FROM_ADDRESS.reply(hostname=hostname)
+        return None
+
+    async def _greet_by_hooks(self) -> None:
+        refusal = await self._desk.hooks.decide("decide_connect", self._client)
+        if refusal is not None and not refusal.positive:
+            self._session = ServerSession(self._desk.profile, now=time.monotonic(), refusal=refusal)
+
+    def data_received(self, data: bytes) -> None:
+        """Octets have come."""
+        self._session.receive(data, time.monotonic())
+        if self._task is None:
+            self._pump()
+            return
+        self._waiting_octets += len(data)
+        if self._waiting_octets > _MAX_WAITING_OCTETS and not self._paused:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def eof_received(self) -> bool:
+        """The client is done sending; a decision in progress is still answered, then the connection is closed."""
+        self._ended = True
+        return self._task is not None
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - why does not matter here
+        """The connection is gone: what was not committed is forgotten."""
+        self._desk.connections.remove(self, self._client.address)
+        self._forget_letter()
+
+    def pause_writing(self) -> None:
+        """The client does not read its replies: take no more commands from it."""
+        self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """The client reads again."""
+        if not self._paused:
+            self._transport.resume_reading()
+
+    # ------------------------------------------------------------------ the listener's side
+
+    @property
+    def deadline(self) -> float:
+        """When the client has been silent for too long."""
+        return self._session.deadline
+
+    def expire(self, now: float) -> None:
+        """Say so and close."""
+        self._session.expire(now)
+        self._pump()
+
+    def drain(self) -> None:
+        """Close at the next command boundary."""
+        self._session.drain()
+        if self._task is None:
+            self._pump()
+
+    def abort(self) -> None:
+        """Close now."""
+        self._transport.abort()
+
+    # ------------------------------------------------------------------ events
+
+    def _pump(self) -> None:
+        """Handle what the client asked for, then send all replies in one write."""
+        current = self._session
+        for _ in range(_MAX_EVENTS_A_TURN):
+            event = current.next_event()
+            if type(event) is Signal:
+                break
+            try:
+                answer = _HANDLERS[type(event)](self, event)
+            except Exception as error:  # noqa: BLE001 - a bug must cost one reply, not the session or the mail
+                answer = self._incident(error)
+            if type(answer) is Reply:
+                current.answer(answer)
+            elif answer is not None:
+                self._await_answer(answer)
+                break
+        else:
+            self._await(asyncio.sleep(0))
+        self._flush()
+        if event is Signal.CLOSED:
+            self._transport.close()
+
+    def _flush(self) -> None:
+        out = self._session.to_send()
+        if out and not self._transport.is_closing():
+            self._transport.write(out)
+
+    def _await_answer(self, answer: Awaitable[Reply | None]) -> None:
+        """Wait for a decision; a future, such as a commit, needs no task for it."""
+        if isinstance(answer, asyncio.Future):
+            self._task = answer
+            answer.add_done_callback(self._answered)
+        else:
+            self._await(self._answer_later(answer))
+
+    def _answered(self, done: asyncio.Future[Reply]) -> None:
+        if done.cancelled():
+            return
+        error = done.exception()
+        self._give(done.result() if error is None else self._incident(error))
+        self._resume()
+
+    def _give(self, reply: Reply) -> None:
+        """Give the reply that is owed, for each recipient if this is LMTP's end of data."""
+        letter = self._letter
+        if self._desk.profile.lmtp and letter is not None and letter.draft is not None and self._session.owes_body_end:
+            self._session.answer_each([reply] * len(letter.recipients))
+        else:
+            self._session.answer(reply)
+        if not self._session.in_transaction:
+            self._letter = None
+
+    async def _answer_later(self, answer: Awaitable[Reply | None]) -> None:
+        try:
+            reply = await answer
+        except Exception as error:  # noqa: BLE001 - as in _pump
+            reply = self._incident(error)
+        if reply is not None:
+            self._give(reply)
+
+    def _await(self, work: Any) -> None:
+        """Do something that takes time; meanwhile the client's octets are kept, not handled."""
+        self._task = asyncio.ensure_future(work)
+        self._task.add_done_callback(self._worked)
+
+    def _worked(self, done: asyncio.Future[None]) -> None:
+        if done.cancelled():
+            return
+        error = done.exception()
+        if error is not None:
+            self._incident(error)
+            self._transport.abort()
+            return
+        self._resume()
+
+    def _resume(self) -> None:
+        self._task = None
+        self._waiting_octets = 0
+        if self._transport.is_closing():
+            return
+        if self._paused:
+            self._paused = False
+            self._transport.resume_reading()
+        self._pump()
+        if self._ended and self._task is None:
+            self._transport.close()
+
+    def _incident(self, error: BaseException) -> Reply:
+        """A bug: one log line with an id, and a reply that lets the client try again."""
+        incident = secrets.token_hex(4)
+        observe.INCIDENT.note(incident=incident, session=self._client.session, error=error)
+        return content.INTERNAL_ERROR.reply(incident=incident)
+
+    def _refused(self, reply: Reply, stage: str, **facts: object) -> Reply:
+        """Note a refusal of ours and give it back."""
+        observe.REPLY_REFUSED.note(
+            session=self._client.session, cause=reply.cause_id, stage=stage, client=self._client.address, **facts
+        )
+        return reply
+
+    # ------------------------------------------------------------------ one method an event
+
+    def _on_hello(self, event: Hello) -> Reply:
+        self._forget_letter()
+        known = self._client
+        self._client = Client(
+            known.session, known.address, known.port, known.role, event.name, known.tls, known.login
+        )
+        return self._session.welcome()
+
+    def _on_mail(self, event: MailFrom) -> Reply | Awaitable[Reply]:
+        reply = self._desk.has_room(event.parameters.size)
+        if reply is None:
+            reply = self._desk.rules.decide_mail(self._client, event.sender)
+        if not reply.positive:
+            return self._refused(reply, "mail")
+        if self._desk.hooks.wants("decide_mail"):
+            return self._mail_by_hooks(event, reply)
+        self._begin(event)
+        return reply
+
+    async def _mail_by_hooks(self, event: MailFrom, reply: Reply) -> Reply:
+        opinion = await self._desk.hooks.decide("decide_mail", self._client, event.sender)
+        if opinion is not None and not opinion.positive:
+            return self._refused(opinion, "mail")
+        self._begin(event)
+        return opinion or reply
+
+    def _begin(self, event: MailFrom) -> None:
+        """A transaction begins."""
+        current = self._session
+        protocol = protocol_name(
+            lmtp=self._desk.profile.lmtp,
+            extended=current.hello_verb != "HELO",
+            tls=current.tls,
+            login=bool(current.login),
+            smtputf8=event.parameters.smtputf8,
+        )
+        sender = "" if event.sender is None else str(event.sender)
+        self._letter = Letter(self._client, protocol, sender, event.parameters, tls_cipher=self._tls_cipher)
+
+    def _on_rcpt(self, event: RcptTo) -> Reply | Awaitable[Reply]:
+        found = self._desk.rules.decide_rcpt(self._client, event.recipient)
+        if isinstance(found, Reply):
+            return self._refused(found, "rcpt", recipient=str(event.recipient))
+        if self._desk.hooks.wants("decide_rcpt"):
+            return self._rcpt_by_hooks(event, found)
+        return self._take_recipient(event, found)
+
+    def _take_recipient(self, event: RcptTo, found: tuple[Any, ...]) -> Reply:
+        assert self._letter is not None  # RCPT comes inside a transaction
+        self._letter.recipients.append((event, found))
+        return envelope.RECIPIENT_OK.reply()
+
+    async def _rcpt_by_hooks(self, event: RcptTo, found: tuple[Any, ...]) -> Reply:
+        assert self._letter is not None  # as above
+        sender = self._session.sender
+        opinion = await self._desk.hooks.decide("decide_rcpt", self._client, sender, event.recipient)
+        if opinion is not None and not opinion.positive:
+            return self._refused(opinion, "rcpt", recipient=str(event.recipient))
+        return self._take_recipient(event, found)
+
+    def _on_body_start(self, event: BodyStart) -> Reply | None:
+        assert self._letter is not None  # a body comes inside a transaction
+        try:
+            self._letter.draft = self._desk.door.draft()
+        except SpoolError as error:
+            self._session.fail_body(error.reply)
+            return error.reply if event.owed else None
+        return content.START_DATA.reply() if event.owed else None
+
+    def _on_body_chunk(self, event: BodyChunk) -> None:
+        letter = self._letter
+        if letter is None or letter.draft is None:
+            return
+        if not letter.head_complete:
+            letter.keep_head(event.data, self._desk.profile.limits.header_octets)
+        try:
+            letter.draft.write(event.data)
+        except SpoolError as error:
+            observe.SPOOL_TROUBLE.note(session=self._client.session, error=str(error))
+            letter.draft = None
+            self._session.fail_body(error.reply)
+
+    def _on_body_end(self, event: BodyEnd) -> Reply | Awaitable[Reply] | None:
+        letter = self._letter
+        if letter is None or letter.draft is None or event.fault is not None:
+            fault = event.fault or content.INTERNAL_ERROR.reply(incident="no draft")
+            recipients = len(letter.recipients) if letter is not None else 1
+            self._forget_letter()
+            self._refused(fault, "body")
+            if not self._desk.profile.lmtp:
+                return fault
+            self._session.answer_each([fault] * recipients)
+            return None
+        return self._desk.door.admit(letter)
+
+    def _on_body_dropped(self, _event: BodyDropped) -> None:
+        self._forget_letter()
+
+    def _forget_letter(self) -> None:
+        letter, self._letter = self._letter, None
+        if letter is not None and letter.draft is not None and self._task is None:
+            letter.draft.discard()
+
+    def _on_login(self, event: Login) -> Awaitable[None]:
+        return self._log_in(event)
+
+    async def _log_in(self, event: Login) -> None:
+        found = await self._desk.accounts.login(event.user, event.password, event.authorize_as)
+        facts = {"session": self._client.session, "client": self._client.address, "mechanism": event.mechanism}
+        if isinstance(found, Reply):
+            observe.LOGIN_FAILED.note(cause=found.cause_id, user=event.user, **facts)
+            self._session.answer(found)
+            return
+        observe.LOGIN_OK.note(user=found, **facts)
+        self._client = replace(self._client, login=found)
+        self._session.answer(auth.AUTHENTICATED.reply(), login=found)
+
+    def _on_verify(self, event: Verify) -> Reply:
+        return self._desk.rules.decide_verify(expand=event.expand)
+
+    def _on_tls_wanted(self, _event: TlsWanted) -> Awaitable[None]:
+        return self._start_tls()
+
+    async def _start_tls(self) -> None:
+        """Shake hands. Reading is paused before the 220 goes out, so that nothing slips in between (RFC 3207 6)."""
+        self._transport.pause_reading()
+        self._flush()
+        loop = asyncio.get_running_loop()
+        try:
+            encrypted = await loop.start_tls(
+                self._transport,
+                self,
+                self._desk.tls,  # type: ignore[arg-type]  # STARTTLS is offered only with a context
+                server_side=True,
+                ssl_handshake_timeout=_HANDSHAKE_S,
+            )
+        except (OSError, asyncio.TimeoutError):
+            self._transport.abort()
+            return
+        if encrypted is None:
+            return
+        self._transport = encrypted
+        self._session.tls_started(time.monotonic())
+        self._client = replace(self._client, tls=True, helo="")
+        self._note_cipher()
+
+    def _note_cipher(self) -> None:
+        secured = self._transport.get_extra_info("cipher")
+        self._tls_cipher = secured[0] if secured else ""
+
+
+_HANDLERS: dict[type, Callable[[SmtpProtocol, Any], Any]] = {
+    Hello: SmtpProtocol._on_hello,  # noqa: SLF001 - a table of this class's own methods
+    MailFrom: SmtpProtocol._on_mail,  # noqa: SLF001
+    RcptTo: SmtpProtocol._on_rcpt,  # noqa: SLF001
+    BodyStart: SmtpProtocol._on_body_start,  # noqa: SLF001
+    BodyChunk: SmtpProtocol._on_body_chunk,  # noqa: SLF001
+    BodyEnd: SmtpProtocol._on_body_end,  # noqa: SLF001
+    BodyDropped: SmtpProtocol._on_body_dropped,  # noqa: SLF001
+    Login: SmtpProtocol._on_login,  # noqa: SLF001
+    Verify: SmtpProtocol._on_verify,  # noqa: SLF001
+    TlsWanted: SmtpProtocol._on_tls_wanted,  # noqa: SLF001
+}

@@ -1,0 +1,136 @@
+"""Listening sockets: bind them, count the connections on them, and watch their deadlines.
+
+What is said on a connection is the business of the protocol that the factory makes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from typing import TYPE_CHECKING, Protocol
+
+from pillarbox.mail.units import Settings
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable
+
+_SWEEP_S = 1.0  # how often deadlines are looked at; one sweep for all costs less than a timer each
+_BACKLOG = 1024
+
+
+class ConnectionLimits(Settings, frozen=True):
+    """How many connections may be open at once, over all listeners of a worker."""
+
+    total: int = 10_000
+    """In all."""
+    per_address: int = 100
+    """From one client address."""
+
+
+class Watched(Protocol):
+    """What the listener asks of a connection."""
+
+    @property
+    def deadline(self) -> float:
+        """When the other side has been silent for too long, on the monotonic clock."""
+
+    def expire(self, now: float) -> None:
+        """The deadline has passed."""
+
+    def drain(self) -> None:
+        """Finish soon."""
+
+    def abort(self) -> None:
+        """Finish now."""
+
+
+class Connections:
+    """All connections of a worker: their number, their number per address, their deadlines."""
+
+    def __init__(self, limits: ConnectionLimits) -> None:
+        """Begin with none."""
+        self._limits = limits
+        self._open: set[Watched] = set()
+        self._per_address: dict[str, int] = {}
+        self.draining = False
+
+    def __len__(self) -> int:
+        """How many are open."""
+        return len(self._open)
+
+    @property
+    def full(self) -> bool:
+        """Whether there are as many as there may be."""
+        return len(self._open) >= self._limits.total
+
+    def crowded(self, address: str) -> bool:
+        """Whether one address has as many as it may."""
+        return self._per_address.get(address, 0) >= self._limits.per_address
+
+    def add(self, connection: Watched, address: str) -> None:
+        """A connection was opened."""
+        self._open.add(connection)
+        self._per_address[address] = self._per_address.get(address, 0) + 1
+
+    def remove(self, connection: Watched, address: str) -> None:
+        """A connection was closed; without effect if it was never added."""
+        if connection not in self._open:
+            return
+        self._open.remove(connection)
+        left = self._per_address[address] - 1
+        if left:
+            self._per_address[address] = left
+        else:
+            del self._per_address[address]
+
+    async def watch(self) -> None:
+        """Expire connections whose deadline has passed, for ever."""
+        while True:
+            await asyncio.sleep(_SWEEP_S)
+            now = time.monotonic()
+            for connection in [late for late in self._open if late.deadline <= now]:
+                connection.expire(now)
+
+    async def drain(self, limit_s: float) -> None:
+        """Ask all to finish; after `limit_s` those that are left are cut off."""
+        self.draining = True
+        for connection in list(self._open):
+            connection.drain()
+        end = time.monotonic() + limit_s
+        while self._open and time.monotonic() < end:
+            await asyncio.sleep(0.02)
+        for connection in list(self._open):
+            connection.abort()
+
+
+def bind(address: str, *, shared: bool) -> socket.socket:
+    """A listening socket on `host:port` (`[v6]:port`). With `shared` several processes may bind it (SO_REUSEPORT).
+
+    Raises OSError.
+    """
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.bind((host or "0.0.0.0", int(port)))  # noqa: S104 - an empty host in the configuration asks for all
+        sock.listen(_BACKLOG)
+        sock.setblocking(False)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+async def listen(
+    sock: socket.socket, factory: Callable[[], asyncio.Protocol], *, tls: ssl.SSLContext | None = None
+) -> asyncio.Server:
+    """Serve the connections of a bound socket; with `tls` each begins with a handshake."""
+    loop = asyncio.get_running_loop()
+    handshake_s = 30.0 if tls is not None else None
+    return await loop.create_server(factory, sock=sock, ssl=tls, ssl_handshake_timeout=handshake_s, backlog=_BACKLOG)
