@@ -9,7 +9,7 @@ import asyncio
 import secrets
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pillarbox import observe
 from pillarbox.mail import message
@@ -20,17 +20,24 @@ from pillarbox.mail.reply import Reply
 from pillarbox.policy.directory import Target
 from pillarbox.policy.hooks import Client, Hooks, Incoming
 from pillarbox.queue.spool import Draft, Entry, Queued, Spool, SpoolError, Trace, format_id
-from pillarbox.smtp.events import MailParameters
+from pillarbox.smtp.events import MailParameters, RcptTo
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pillarbox.mail.route import Route
     from pillarbox.policy.directory import Directory
-    from pillarbox.smtp.events import RcptTo
-    from pillarbox.smtp.server import Limits
+    from pillarbox.smtp.profile import Limits
 
 _NO_PARAMETERS = MailParameters()
+
+
+class Accepted(NamedTuple):
+    """One recipient of a letter: as it was asked for, and where mail for it goes."""
+
+    asked: RcptTo
+    address: str
+    targets: tuple[Target, ...]
 
 
 @dataclass(slots=True)
@@ -41,7 +48,7 @@ class Letter:
     protocol: str
     sender: str
     parameters: MailParameters = _NO_PARAMETERS
-    recipients: list[tuple[RcptTo, tuple[Target, ...]]] = field(default_factory=list)
+    recipients: list[Accepted] = field(default_factory=list)
     draft: Draft | None = None
     head: bytes = b""
     head_complete: bool = False
@@ -95,7 +102,10 @@ class Door:
         if letter.draft is not None:
             letter.draft.discard()
         observe.MESSAGE_REFUSED.note(
-            session=letter.client.session, cause=refusal.cause_id, client=letter.client.address, sender=letter.sender
+            session=letter.client.session,
+            cause=refusal.cause_id,
+            client=letter.client.address,
+            sender=letter.sender,
         )
         answered: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         answered.set_result(refusal)
@@ -113,7 +123,11 @@ class Door:
         draft = letter.draft
         assert draft is not None  # a complete letter has one
         incoming = Incoming(
-            letter.client, _envelope(letter)[0], head, draft.octets, draft.inline() if draft.file is None else None
+            letter.client,
+            _envelope(letter)[0],
+            head,
+            draft.octets,
+            draft.inline() if draft.file is None else None,
         )
         refusal = await self._hooks.decide("decide_message", incoming)
         if refusal is not None and not refusal.positive:
@@ -139,7 +153,9 @@ class Door:
             routes,
             now,
             prefix,
-            Trace(client.session, f"{client.address}:{client.port}", client.helo, letter.protocol, client.login),
+            Trace(
+                client.session, f"{client.address}:{client.port}", client.helo, letter.protocol, client.login
+            ),
         )
         octets = draft.octets
         answered: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
@@ -170,14 +186,13 @@ class Door:
         observe.SPOOL_TROUBLE.note(session=letter.client.session, error=repr(error))
         if isinstance(error, SpoolError):
             return error.reply
-        incident = secrets.token_hex(4)
-        observe.INCIDENT.note(incident=incident, error=repr(error), session=letter.client.session)
+        incident = observe.report_incident(error, session=letter.client.session)
         return content.INTERNAL_ERROR.reply(incident=incident)
 
     def _prefix(self, letter: Letter, head: message.Head, queue_id: str, now: float) -> bytes:
         """The fields that this hop adds in front: our trace, and for users' mail what they left out."""
         client = letter.client
-        only = letter.recipients[0][0] if len(letter.recipients) == 1 else None
+        only = letter.recipients[0].address if len(letter.recipients) == 1 else ""
         received = message.received_field(
             hostname=self._hostname,
             protocol=letter.protocol,
@@ -185,7 +200,7 @@ class Door:
             now=now,
             helo=client.helo,
             client="" if client.address == "local" else client.address,
-            recipient=str(only.recipient) if only is not None else "",
+            recipient=only,
             tls_cipher=letter.tls_cipher,
         )
         if client.login or client.role in ("submission", "sandbox"):
@@ -200,15 +215,18 @@ class Door:
         draft.write(octets)
         number = self._spool.new_id(now)
         targets = [self._targets(recipient.address) for recipient in report.recipients]
-        recipients = tuple(
-            Recipient(target.address, Notify.NEVER) for found in targets for target in found
-        )
+        recipients = tuple(Recipient(target.address, Notify.NEVER) for found in targets for target in found)
         routes = tuple(target.route for found in targets for target in found)
         prefix = message.received_field(
             hostname=self._hostname, protocol="local", queue_id=format_id(number), now=now
         )
         entry = Entry(
-            number, Envelope(report.sender, recipients, report.body, report.smtputf8), routes, now, prefix, Trace(client="local")
+            number,
+            Envelope(report.sender, recipients, report.body, report.smtputf8),
+            routes,
+            now,
+            prefix,
+            Trace(client="local"),
         )
         return draft, entry
 
@@ -227,26 +245,26 @@ class Door:
 def _envelope(letter: Letter) -> tuple[Envelope, tuple[Route, ...]]:
     """The envelope with aliases expanded and each address once, and the route of each recipient."""
     parameters = letter.parameters
-    if len(letter.recipients) == 1 and len(letter.recipients[0][1]) == 1:  # the ordinary case
-        asked, (target,) = letter.recipients[0]
-        recipients: tuple[Recipient, ...] = (_recipient(asked, target),)
+    if len(letter.recipients) == 1 and len(letter.recipients[0].targets) == 1:  # the ordinary case
+        target = letter.recipients[0].targets[0]
+        recipients: tuple[Recipient, ...] = (_recipient(letter.recipients[0], target),)
         routes: tuple[Route, ...] = (target.route,)
     else:
         found = {
-            (target.address, target.route): _recipient(asked, target)
-            for asked, targets in reversed(letter.recipients)
-            for target in reversed(targets)
+            (target.address, target.route): _recipient(accepted, target)
+            for accepted in reversed(letter.recipients)
+            for target in reversed(accepted.targets)
         }
         recipients = tuple(reversed(found.values()))
         routes = tuple(route for _, route in reversed(found))
     return (
-        Envelope(letter.sender, recipients, parameters.body, parameters.smtputf8, parameters.ret, parameters.envid),
+        Envelope(
+            letter.sender, recipients, parameters.body, parameters.smtputf8, parameters.ret, parameters.envid
+        ),
         routes,
     )
 
 
-def _recipient(asked: RcptTo, target: Target) -> Recipient:
-    original = str(asked.recipient)
-    return Recipient(
-        target.address, asked.notify, asked.orcpt, "" if target.address == original else original
-    )
+def _recipient(accepted: Accepted, target: Target) -> Recipient:
+    original = "" if target.address == accepted.address else accepted.address
+    return Recipient(target.address, accepted.asked.notify, accepted.asked.orcpt, original)

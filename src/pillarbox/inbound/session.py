@@ -9,11 +9,13 @@ import asyncio
 import itertools
 import secrets
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from pillarbox import observe
-from pillarbox.inbound.accept import Door, Letter
+from pillarbox.inbound.accept import Accepted, Door, Letter
 from pillarbox.mail.catalogue import auth, content, envelope, session
 from pillarbox.mail.message import protocol_name
 from pillarbox.mail.reply import Reply
@@ -33,7 +35,8 @@ from pillarbox.smtp.events import (
     TlsWanted,
     Verify,
 )
-from pillarbox.smtp.server import Profile, ServerSession
+from pillarbox.smtp.profile import Profile
+from pillarbox.smtp.server import ServerSession
 
 if TYPE_CHECKING:
     import ssl
@@ -86,7 +89,7 @@ class SmtpProtocol(asyncio.Protocol):
         """Wait for the connection."""
         self._desk = desk
         self._letter: Letter | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._task: asyncio.Future[Any] | None = None  # the decision or the commit that is waited for
         self._paused = self._ended = False
         self._waiting_octets = 0
         self._tls_cipher = ""
@@ -234,7 +237,12 @@ class SmtpProtocol(asyncio.Protocol):
     def _give(self, reply: Reply) -> None:
         """Give the reply that is owed, for each recipient if this is LMTP's end of data."""
         letter = self._letter
-        if self._desk.profile.lmtp and letter is not None and letter.draft is not None and self._session.owes_body_end:
+        if (
+            self._desk.profile.lmtp
+            and letter is not None
+            and letter.draft is not None
+            and self._session.owes_body_end
+        ):
             self._session.answer_each([reply] * len(letter.recipients))
         else:
             self._session.answer(reply)
@@ -278,14 +286,17 @@ class SmtpProtocol(asyncio.Protocol):
 
     def _incident(self, error: BaseException) -> Reply:
         """A bug: one log line with an id, and a reply that lets the client try again."""
-        incident = secrets.token_hex(4)
-        observe.INCIDENT.note(incident=incident, session=self._client.session, error=error)
+        incident = observe.report_incident(error, session=self._client.session)
         return content.INTERNAL_ERROR.reply(incident=incident)
 
     def _refused(self, reply: Reply, stage: str, **facts: object) -> Reply:
         """Note a refusal of ours and give it back."""
         observe.REPLY_REFUSED.note(
-            session=self._client.session, cause=reply.cause_id, stage=stage, client=self._client.address, **facts
+            session=self._client.session,
+            cause=reply.cause_id,
+            stage=stage,
+            client=self._client.address,
+            **facts,
         )
         return reply
 
@@ -340,7 +351,7 @@ class SmtpProtocol(asyncio.Protocol):
 
     def _take_recipient(self, event: RcptTo, found: tuple[Any, ...]) -> Reply:
         assert self._letter is not None  # RCPT comes inside a transaction
-        self._letter.recipients.append((event, found))
+        self._letter.recipients.append(Accepted(event, str(event.recipient), found))
         return envelope.RECIPIENT_OK.reply()
 
     async def _rcpt_by_hooks(self, event: RcptTo, found: tuple[Any, ...]) -> Reply:
@@ -399,13 +410,17 @@ class SmtpProtocol(asyncio.Protocol):
 
     async def _log_in(self, event: Login) -> None:
         found = await self._desk.accounts.login(event.user, event.password, event.authorize_as)
-        facts = {"session": self._client.session, "client": self._client.address, "mechanism": event.mechanism}
+        facts = {
+            "session": self._client.session,
+            "client": self._client.address,
+            "mechanism": event.mechanism,
+        }
         if isinstance(found, Reply):
             observe.LOGIN_FAILED.note(cause=found.cause_id, user=event.user, **facts)
             self._session.answer(found)
             return
         observe.LOGIN_OK.note(user=found, **facts)
-        self._client = replace(self._client, login=found)
+        self._client = msgspec.structs.replace(self._client, login=found)
         self._session.answer(auth.AUTHENTICATED.reply(), login=found)
 
     def _on_verify(self, event: Verify) -> Reply:
@@ -427,14 +442,14 @@ class SmtpProtocol(asyncio.Protocol):
                 server_side=True,
                 ssl_handshake_timeout=_HANDSHAKE_S,
             )
-        except (OSError, asyncio.TimeoutError):
+        except (OSError, TimeoutError):
             self._transport.abort()
             return
         if encrypted is None:
             return
         self._transport = encrypted
         self._session.tls_started(time.monotonic())
-        self._client = replace(self._client, tls=True, helo="")
+        self._client = msgspec.structs.replace(self._client, tls=True, helo="")
         self._note_cipher()
 
     def _note_cipher(self) -> None:

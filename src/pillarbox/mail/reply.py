@@ -94,6 +94,8 @@ class Reply:
 
     def _encode(self, status: str) -> bytes:
         prefix = f"{status} " if status else ""
+        if len(self.lines) == 1:
+            return f"{self.code} {prefix}{self.lines[0]}\r\n".encode("utf-8", "surrogateescape")
         last = len(self.lines) - 1
         text = "".join(
             f"{self.code}{' ' if number == last else '-'}{prefix}{line}\r\n"
@@ -104,7 +106,7 @@ class Reply:
     @property
     def bare_wire(self) -> bytes:
         """The octets without the enhanced status: for greetings and answers to EHLO, HELO, LHLO (RFC 2034 4)."""
-        return self._encode("")
+        return self._encode("") if self.status else self.wire
 
     @property
     def positive(self) -> bool:
@@ -154,6 +156,8 @@ def _check_ours(reply: Reply) -> None:
         msg = "a reply has at least one line"
         raise ValueError(msg)
     for line in reply.lines:
+        if len(line) <= room and line.isascii() and line.isprintable():
+            continue
         if len(line.encode("utf-8", "surrogateescape")) > room or "\r" in line or "\n" in line or "\0" in line:
             msg = f"line not fit for a reply: {line!r}"
             raise ValueError(msg)

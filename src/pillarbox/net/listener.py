@@ -118,7 +118,7 @@ def bind(address: str, *, shared: bool) -> socket.socket:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if shared:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        sock.bind((host or "0.0.0.0", int(port)))  # noqa: S104 - an empty host in the configuration asks for all
+        sock.bind((host or "0.0.0.0", int(port)))
         sock.listen(_BACKLOG)
         sock.setblocking(False)
     except BaseException:
@@ -133,4 +133,6 @@ async def listen(
     """Serve the connections of a bound socket; with `tls` each begins with a handshake."""
     loop = asyncio.get_running_loop()
     handshake_s = 30.0 if tls is not None else None
-    return await loop.create_server(factory, sock=sock, ssl=tls, ssl_handshake_timeout=handshake_s, backlog=_BACKLOG)
+    return await loop.create_server(
+        factory, sock=sock, ssl=tls, ssl_handshake_timeout=handshake_s, backlog=_BACKLOG
+    )

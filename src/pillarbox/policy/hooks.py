@@ -12,6 +12,8 @@ import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from pillarbox import observe
 from pillarbox.mail.catalogue import envelope
 from pillarbox.mail.reply import Reply
@@ -24,8 +26,7 @@ if TYPE_CHECKING:
     from pillarbox.mail.message import Head
 
 
-@dataclass(frozen=True, slots=True)
-class Client:
+class Client(msgspec.Struct, frozen=True, gc=False):
     """The other end of a session, as far as it is known at the moment of a decision."""
 
     session: str

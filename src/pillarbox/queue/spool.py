@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pillarbox.mail.route import Route
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's: no I, L, O, U
+_PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
 _DIGITS = {digit: value for value, digit in enumerate(_ALPHABET)}
 SLOTS = 64  # a message id's low six bits name the slot, that is the lease, it belongs to
 
@@ -154,6 +155,13 @@ class Draft(Protocol):
 
     octets: int
 
+    @property
+    def file(self) -> Path | None:
+        """Where the body lies, or None while it is in memory."""
+
+    def inline(self) -> bytes:
+        """The whole body of a draft that has no file."""
+
     def write(self, piece: bytes) -> None:
         """Append. Raises SpoolError when the disk is full or broken; the draft is then void."""
 
@@ -191,7 +199,11 @@ class Spool(Protocol):
 
 def format_id(message: int) -> str:
     """Write a message id as the queue id that people see: 13 characters without I, L, O, U."""
-    return "".join(_ALPHABET[message >> shift & 31] for shift in range(60, -1, -5))
+    high, low = divmod(message, 1 << 40)
+    return (
+        f"{_ALPHABET[high >> 20 & 31]}{_PAIRS[high >> 10 & 1023]}{_PAIRS[high & 1023]}"
+        f"{_PAIRS[low >> 30]}{_PAIRS[low >> 20 & 1023]}{_PAIRS[low >> 10 & 1023]}{_PAIRS[low & 1023]}"
+    )
 
 
 def parse_id(text: str) -> int:

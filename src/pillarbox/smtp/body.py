@@ -20,7 +20,16 @@ _CAUSES = {
 class BodyReader:
     """One body. Pieces that come out are checked; after a fault nothing more comes out, but all is still consumed."""
 
-    __slots__ = ("_checker", "_held", "_max_line_octets", "_max_octets", "_stuffed", "fault", "octets", "rest")
+    __slots__ = (
+        "_checker",
+        "_held",
+        "_max_line_octets",
+        "_max_octets",
+        "_stuffed",
+        "fault",
+        "octets",
+        "rest",
+    )
 
     def __init__(self, *, max_octets: int, max_line_octets: int, binary: bool, stuffed: bool) -> None:
         """`stuffed` for DATA; `binary` allows any octet (RFC 3030 3)."""

@@ -5,15 +5,14 @@ Whether a request is granted is decided by `policy`; commands that need no decis
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import ClassVar
 
+import msgspec
+
+from pillarbox.mail.address import Address
 from pillarbox.mail.envelope import Body, Notify, Ret
-
-if TYPE_CHECKING:
-    from pillarbox.mail.address import Address
-    from pillarbox.mail.reply import Reply
+from pillarbox.mail.reply import Reply
 
 
 class Signal(Enum):
@@ -24,16 +23,20 @@ class Signal(Enum):
     CLOSED = "closed"  # send what is left, then close the connection
 
 
-@dataclass(frozen=True, slots=True)
-class Hello:
+class _Event(msgspec.Struct, frozen=True, gc=False):
+    """Structs, because a dozen of them are made for each message; none can be part of a cycle."""
+
+    owed: ClassVar[bool] = True  # whether the core waits for a reply to it
+
+
+class Hello(_Event, frozen=True, gc=False):
     """EHLO, HELO or LHLO with a well-formed name. Answer with `ServerSession.welcome()` or a refusal."""
 
     verb: str
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class MailParameters:
+class MailParameters(msgspec.Struct, frozen=True, gc=False):
     """The parameters of MAIL. `size` is 0 when it was not announced."""
 
     size: int = 0
@@ -43,16 +46,14 @@ class MailParameters:
     envid: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class MailFrom:
+class MailFrom(_Event, frozen=True, gc=False):
     """MAIL; `sender` is None for the null reverse-path."""
 
     sender: Address | None
     parameters: MailParameters
 
 
-@dataclass(frozen=True, slots=True)
-class RcptTo:
+class RcptTo(_Event, frozen=True, gc=False):
     """RCPT."""
 
     recipient: Address
@@ -60,55 +61,56 @@ class RcptTo:
     orcpt: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class BodyStart:
+class BodyStart(_Event, frozen=True, gc=False):
     """A body is about to come. After DATA a reply is owed, after the first BDAT none is."""
 
-    owed: bool
+    owed: bool  # type: ignore[misc]  # here it depends on the command
 
 
-@dataclass(frozen=True, slots=True)
-class BodyChunk:
+class BodyChunk(_Event, frozen=True, gc=False):
     """A piece of the body, dot-stuffing removed. No reply is owed; a failure is told by `fail_body`."""
+
+    owed: ClassVar[bool] = False
 
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class BodyEnd:
+class BodyEnd(_Event, frozen=True, gc=False):
     """The body is complete. If `fault` is set the message must be refused with it."""
 
     fault: Reply | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class BodyDropped:
+class BodyDropped(_Event, frozen=True, gc=False):
     """The transaction ended before its body did (RSET, EHLO or QUIT between chunks). No reply is owed."""
 
+    owed: ClassVar[bool] = False
 
-@dataclass(frozen=True, slots=True)
-class Login:
+
+class Login(_Event, frozen=True, gc=False):
     """AUTH came to its end: check these credentials. `mechanism` is PLAIN or LOGIN."""
 
     mechanism: str
     authorize_as: str
     user: str
-    password: str = field(repr=False)
+    password: str
+
+    def __repr__(self) -> str:
+        """Without the password, so that no log can show it."""
+        return f"Login({self.mechanism!r}, {self.authorize_as!r}, {self.user!r})"
 
 
-@dataclass(frozen=True, slots=True)
-class Verify:
+class Verify(_Event, frozen=True, gc=False):
     """VRFY, or EXPN if `expand` is set."""
 
     argument: str
     expand: bool
 
 
-@dataclass(frozen=True, slots=True)
-class TlsWanted:
+class TlsWanted(_Event, frozen=True, gc=False):
     """STARTTLS was granted: send what is queued, shake hands, then call `tls_started`."""
 
+    owed: ClassVar[bool] = False
 
-Event = (
-    Hello | MailFrom | RcptTo | BodyStart | BodyChunk | BodyEnd | BodyDropped | Login | Verify | TlsWanted
-)
+
+Event = Hello | MailFrom | RcptTo | BodyStart | BodyChunk | BodyEnd | BodyDropped | Login | Verify | TlsWanted

@@ -100,7 +100,12 @@ def _notify(value: str) -> Notify:
 
 def _orcpt(value: str) -> str:
     kind, colon, address = value.partition(";")
-    if not colon or not kind.replace("-", "").isalnum() or not kind.isascii() or len(value) > MAX_ORCPT_OCTETS:
+    if (
+        not colon
+        or not kind.replace("-", "").isalnum()
+        or not kind.isascii()
+        or len(value) > MAX_ORCPT_OCTETS
+    ):
         msg = "must be TYPE;ADDRESS"
         raise _BadValue(msg)
     if kind.lower() == "utf-8":  # RFC 6533 3: may stand raw or with \x{...} escapes
@@ -229,7 +234,11 @@ def _parameters(
 def parse_bdat(argument: str) -> tuple[int, bool] | None:
     """Read `octets [LAST]` (RFC 3030 2); None if it can't be read."""
     words = argument.split()
-    if not 1 <= len(words) <= 2 or not (words[0].isascii() and words[0].isdigit()) or len(words[0]) > MAX_SIZE_DIGITS:
+    if (
+        not 1 <= len(words) <= 2
+        or not (words[0].isascii() and words[0].isdigit())
+        or len(words[0]) > MAX_SIZE_DIGITS
+    ):
         return None
     if len(words) == 2 and words[1].upper() != "LAST":
         return None

@@ -6,15 +6,13 @@ or a message is accepted is decided by whoever answers its events.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pillarbox.mail.catalogue import auth, content, envelope, session
 from pillarbox.mail.envelope import Body
 from pillarbox.mail.help import help_lines
 from pillarbox.mail.reply import Cause, Reply
-from pillarbox.mail.units import Octets, Seconds, Settings
 from pillarbox.smtp import grammar, sasl
 from pillarbox.smtp.body import BodyReader
 from pillarbox.smtp.events import (
@@ -31,81 +29,14 @@ from pillarbox.smtp.events import (
     TlsWanted,
     Verify,
 )
+from pillarbox.smtp.profile import Offer, Profile
+from pillarbox.smtp.states import ALWAYS, ORDERED, TRANSITIONS, State
 from pillarbox.smtp.wire import LineFault, LineReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from pillarbox.mail.address import Address
-
-
-class Limits(Settings, frozen=True):
-    """What one session may ask of this server."""
-
-    message_octets: Octets = Octets(50 << 20)
-    """The largest message, announced by SIZE (RFC 1870)."""
-    header_octets: Octets = Octets(256 << 10)
-    """The largest header section."""
-    command_line_octets: Octets = Octets(2048)
-    """The longest command line; RFC 5321 4.5.3.1.4 asks for 512, extensions for some 1,200 more."""
-    text_line_octets: Octets = Octets(4000)
-    """The longest line of a message; RFC 5321 4.5.3.1.6 asks for 998."""
-    recipients: int = 1000
-    """Recipients of one message, refused ones included; RFC 5321 4.5.3.1.8 asks for 100."""
-    messages: int = 1000
-    """Messages of one session, refused ones included."""
-    errors: int = 20
-    """Mistakes of one session before it is closed."""
-    login_failures: int = 3
-    """Failed logins of one session before it is closed."""
-    hops: int = 100
-    """Received fields before a message counts as looping; RFC 5321 6.3 asks for 100."""
-    command_timeout_s: Seconds = Seconds(300)
-    """How long a client may be silent between commands (RFC 5321 4.5.3.2.7)."""
-    data_timeout_s: Seconds = Seconds(180)
-    """How long a client may be silent inside a message (RFC 5321 4.5.3.2.5)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """The extensions of one kind of session: their keywords, and the EHLO reply that lists them."""
-
-    keywords: frozenset[str]
-    reply: Reply
-
-
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Profile:
-    """What all sessions of one listener have in common."""
-
-    hostname: str
-    limits: Limits = Limits()
-    lmtp: bool = False
-    offers_tls: bool = False
-    offers_login: bool = False
-    needs_tls: bool = False
-    needs_login: bool = False
-    login_in_clear: bool = False
-    _offers: dict[tuple[bool, bool], Offer] = field(init=False, repr=False, default_factory=dict)
-
-    def offer(self, *, tls: bool, login: bool) -> Offer:
-        """What EHLO offers in a session that has TLS or a login, or not yet."""
-        found = self._offers.get((tls, login))
-        if found is None:
-            found = self._offers[tls, login] = _build_offer(self, tls=tls, login=login)
-        return found
-
-
-class State(Enum):
-    """Where a session stands: the columns of the state table."""
-
-    CONNECTED = "connected"  # before EHLO, or just after the TLS handshake
-    GREETED = "greeted"
-    LOGIN_NEEDED = "login needed"
-    MAIL = "mail"  # MAIL accepted, no recipient yet
-    RCPT = "rcpt"  # at least one recipient accepted
-    CHUNKS = "chunks"  # between BDAT chunks
-    REFUSED = "refused"  # the greeting said no; only QUIT is left
 
 
 class _Mode(Enum):
@@ -119,38 +50,6 @@ class _Mode(Enum):
     CLOSED = 5
 
 
-_ALWAYS = ("HELO", "EHLO", "LHLO", "RSET", "NOOP", "QUIT", "VRFY", "EXPN", "HELP")
-_ORDERED = ("MAIL", "RCPT", "DATA", "BDAT", "AUTH", "STARTTLS")
-_NOT_OFFERED = ("ETRN", "ATRN", "TURN", "SEND", "SOML", "SAML", "XCLIENT", "XFORWARD")
-
-
-def _column(**refusals: Cause) -> dict[str, Cause | None]:
-    """One state: the refusal for each verb that does not fit it, None for each that does."""
-    return (
-        dict.fromkeys((*_ALWAYS, *_ORDERED))
-        | dict.fromkeys(_NOT_OFFERED, session.NOT_IMPLEMENTED)
-        | dict(refusals)
-    )
-
-
-# Which command is refused in which state, before anything else about it is looked at (RFC 5321 4.1.4).
-TRANSITIONS: dict[State, dict[str, Cause | None]] = {
-    State.CONNECTED: _column(**dict.fromkeys(_ORDERED, session.NEED_HELLO)),
-    State.GREETED: _column(RCPT=session.NEED_MAIL, DATA=session.NEED_MAIL, BDAT=session.NEED_MAIL),
-    State.LOGIN_NEEDED: _column(
-        **dict.fromkeys(("MAIL", "RCPT", "DATA", "BDAT", "VRFY", "EXPN"), auth.LOGIN_REQUIRED)
-    ),
-    State.MAIL: _column(
-        MAIL=session.NESTED_MAIL, AUTH=session.AUTH_NOT_NOW, STARTTLS=session.TLS_NOT_NOW
-    ),
-    State.RCPT: _column(
-        MAIL=session.NESTED_MAIL, AUTH=session.AUTH_NOT_NOW, STARTTLS=session.TLS_NOT_NOW
-    ),
-    State.CHUNKS: _column(
-        **dict.fromkeys(("MAIL", "RCPT", "DATA", "AUTH", "STARTTLS"), session.IN_CHUNKS)
-    ),
-    State.REFUSED: _column(**dict.fromkeys((*_ALWAYS, *_ORDERED, *_NOT_OFFERED), session.REFUSED)) | {"QUIT": None},
-}
 _WITHOUT_TLS = frozenset({"HELO", "EHLO", "LHLO", "NOOP", "RSET", "HELP", "STARTTLS", "QUIT"})
 _HTTP = frozenset({"GET", "POST", "HEAD", "PUT", "OPTIONS", "CONNECT", "DELETE", "TRACE", "PATCH", "PRI"})
 _TIMED_BY_DATA = (_Mode.DATA, _Mode.CHUNK)
@@ -197,12 +96,16 @@ class ServerSession:
         "tls",
     )
 
-    def __init__(self, profile: Profile, *, now: float, tls: bool = False, refusal: Reply | None = None) -> None:
+    def __init__(
+        self, profile: Profile, *, now: float, tls: bool = False, refusal: Reply | None = None
+    ) -> None:
         """Begin with the greeting, or with `refusal` in its place (RFC 5321 3.1)."""
         self._profile = profile
         self._lines = LineReader()
         self._out: list[bytes] = []
-        self._events: list[Event] = []  # found and not yet handed out: a chunk and the end of its body come together
+        self._events: list[
+            Event
+        ] = []  # found and not yet handed out: a chunk and the end of its body come together
         self._mode = _Mode.COMMAND
         self._owed: Event | None = None
         self._errors = self._messages = self._failures = 0
@@ -226,7 +129,7 @@ class ServerSession:
 
     def _greet(self, refusal: Reply | None) -> None:
         if refusal is None:
-            self._out.append(session.GREETING.reply(hostname=self._profile.hostname).wire)
+            self._out.append(self._profile.say(session.GREETING).wire)
             return
         self._out.append(refusal.bare_wire)  # RFC 2034 4: no enhanced status in a greeting
         self.state = State.REFUSED
@@ -241,7 +144,9 @@ class ServerSession:
         """Take what the client sent."""
         mode = self._mode
         self.deadline = now + (
-            self._profile.limits.data_timeout_s if mode in _TIMED_BY_DATA else self._profile.limits.command_timeout_s
+            self._profile.limits.data_timeout_s
+            if mode in _TIMED_BY_DATA
+            else self._profile.limits.command_timeout_s
         )
         if mode is _Mode.DATA:
             self._receive_data(data)
@@ -273,9 +178,7 @@ class ServerSession:
             else:
                 return Signal.NEED_DATA
         event = self._events.pop(0)
-        if not isinstance(event, (BodyChunk, BodyDropped, TlsWanted)) and not (
-            isinstance(event, BodyStart) and not event.owed
-        ):
+        if event.owed:
             self._owed = event
         return event
 
@@ -338,15 +241,14 @@ class ServerSession:
         if event is None:
             msg = "no reply is owed"
             raise LocalProtocolError(msg)
-        if isinstance(event, Hello):
-            self._out.append(reply.bare_wire)
-        else:
-            self._out.append(reply.wire)
+        self._out.append(reply.bare_wire if type(event) is Hello else reply.wire)
         if reply.code == session.SHUTDOWN.code:
             self._drop_body()
             self._mode = _Mode.CLOSED
-            return
-        self._after(event, reply, login)
+        elif type(event) is Login:
+            self._logged_in(reply, login)
+        else:
+            _AFTER[type(event)](self, event, reply)
 
     def answer_each(self, replies: Sequence[Reply]) -> None:
         """Answer the end of an LMTP body: one reply for each accepted recipient, in order (RFC 2033 4.2)."""
@@ -365,41 +267,48 @@ class ServerSession:
 
     def welcome(self) -> Reply:
         """The positive answer to the `Hello` that is owed: the extensions on offer now (RFC 5321 4.1.1.1)."""
-        event = self._owed
-        if not isinstance(event, Hello) or event.verb == "HELO":
-            return session.HELLO.because(self._profile.hostname)
-        return self._profile.offer(tls=self.tls, login=bool(self.login)).reply
+        if not isinstance(self._owed, Hello):
+            msg = "no greeting is to be answered"
+            raise LocalProtocolError(msg)
+        return self._offer_for(self._owed).reply
 
-    def _after(self, event: Event, reply: Reply, login: str) -> None:
-        """What an answer changes."""
-        if isinstance(event, RcptTo):
-            self._tried += 1
-            if reply.positive:
-                self._accepted += 1
-                self.state = State.RCPT
-        elif isinstance(event, MailFrom):
-            if reply.positive:
-                self._mail = event
-                self.state = State.MAIL
-        elif isinstance(event, BodyStart):
-            if reply.intermediate:
-                self._begin_data()
-            else:
-                self._reset()
-        elif isinstance(event, BodyEnd):
+    def _offer_for(self, event: Hello) -> Offer:
+        return self._profile.offer(extended=event.verb != "HELO", tls=self.tls, login=bool(self.login))
+
+    # What an answer changes, one method an event.
+
+    def _after_rcpt(self, _event: RcptTo, reply: Reply) -> None:
+        self._tried += 1
+        if reply.positive:
+            self._accepted += 1
+            self.state = State.RCPT
+
+    def _after_mail(self, event: MailFrom, reply: Reply) -> None:
+        if reply.positive:
+            self._mail = event
+            self.state = State.MAIL
+
+    def _after_body_start(self, _event: BodyStart, reply: Reply) -> None:
+        if reply.intermediate:
+            self._begin_data()
+        else:
             self._reset()
-            self._finish_if_draining()
-        elif isinstance(event, Hello):
-            if reply.positive:
-                self._greeted(event)
-        elif isinstance(event, Login):
-            self._logged_in(reply, login)
+
+    def _after_body_end(self, _event: BodyEnd, _reply: Reply) -> None:
+        self._reset()
+        self._finish_if_draining()
+
+    def _after_hello(self, event: Hello, reply: Reply) -> None:
+        if reply.positive:
+            self._greeted(event)
+
+    def _after_verify(self, _event: Verify, _reply: Reply) -> None:
+        """Nothing: a look-up has no effect on a transaction (RFC 5321 4.1.1.6)."""
 
     def _greeted(self, event: Hello) -> None:
         self._reset()
         self.hello, self.hello_verb = event.name, event.verb
-        offer = self._profile.offer(tls=self.tls, login=bool(self.login))
-        self.offered = frozenset() if event.verb == "HELO" else offer.keywords
+        self.offered = self._offer_for(event).keywords
         self.state = self._idle_state()
 
     def _logged_in(self, reply: Reply, login: str) -> None:
@@ -440,7 +349,7 @@ class ServerSession:
                 self._close(session.TOO_MANY_ERRORS)
 
     def _close(self, cause: Cause) -> None:
-        self._out.append(cause.reply(hostname=self._profile.hostname).wire)
+        self._out.append(self._profile.say(cause).wire)
         self._drop_body()
         self._mode = _Mode.CLOSED
 
@@ -451,7 +360,9 @@ class ServerSession:
     def _take_line(self, line: bytes | LineFault) -> None:
         """One command line: length and verb first, then encryption, order, syntax."""
         if isinstance(line, LineFault):
-            self._say((session.LINE_TOO_LONG if line is LineFault.TOO_LONG else session.LINE_NOT_CLEAN).reply())
+            self._say(
+                (session.LINE_TOO_LONG if line is LineFault.TOO_LONG else session.LINE_NOT_CLEAN).reply()
+            )
             return
         if self._draining:
             self._close(session.SHUTDOWN)
@@ -475,7 +386,7 @@ class ServerSession:
         """Why a command can't be taken now whatever its argument, or None."""
         column = TRANSITIONS[self.state]
         if self.state is State.REFUSED and verb != "QUIT":
-            return self._refused.reply(hostname=self._profile.hostname)
+            return self._profile.say(self._refused)
         if verb not in column:
             return self._unknown(verb)
         if self._profile.needs_tls and not self.tls and verb not in _WITHOUT_TLS:
@@ -483,14 +394,16 @@ class ServerSession:
         cause = column[verb]
         if cause is None and verb in ("DATA", "BDAT") and self._accepted == 0 and self.state is State.MAIL:
             # LMTP has no 554 here (RFC 2033 4.2)
-            cause = session.NEED_RCPT if self._tried == 0 or self._profile.lmtp else content.NO_VALID_RECIPIENTS
+            cause = (
+                session.NEED_RCPT if self._tried == 0 or self._profile.lmtp else content.NO_VALID_RECIPIENTS
+            )
         return None if cause is None else cause.reply(verb="LHLO" if self._profile.lmtp else "EHLO")
 
     def _unknown(self, verb: str) -> Reply:
         if verb in _HTTP and not self.hello:
             self._out.append(session.UNKNOWN_COMMAND.reply().wire)
             self._mode = _Mode.CLOSED
-            return session.NOT_SMTP.reply(hostname=self._profile.hostname)
+            return self._profile.say(session.NOT_SMTP)
         return session.UNKNOWN_COMMAND.reply()
 
     def _hello(self, verb: str, argument: str) -> None:
@@ -523,9 +436,7 @@ class ServerSession:
         if isinstance(event, Reply):
             self._say(event)
         elif event.parameters.size > limits.message_octets:
-            self._say(
-                envelope.SIZE_TOO_BIG.reply(size=event.parameters.size, limit=limits.message_octets)
-            )
+            self._say(envelope.SIZE_TOO_BIG.reply(size=event.parameters.size, limit=limits.message_octets))
         else:
             self._events.append(event)
 
@@ -579,7 +490,9 @@ class ServerSession:
             self._say(session.BAD_ARGUMENT.reply(detail="An address or a name must follow"))
 
     def _do_help(self, argument: str) -> None:
-        usable = [verb for verb, cause in TRANSITIONS[self.state].items() if cause is None and self._offers(verb)]
+        usable = [
+            verb for verb, cause in TRANSITIONS[self.state].items() if cause is None and self._offers(verb)
+        ]
         lines = help_lines(argument, usable)
         self._say(session.HELP_UNKNOWN.reply() if lines is None else session.HELP.because(*lines))
 
@@ -752,32 +665,14 @@ class ServerSession:
             self._out.append(content.CHUNK_OK.reply(octets=body.octets).wire)
 
 
-_HANDLERS: dict[str, Callable[[ServerSession, str], None]] = {
-    verb: getattr(ServerSession, f"_do_{verb.lower()}")
-    for verb in (*_ALWAYS, *_ORDERED)
-    if verb != "BDAT"
+_AFTER: dict[type[Event], Callable[[ServerSession, Any, Reply], None]] = {
+    RcptTo: ServerSession._after_rcpt,  # noqa: SLF001 - a table of the class's own methods
+    MailFrom: ServerSession._after_mail,  # noqa: SLF001
+    BodyStart: ServerSession._after_body_start,  # noqa: SLF001
+    BodyEnd: ServerSession._after_body_end,  # noqa: SLF001
+    Hello: ServerSession._after_hello,  # noqa: SLF001
+    Verify: ServerSession._after_verify,  # noqa: SLF001
 }
-
-
-def _build_offer(profile: Profile, *, tls: bool, login: bool) -> Offer:
-    limits = profile.limits
-    keywords = {
-        "PIPELINING": "",
-        "SIZE": str(limits.message_octets),
-        "8BITMIME": "",
-        "SMTPUTF8": "",
-        "CHUNKING": "",
-        "BINARYMIME": "",
-        "ENHANCEDSTATUSCODES": "",
-        "DSN": "",
-        "LIMITS": f"RCPTMAX={limits.recipients} MAILMAX={limits.messages}",
-    }
-    if profile.offers_tls and not tls:
-        keywords["STARTTLS"] = ""
-    if profile.offers_login and not login and (tls or profile.login_in_clear):
-        keywords["AUTH"] = " ".join(sasl.MECHANISMS)
-    lines = [f"{keyword} {value}".rstrip() for keyword, value in keywords.items()]
-    offered = set(keywords)
-    if profile.offers_login:
-        offered.add("AUTH")  # MAIL may carry AUTH= even when the login is over (RFC 4954 5)
-    return Offer(frozenset(offered), session.HELLO.because(profile.hostname, *lines))
+_HANDLERS: dict[str, Callable[[ServerSession, str], None]] = {
+    verb: getattr(ServerSession, f"_do_{verb.lower()}") for verb in (*ALWAYS, *ORDERED) if verb != "BDAT"
+}

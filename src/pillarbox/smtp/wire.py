@@ -34,7 +34,9 @@ class LineReader:
     def __init__(self) -> None:
         """Begin with nothing."""
         self._buffer = b""
-        self._position = 0  # lines are not cut off the buffer one by one: that would cost the square of its size
+        self._position = (
+            0  # lines are not cut off the buffer one by one: that would cost the square of its size
+        )
         self._skipping = False
 
     def feed(self, data: bytes) -> None:
@@ -110,7 +112,9 @@ class DataReader:
 
     def __init__(self) -> None:
         """Begin at the start of a body."""
-        self._tail = b"\r\n"  # stands for the CRLF of the DATA command, so that a first dot is at a line start
+        self._tail = (
+            b"\r\n"  # stands for the CRLF of the DATA command, so that a first dot is at a line start
+        )
         self._first = True
         self.rest: bytes | None = None  # what came after the end of data; None until it is found
 

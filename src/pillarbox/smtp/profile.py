@@ -1,0 +1,104 @@
+"""What the sessions of one listener have in common: limits, demands, and the extensions they offer.
+
+Which command fits when is in `smtp.states`; the session that uses all this is `smtp.server`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pillarbox.mail.catalogue import session
+from pillarbox.mail.reply import Cause, Reply
+from pillarbox.mail.units import Octets, Seconds, Settings
+from pillarbox.smtp import sasl
+
+
+class Limits(Settings, frozen=True):
+    """What one session may ask of this server."""
+
+    message_octets: Octets = Octets(50 << 20)
+    """The largest message, announced by SIZE (RFC 1870)."""
+    header_octets: Octets = Octets(256 << 10)
+    """The largest header section."""
+    command_line_octets: Octets = Octets(2048)
+    """The longest command line; RFC 5321 4.5.3.1.4 asks for 512, extensions for some 1,200 more."""
+    text_line_octets: Octets = Octets(4000)
+    """The longest line of a message; RFC 5321 4.5.3.1.6 asks for 998."""
+    recipients: int = 1000
+    """Recipients of one message, refused ones included; RFC 5321 4.5.3.1.8 asks for 100."""
+    messages: int = 1000
+    """Messages of one session, refused ones included."""
+    errors: int = 20
+    """Mistakes of one session before it is closed."""
+    login_failures: int = 3
+    """Failed logins of one session before it is closed."""
+    hops: int = 100
+    """Received fields before a message counts as looping; RFC 5321 6.3 asks for 100."""
+    command_timeout_s: Seconds = Seconds(300)
+    """How long a client may be silent between commands (RFC 5321 4.5.3.2.7)."""
+    data_timeout_s: Seconds = Seconds(180)
+    """How long a client may be silent inside a message (RFC 5321 4.5.3.2.5)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """The extensions of one kind of session: their keywords, and the EHLO reply that lists them."""
+
+    keywords: frozenset[str]
+    reply: Reply
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Profile:
+    """What all sessions of one listener have in common."""
+
+    hostname: str
+    limits: Limits = field(default_factory=Limits)
+    lmtp: bool = False
+    offers_tls: bool = False
+    offers_login: bool = False
+    needs_tls: bool = False
+    needs_login: bool = False
+    login_in_clear: bool = False
+    _offers: dict[tuple[bool, bool, bool], Offer] = field(init=False, repr=False, default_factory=dict)
+    _said: dict[Cause, Reply] = field(init=False, repr=False, default_factory=dict)
+
+    def say(self, cause: Cause) -> Reply:
+        """The reply for a cause whose text begins with our name, built once."""
+        reply = self._said.get(cause)
+        if reply is None:
+            reply = self._said[cause] = cause.reply(hostname=self.hostname)
+        return reply
+
+    def offer(self, *, extended: bool, tls: bool, login: bool) -> Offer:
+        """What a session that has TLS or a login, or not yet, is offered; nothing after HELO."""
+        found = self._offers.get((extended, tls, login))
+        if found is None:
+            keywords = _keywords(self, tls=tls, login=login) if extended else {}
+            lines = [f"{keyword} {value}".rstrip() for keyword, value in keywords.items()]
+            # MAIL may carry AUTH= even when the login is over (RFC 4954 5)
+            known = frozenset(keywords) | ({"AUTH"} if extended and self.offers_login else set())
+            found = Offer(known, session.HELLO.because(self.hostname, *lines))
+            self._offers[extended, tls, login] = found
+        return found
+
+
+def _keywords(profile: Profile, *, tls: bool, login: bool) -> dict[str, str]:
+    """The extensions of a session, each with what EHLO says of it."""
+    limits = profile.limits
+    keywords = {
+        "PIPELINING": "",
+        "SIZE": str(limits.message_octets),
+        "8BITMIME": "",
+        "SMTPUTF8": "",
+        "CHUNKING": "",
+        "BINARYMIME": "",
+        "ENHANCEDSTATUSCODES": "",
+        "DSN": "",
+        "LIMITS": f"RCPTMAX={limits.recipients} MAILMAX={limits.messages}",
+    }
+    if profile.offers_tls and not tls:
+        keywords["STARTTLS"] = ""
+    if profile.offers_login and not login and (tls or profile.login_in_clear):
+        keywords["AUTH"] = " ".join(sasl.MECHANISMS)
+    return keywords

@@ -1,0 +1,52 @@
+"""The state table of a session: which command is refused in which state (RFC 5321 4.1.4).
+
+What an accepted command does, and the state it leads to, is in `smtp.server`.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from pillarbox.mail.catalogue import auth, session
+from pillarbox.mail.reply import Cause
+
+
+class State(IntEnum):
+    """Where a session stands: the columns of the state table."""
+
+    CONNECTED = 0  # before EHLO, or just after the TLS handshake
+    GREETED = 1
+    LOGIN_NEEDED = 2
+    MAIL = 3  # MAIL accepted, no recipient yet
+    RCPT = 4  # at least one recipient accepted
+    CHUNKS = 5  # between BDAT chunks
+    REFUSED = 6  # the greeting said no; only QUIT is left
+
+
+ALWAYS = ("HELO", "EHLO", "LHLO", "RSET", "NOOP", "QUIT", "VRFY", "EXPN", "HELP")
+ORDERED = ("MAIL", "RCPT", "DATA", "BDAT", "AUTH", "STARTTLS")
+_NOT_OFFERED = ("ETRN", "ATRN", "TURN", "SEND", "SOML", "SAML", "XCLIENT", "XFORWARD")
+
+
+def _column(**refusals: Cause) -> dict[str, Cause | None]:
+    """One state: the refusal for each verb that does not fit it, None for each that does."""
+    return (
+        dict.fromkeys((*ALWAYS, *ORDERED))
+        | dict.fromkeys(_NOT_OFFERED, session.NOT_IMPLEMENTED)
+        | dict(refusals)
+    )
+
+
+# Which command is refused in which state, before anything else about it is looked at (RFC 5321 4.1.4).
+TRANSITIONS: dict[State, dict[str, Cause | None]] = {
+    State.CONNECTED: _column(**dict.fromkeys(ORDERED, session.NEED_HELLO)),
+    State.GREETED: _column(RCPT=session.NEED_MAIL, DATA=session.NEED_MAIL, BDAT=session.NEED_MAIL),
+    State.LOGIN_NEEDED: _column(
+        **dict.fromkeys(("MAIL", "RCPT", "DATA", "BDAT", "VRFY", "EXPN"), auth.LOGIN_REQUIRED)
+    ),
+    State.MAIL: _column(MAIL=session.NESTED_MAIL, AUTH=session.AUTH_NOT_NOW, STARTTLS=session.TLS_NOT_NOW),
+    State.RCPT: _column(MAIL=session.NESTED_MAIL, AUTH=session.AUTH_NOT_NOW, STARTTLS=session.TLS_NOT_NOW),
+    State.CHUNKS: _column(**dict.fromkeys(("MAIL", "RCPT", "DATA", "AUTH", "STARTTLS"), session.IN_CHUNKS)),
+    State.REFUSED: _column(**dict.fromkeys((*ALWAYS, *ORDERED, *_NOT_OFFERED), session.REFUSED))
+    | {"QUIT": None},
+}
