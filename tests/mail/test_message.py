@@ -137,7 +137,9 @@ def test_openssl_cipher_names_become_registered_ones():
     }.items():
         field = message.received_field(hostname="h", protocol="S", queue_id="1", now=0, tls_cipher=given_name)
         assert registered in field
-    assert b"tls" not in message.received_field(hostname="h", protocol="S", queue_id="1", now=0, tls_cipher="odd; x")
+    assert b"tls" not in message.received_field(
+        hostname="h", protocol="S", queue_id="1", now=0, tls_cipher="odd; x"
+    )
 
 
 @given(st.text(max_size=600), st.text(max_size=600))
@@ -195,5 +197,8 @@ def test_completing_fields_adds_only_what_is_missing():
     assert fields["from"] == "a@b"
     assert fields["message-id"].endswith(".0000000000000000@h.example>")
     full = b"From: a@b\r\nDATE: x\r\nMessage-Id: <y>\r\n\r\n"
-    assert message.completing_fields(message.scan_head(full), hostname="h", now=NOW, random=b"", sender="a@b") == b""
+    assert (
+        message.completing_fields(message.scan_head(full), hostname="h", now=NOW, random=b"", sender="a@b")
+        == b""
+    )
     assert message.return_path("") == b"Return-Path: <>\r\n"

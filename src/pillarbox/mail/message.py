@@ -33,7 +33,9 @@ _PLAIN_HOST = re.compile(r"[A-Za-z0-9._-]+|\[[A-Za-z0-9.:]+\]", re.ASCII)
 _NOT_HOST = re.compile(r"[^A-Za-z0-9._:\[\]-]", re.ASCII)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _PLAIN_CIPHER = re.compile(r"[A-Z0-9_]+", re.ASCII)
-_OPENSSL_CIPHER = re.compile(r"((?:EC)?DHE)-(RSA|ECDSA|DSS)-(?:AES(128|256)(-GCM)?-(SHA[0-9]{0,3})|CHACHA20-POLY1305)")
+_OPENSSL_CIPHER = re.compile(
+    r"((?:EC)?DHE)-(RSA|ECDSA|DSS)-(?:AES(128|256)(-GCM)?-(SHA[0-9]{0,3})|CHACHA20-POLY1305)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +115,8 @@ def scan_head(message: bytes, limit: int = MAX_HEAD_OCTETS) -> Head:
         section,
         body_at,
         complete=bare >= 0 or crlf >= 0,
-        hops=index.count(b"\nreceived:") + index.count(b"\nreceived "),  # the second form is obsolete, RFC 5322 4.5
+        hops=index.count(b"\nreceived:")
+        + index.count(b"\nreceived "),  # the second form is obsolete, RFC 5322 4.5
         eight_bit=not section.isascii(),
         _index=index,
     )
@@ -167,7 +170,7 @@ def _literal(client: str) -> str:
     return f"[IPv6:{client}]" if ":" in client else f"[{client}]"
 
 
-def received_field(
+def received_field(  # noqa: PLR0913 - one argument for each clause of the field
     *,
     hostname: str,
     protocol: str,
