@@ -213,6 +213,7 @@ class Result:
     stage: Stage
     origin: Origin
     host: str = ""
+    reports: bool = False  # the host took over the duty to report success to the sender (RFC 3461 5.2.1)
 
     @property
     def in_doubt(self) -> bool:

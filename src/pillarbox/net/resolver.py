@@ -1,0 +1,176 @@
+"""Ask DNS where mail goes: MX and addresses, with a cache, time limits, and "not there" told from "no answer".
+
+What follows from an answer is `relay.plan`'s business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import dns.asyncresolver
+import dns.exception
+import dns.nameserver
+import dns.rdatatype
+import dns.resolver
+
+from pillarbox.mail.units import Seconds, Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import dns.rdata
+
+_DNS_PORT = 53
+_MAX_RECORDS = 100  # of one answer that are kept
+
+
+class ResolverSettings(Settings, frozen=True):
+    """How DNS is asked. Without `nameservers` those of the system are used."""
+
+    nameservers: tuple[str, ...] = ()  # "address", "address:port" or "[address]:port"
+    timeout_s: Seconds = Seconds(10)  # for one question, all tries together
+    max_ttl_s: Seconds = Seconds(86400)
+    negative_ttl_s: Seconds = Seconds(300)  # at most, for "not there" (RFC 2308 5)
+    failure_ttl_s: Seconds = Seconds(20)  # for "no answer" (RFC 2308 7)
+    cache_size: int = 20_000
+    max_questions: int = 200  # at the same time
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What DNS said. No records, and neither of the flags set: the name exists and has nothing of this kind."""
+
+    records: tuple[Any, ...] = ()  # MX: (preference, host); addresses: text
+    no_domain: bool = False  # NXDOMAIN
+    failed: bool = False  # no usable answer: temporary, never to be taken for "not there"
+    detail: str = ""  # why it failed
+
+
+class Resolver:
+    """Asks, and remembers the answers for their time to live. Equal questions asked at the same time are asked once."""
+
+    def __init__(self, settings: ResolverSettings | None = None) -> None:
+        """Nothing is asked yet. Raises ValueError for a name server that can't be read."""
+        self._settings = settings or ResolverSettings()
+        self._dns = _make_resolver(self._settings)
+        self._cache: OrderedDict[tuple[str, str], tuple[float, Answer]] = OrderedDict()
+        self._asking: dict[tuple[str, str], asyncio.Task[Answer]] = {}
+        self._slots = asyncio.Semaphore(self._settings.max_questions)
+
+    async def mx(self, domain: str) -> Answer:
+        """The MX records of a domain, in A-labels, as (preference, host) pairs; a null MX is (0, "")."""
+        return await self._ask(domain, "MX")
+
+    async def addresses(self, host: str) -> Answer:
+        """The IPv6 and IPv4 addresses of a host. If one kind failed and there is none of the other: failed."""
+        six, four = await asyncio.gather(self._ask(host, "AAAA"), self._ask(host, "A"))
+        records = six.records + four.records
+        if records:
+            return Answer(records)
+        return next((answer for answer in (four, six) if answer.failed), four)
+
+    def _remembered(self, key: tuple[str, str]) -> Answer | None:
+        found = self._cache.get(key)
+        if found is None or found[0] < asyncio.get_running_loop().time():
+            return None
+        return found[1]
+
+    async def _ask(self, name: str, kind: str) -> Answer:
+        name = name.rstrip(".").lower()
+        key = (name, kind)
+        answer = self._remembered(key)
+        if answer is not None:
+            return answer
+        task = self._asking.get(key)
+        if task is None:
+            task = asyncio.get_running_loop().create_task(self._question(key))
+            self._asking[key] = task
+            task.add_done_callback(lambda _: self._asking.pop(key, None))
+        return await asyncio.shield(task)  # others may wait for the same answer when we no longer do
+
+    async def _question(self, key: tuple[str, str]) -> Answer:
+        name, kind = key
+        async with self._slots:
+            answer, ttl_s = await self._query(name, kind)
+        self._cache[key] = (asyncio.get_running_loop().time() + ttl_s, answer)
+        self._cache.move_to_end(key)
+        while len(self._cache) > self._settings.cache_size:
+            self._cache.popitem(last=False)
+        return answer
+
+    async def _query(self, name: str, kind: str) -> tuple[Answer, float]:
+        """One question to DNS, and how long its answer holds."""
+        settings = self._settings
+        try:
+            found = await self._dns.resolve(
+                f"{name}.", kind, search=False, raise_on_no_answer=False, lifetime=settings.timeout_s
+            )
+        except dns.resolver.NXDOMAIN:
+            return Answer(no_domain=True), settings.negative_ttl_s
+        except (dns.name.LabelTooLong, dns.name.NameTooLong, dns.name.EmptyLabel, dns.name.BadEscape):
+            return Answer(no_domain=True), settings.negative_ttl_s  # a name that can't exist
+        except (dns.exception.DNSException, OSError, EOFError, ValueError) as error:
+            return Answer(failed=True, detail=_failure(error)), settings.failure_ttl_s
+        if found.rrset is None:
+            return Answer(), min(settings.negative_ttl_s, _negative_ttl(found))
+        records = tuple(_READERS[kind](record) for record in list(found.rrset)[:_MAX_RECORDS])
+        return Answer(records), min(settings.max_ttl_s, found.rrset.ttl)
+
+
+def _failure(error: Exception) -> str:
+    if isinstance(error, dns.exception.Timeout):
+        return "no answer in time"
+    if isinstance(error, dns.resolver.NoNameservers):
+        return "the name servers gave no usable answer"
+    return str(error) or type(error).__name__
+
+
+def _negative_ttl(found: dns.resolver.Answer) -> float:
+    """The TTL of "nothing of this kind": the lesser of the SOA's own and its minimum (RFC 2308 5)."""
+    for rrset in found.response.authority:
+        if rrset.rdtype == dns.rdatatype.SOA:
+            return float(min(rrset.ttl, rrset[0].minimum))
+    return 60.0
+
+
+_READERS: dict[str, Callable[[Any], object]] = {
+    "MX": lambda record: (record.preference, record.exchange.to_text(omit_final_dot=True).rstrip(".")),
+    "A": lambda record: record.address,
+    "AAAA": lambda record: record.address,
+}
+
+
+def _make_resolver(settings: ResolverSettings) -> dns.asyncresolver.Resolver:
+    if settings.nameservers:
+        resolver = dns.asyncresolver.Resolver(configure=False)
+        resolver.nameservers = [
+            dns.nameserver.Do53Nameserver(*_server(text)) for text in settings.nameservers
+        ]
+    else:
+        try:
+            resolver = dns.asyncresolver.Resolver()
+        except dns.resolver.NoResolverConfiguration:
+            resolver = dns.asyncresolver.Resolver(configure=False)
+            resolver.nameservers = ["127.0.0.1"]
+    resolver.timeout = max(1.0, settings.timeout_s / 4)  # for one try
+    resolver.use_edns(0, 0, 1232)
+    return resolver
+
+
+def _server(text: str) -> tuple[str, int]:
+    """Read `address`, `address:port` or `[address]:port`. Raises ValueError."""
+    if text.startswith("["):
+        address, _, port = text[1:].partition("]")
+        port = port.removeprefix(":")
+    elif text.count(":") == 1:
+        address, _, port = text.partition(":")
+    else:
+        address, port = text, ""
+    if port and not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536):
+        msg = f"not a name server: {text}"
+        raise ValueError(msg)
+    return str(ipaddress.ip_address(address)), int(port or _DNS_PORT)

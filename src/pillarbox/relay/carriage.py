@@ -1,0 +1,95 @@
+"""Decide whether a host can carry a message as it is, given what the host offers, and with what envelope.
+
+Nothing is converted: what a host can't carry goes to the next host, or back (RFC 6152 3, RFC 3030 3, RFC 6531 3.2).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from pillarbox.mail.address import AddressError, parse_address
+from pillarbox.mail.catalogue import delivery
+from pillarbox.mail.envelope import Body
+
+if TYPE_CHECKING:
+    from pillarbox.mail.envelope import Envelope
+    from pillarbox.mail.reply import Reply
+    from pillarbox.queue.spool import Content
+    from pillarbox.smtp.replies import Extensions
+
+_MAX_LINE_OCTETS = 998  # RFC 5321 4.5.3.1.6, without CRLF
+_LONG_LINE = re.compile(rb"[^\n]{%d}" % (_MAX_LINE_OCTETS + 2))
+
+
+def fit(envelope: Envelope, content: Content, extensions: Extensions, host: str) -> Envelope | Reply:
+    """The envelope to use with this host, or why it can't carry the message. Raises OSError if it can't be read."""
+    if 0 < extensions.max_octets < content.octets:
+        return delivery.OVER_PEER_SIZE.reply(size=content.octets, limit=extensions.max_octets, host=host)
+    if envelope.body is not Body.SEVEN_BIT:
+        body = _fit_body(envelope.body, content, extensions)
+        if body is None:
+            return delivery.NEEDS_CONVERSION.reply(host=host)
+        if body is not envelope.body:
+            envelope = replace(envelope, body=body)
+    if envelope.smtputf8 and "SMTPUTF8" not in extensions:
+        ascii_envelope = _without_utf8(envelope)
+        if ascii_envelope is None or not _header_is_ascii(content):
+            return delivery.NEEDS_SMTPUTF8.reply(host=host)
+        return ascii_envelope
+    return envelope
+
+
+def _fit_body(body: Body, content: Content, extensions: Extensions) -> Body | None:
+    """The BODY to declare, None if the host can't carry such octets."""
+    if body is Body.BINARY and not ("BINARYMIME" in extensions and "CHUNKING" in extensions):
+        if not _is_text(content):
+            return None
+        body = Body.EIGHT_BIT
+    if body is Body.EIGHT_BIT and "8BITMIME" not in extensions:
+        return Body.SEVEN_BIT if all(piece.isascii() for piece in content.chunks()) else None
+    return body
+
+
+def _is_text(content: Content) -> bool:
+    """Whether the octets could go by DATA unchanged: lines of fair length that end in CRLF, no NUL."""
+    rest = b""  # the line that is still open
+    for piece in content.chunks():
+        text = rest + piece
+        if b"\0" in text or _LONG_LINE.search(text):
+            return False
+        end = text.rfind(b"\n") + 1
+        whole, rest = text[:end], text[end:]
+        ends = whole.count(b"\n")
+        if ends != whole.count(b"\r\n") or ends != whole.count(b"\r"):
+            return False
+    return b"\r" not in rest
+
+
+def _without_utf8(envelope: Envelope) -> Envelope | None:
+    """The envelope in ASCII, internationalised domains as A-labels; None if a local part needs more."""
+    try:
+        return replace(
+            envelope,
+            smtputf8=False,
+            sender=ascii_address(envelope.sender),
+            recipients=tuple(replace(one, address=ascii_address(one.address)) for one in envelope.recipients),
+        )
+    except (AddressError, UnicodeError):
+        return None
+
+
+def ascii_address(text: str) -> str:
+    """The address with its domain in A-labels. Raises AddressError or UnicodeError if that does not make it ASCII."""
+    if text.isascii():
+        return text
+    address = parse_address(text)
+    written = str(replace(address, domain=address.dns_domain))
+    written.encode("ascii")
+    return written
+
+
+def _header_is_ascii(content: Content) -> bool:
+    """Whether the header section, as far as it is worth a look, is free of raw UTF-8."""
+    return content.head().partition(b"\r\n\r\n")[0].isascii()

@@ -1,0 +1,305 @@
+"""Carry the octets of one session with a next host: connect, ask, wait no longer than allowed, encrypt, close.
+
+What is asked and what an answer means is `relay.session`'s and `relay.transaction`'s business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import ssl
+from functools import lru_cache
+from typing import TYPE_CHECKING, cast
+
+from pillarbox.mail.catalogue import delivery
+from pillarbox.smtp.client import QUIT, STARTTLS
+from pillarbox.smtp.replies import CLOSING_CODE, ProtocolError, ReplyReader
+
+if TYPE_CHECKING:
+    from pillarbox.mail.reply import Reply
+    from pillarbox.relay.plan import Hop
+
+_HIGH_WATER_OCTETS = 262144
+_OUT_OF_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS)
+
+
+class LinkError(Exception):
+    """The session can't go on: `reply` says why, `replies` are those that still came of the group waited for."""
+
+    def __init__(self, reply: Reply, replies: list[Reply] | None = None) -> None:
+        """Keep both."""
+        super().__init__(str(reply))
+        self.reply = reply
+        self.replies = replies or []
+
+
+class Connection(asyncio.Protocol):
+    """One connection to a server that answers. Not a stream: whoever asks is woken once, when all answers are there."""
+
+    def __init__(self, host: str, loop: asyncio.AbstractEventLoop) -> None:
+        """`host` is what reports call the other end."""
+        self.host = host
+        self._loop = loop
+        self._transport: asyncio.Transport | None = None
+        self._reader = ReplyReader()
+        self._replies: list[Reply] = []
+        self._wanted = 0
+        self._what = ""  # the stage, for reports
+        self._waiter: asyncio.Future[None] | None = (
+            None  # of the one who waits for replies or for room to write
+        )
+        self._paused = False
+        self._failure: Reply | None = None  # why it is over
+        self._limit_s = 0.0
+        self._deadline = 0.0  # loop time
+        self._timer: asyncio.TimerHandle | None = None
+        self._changing = False  # between STARTTLS and the end of the handshake
+
+    # --- asking
+
+    @property
+    def usable(self) -> bool:
+        """Whether another command can be sent."""
+        return self._failure is None and not self._wanted
+
+    @property
+    def answered(self) -> bool:
+        """Whether an answer came, or the connection broke, before it was waited for."""
+        return bool(self._replies) or self._failure is not None
+
+    async def ask(self, data: bytes, count: int, limit_s: float, what: str) -> list[Reply]:
+        """Send commands and return their `count` replies, or fewer of which the last says 421. Raises LinkError.
+
+        Each reply may take `limit_s` seconds.
+        """
+        self.expect(count, limit_s, what)
+        if self._transport is not None and self._failure is None:
+            self._transport.write(data)
+        return await self.replies()
+
+    def expect(self, count: int, limit_s: float, what: str) -> None:
+        """Say how many replies are due from now on, before the octets that earn them are written."""
+        self._wanted = count
+        self._replies = []
+        self._what = what
+        self._limit_s = limit_s
+
+    async def replies(self) -> list[Reply]:
+        """Wait for the replies that are expected. Raises LinkError."""
+        while self._failure is None and len(self._replies) < self._wanted:
+            await self._wait(self._limit_s)
+        replies, self._replies = self._replies, []
+        enough = len(replies) >= self._wanted or (replies and replies[-1].code == CLOSING_CODE)
+        self._wanted = 0
+        if not enough:
+            raise LinkError(cast("Reply", self._failure), replies)
+        return replies
+
+    async def write(self, data: bytes, limit_s: float) -> None:
+        """Send a piece of a message; wait while the other end reads too slowly, until an answer comes early."""
+        if self._transport is None or self._failure is not None:
+            return
+        self._transport.write(data)
+        if self._paused and not self.answered:
+            await self._wait(limit_s)
+
+    async def _wait(self, limit_s: float) -> None:
+        self._waiter = self._loop.create_future()
+        self._deadline = self._loop.time() + limit_s
+        if self._timer is None or self._timer.when() > self._deadline:
+            self._arm()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    # --- time: one timer for the whole connection, moved only when it fires
+
+    def _arm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(self._deadline, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        if self._waiter is None:
+            return
+        if self._loop.time() < self._deadline:
+            self._arm()
+        else:
+            self._fail(delivery.TIMEOUT.reply(host=self.host, detail=self._what))
+
+    # --- called by the loop
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport; also called again when TLS has begun."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(high=_HIGH_WATER_OCTETS)
+
+    def data_received(self, data: bytes) -> None:
+        """Cut replies; wake who waits only when there is something for them to do."""
+        if self._failure is not None or self._changing:
+            return
+        try:
+            new = self._reader.feed(data)
+        except ProtocolError as error:
+            self._fail(delivery.PROTOCOL.reply(host=self.host, detail=error))
+            return
+        if not new:
+            return
+        self._replies += new
+        closing = any(reply.code == CLOSING_CODE for reply in new)
+        if len(self._replies) > self._wanted:
+            self._unasked(closing=closing)
+        elif closing:
+            self._cut_after_closing()
+        elif len(self._replies) < self._wanted:
+            self._deadline = self._loop.time() + self._limit_s
+            return
+        self._wake()
+
+    def _unasked(self, *, closing: bool) -> None:
+        """More replies than commands: only a 421 may come unasked; anything else would shift all that follows."""
+        extra = self._replies[self._wanted]
+        del self._replies[self._wanted :]
+        if closing:
+            self._cut_after_closing()
+            self._fail(extra)
+        else:
+            self._fail(delivery.PROTOCOL.reply(host=self.host, detail=f"unasked reply {extra}"))
+
+    def _cut_after_closing(self) -> None:
+        for number, reply in enumerate(self._replies):
+            if reply.code == CLOSING_CODE:
+                del self._replies[number + 1 :]
+                self._fail(reply)
+                return
+
+    def eof_received(self) -> bool:
+        """The other end sends no more: nothing further can be asked."""
+        self._fail(delivery.CONNECTION_LOST.reply(host=self.host, detail=self._what or "nothing"))
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - how it was lost makes no difference
+        """The transport is gone."""
+        self._fail(delivery.CONNECTION_LOST.reply(host=self.host, detail=self._what or "nothing"))
+
+    def pause_writing(self) -> None:
+        """The other end reads more slowly than we write."""
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        """There is room again."""
+        self._paused = False
+        self._wake()
+
+    # --- the end, and TLS
+
+    def _fail(self, reply: Reply) -> None:
+        """Nothing further can be asked; the first reason counts."""
+        if self._failure is None:
+            self._failure = reply
+            self.close()
+        self._wake()
+
+    def close(self) -> None:
+        """Hang up at once; what was not yet sent is lost."""
+        if self._failure is None:
+            self._failure = delivery.CONNECTION_LOST.reply(host=self.host, detail="nothing")
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._transport is not None:
+            self._transport.abort()
+
+    async def quit(self, limit_s: float) -> None:
+        """Say goodbye and hang up; the answer is waited for, briefly, and makes no difference (RFC 5321 4.1.1.10)."""
+        if self.usable:
+            with contextlib.suppress(LinkError):
+                await self.ask(QUIT, 1, limit_s, "QUIT")
+        self.close()
+
+    async def greeting(self, limit_s: float) -> Reply:
+        """Wait for what the server says first. Raises LinkError."""
+        self._what, self._limit_s = "greeting", limit_s
+        return (await self.replies())[0]
+
+    async def ask_for_tls(self, limit_s: float) -> Reply:
+        """Ask for TLS. From a positive answer to the handshake nothing that comes in clear counts (RFC 3207 6).
+
+        Raises LinkError.
+        """
+        answer = (await self.ask(STARTTLS, 1, limit_s, "STARTTLS"))[0]
+        if answer.positive:
+            self._reader.forget()
+            self._changing = True
+        return answer
+
+    async def start_tls(self, context: ssl.SSLContext, server_name: str, limit_s: float) -> None:
+        """Encrypt the connection. Raises LinkError, after which it can only be closed."""
+        assert self._transport is not None  # there was an answer
+        if self._failure is not None:
+            raise LinkError(tls_failed(self.host, "connection lost"))
+        try:
+            transport = await self._loop.start_tls(
+                self._transport, self, context, server_hostname=server_name, ssl_handshake_timeout=limit_s
+            )
+        except (OSError, ssl.SSLError) as error:
+            raise LinkError(tls_failed(self.host, error)) from error
+        finally:
+            self._changing = False
+        if transport is None or self._failure is not None:
+            raise LinkError(tls_failed(self.host, "connection lost"))
+        self._transport = transport
+
+
+def tls_failed(host: str, why: Exception | str) -> Reply:
+    """The reply that stands for a handshake that failed."""
+    if isinstance(why, ssl.SSLError) and why.reason:
+        why = why.reason.replace("_", " ").lower()
+    return delivery.TLS_FAILED.reply(host=host, detail=str(why) or type(why).__name__)
+
+
+async def connect(hop: Hop, limit_s: float, context: ssl.SSLContext | None = None) -> Connection:
+    """Open a connection, with `context` under TLS from the first octet (RFC 8314 3). Raises LinkError."""
+    loop = asyncio.get_running_loop()
+    connection = Connection(hop.name, loop)
+    connection.expect(1, limit_s, "connect")
+    try:
+        async with asyncio.timeout(limit_s):
+            if hop.port:
+                await loop.create_connection(
+                    lambda: connection,
+                    hop.address,
+                    hop.port,
+                    ssl=context,
+                    server_hostname=hop.host if context else None,
+                )
+            else:
+                await loop.create_unix_connection(lambda: connection, hop.address)
+    except ssl.SSLError as error:
+        raise LinkError(tls_failed(hop.name, error)) from error
+    except TimeoutError as error:
+        raise LinkError(delivery.CONNECT_FAILED.reply(host=hop.name, detail="no answer in time")) from error
+    except OSError as error:
+        if error.errno in _OUT_OF_FILES:
+            raise LinkError(delivery.TOO_BUSY.reply()) from error
+        detail = os.strerror(error.errno).lower() if error.errno else type(error).__name__
+        raise LinkError(delivery.CONNECT_FAILED.reply(host=hop.name, detail=detail)) from error
+    return connection
+
+
+@lru_cache(maxsize=16)
+def client_context(*, verify: bool, ca_file: str = "") -> ssl.SSLContext:
+    """TLS settings for sending; without `verify` any certificate will do: better than clear text (RFC 7435)."""
+    context = ssl.create_default_context(cafile=ca_file or None)
+    if not verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context

@@ -1,0 +1,61 @@
+"""Remember for a while what was learnt about hosts: which are dead, which can't do TLS, where a message may lie.
+
+It is shared by all that send from this process and bounded; nothing of it survives a restart.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+    from pillarbox.mail.reply import Result
+    from pillarbox.relay.plan import Hop
+
+_MAX_ENTRIES = 10_000
+
+Key = TypeVar("Key", bound="Hashable")
+Value = TypeVar("Value")
+
+
+class Remembered(Generic[Key, Value]):
+    """A bounded map that forgets each entry when its time is over, and the oldest when it is full."""
+
+    def __init__(self, max_entries: int = _MAX_ENTRIES) -> None:
+        """Begin with nothing."""
+        self._entries: OrderedDict[Key, tuple[float, Value]] = OrderedDict()
+        self._max_entries = max_entries
+
+    def put(self, key: Key, value: Value, until: float) -> None:
+        """Remember `value` until that time."""
+        self._entries.pop(key, None)
+        self._entries[key] = (until, value)
+        if len(self._entries) > self._max_entries:
+            self._entries.popitem(last=False)
+
+    def get(self, key: Key, now: float) -> Value | None:
+        """What is remembered, or None."""
+        found = self._entries.get(key)
+        if found is None:
+            return None
+        if found[0] <= now:
+            del self._entries[key]
+            return None
+        return found[1]
+
+    def forget(self, key: Key) -> None:
+        """It holds no longer."""
+        self._entries.pop(key, None)
+
+
+class Hosts:
+    """What is known about hosts. Times are those of the event loop."""
+
+    def __init__(self) -> None:
+        """Nothing is known yet."""
+        self.dead: Remembered[Hop, Result] = Remembered()  # and why
+        self.without_tls: Remembered[Hop, bool] = Remembered()  # the handshake failed
+        self.max_messages: Remembered[Hop, int] = Remembered()  # on one connection, before it said 421
+        self.in_doubt: Remembered[int, Hop] = Remembered()  # message id: the host that may have taken it

@@ -1,0 +1,254 @@
+"""Open a session with a host, up to the point where a message can be sent: greeting, EHLO, TLS, login.
+
+Sending the messages, and trying other hosts, is `relay.transaction`'s business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pillarbox.mail.catalogue import delivery
+from pillarbox.mail.reply import Origin, Result, Stage
+from pillarbox.mail.units import Seconds, Settings
+from pillarbox.queue.outcome import Action, Fact, action
+from pillarbox.relay.connection import Connection, LinkError, client_context, connect
+from pillarbox.relay.plan import Tls
+from pillarbox.smtp.client import MECHANISMS, command, login_lines
+from pillarbox.smtp.replies import Extensions, parse_extensions
+
+if TYPE_CHECKING:
+    import ssl
+
+    from pillarbox.mail.reply import Reply
+    from pillarbox.relay.hosts import Hosts
+    from pillarbox.relay.plan import Hop
+
+
+class Patience(Settings, frozen=True):
+    """How long a host may take, step by step (RFC 5321 4.5.3.2)."""
+
+    connect_s: Seconds = Seconds(30)
+    greeting_s: Seconds = Seconds(300)
+    hello_s: Seconds = Seconds(300)
+    tls_s: Seconds = Seconds(30)
+    auth_s: Seconds = Seconds(300)
+    command_s: Seconds = Seconds(300)  # each reply to MAIL, RCPT and DATA
+    block_s: Seconds = Seconds(180)  # to make room for the next piece of a message
+    end_s: Seconds = Seconds(600)  # the reply to the end of a message: too short makes duplicates
+    quit_s: Seconds = Seconds(2)
+
+
+class SmtpSettings(Settings, frozen=True):
+    """How mail is sent by SMTP and LMTP."""
+
+    patience: Patience = Patience()
+    tls: Tls = Tls.OPPORTUNISTIC  # with mail exchangers; a route to a fixed host says its own
+    verify_certificates: bool = True  # where TLS is required
+    ca_file: str = ""  # trusted certificates; those of the system if empty
+    passwords: dict[str, str] = {}  # by "user@host", for routes that name a user
+    families: tuple[str, ...] = ("ipv6", "ipv4")  # which to use, the preferred one first
+    max_hosts: int = 8  # addresses tried in one attempt
+    max_recipients: int = 100  # in one transaction
+    max_messages: int = 100  # on one connection
+    dead_s: Seconds = Seconds(60)  # a host that did not answer is left alone for so long
+    without_tls_s: Seconds = Seconds(3600)  # after a handshake failed where TLS is not required
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How the hosts of one route are talked to."""
+
+    hostname: str  # our own name
+    tls: Tls
+    lmtp: bool = False
+    user: str = ""
+    secret: str = ""
+    exchanger: bool = False  # found by MX: its certificate names anything, and it must not greet with our own name
+
+
+@dataclass(slots=True)
+class Session:
+    """A connection on which messages can be sent."""
+
+    hop: Hop
+    connection: Connection
+    extensions: Extensions
+    encrypted: bool
+    max_messages: int
+    max_recipients: int
+    messages: int = 0  # sent so far
+    dirty: bool = False  # the last transaction was left open
+    hints: bool = True  # parameters that can be left out are sent
+
+    @property
+    def usable(self) -> bool:
+        """Whether another message may be sent on it."""
+        return self.messages < self.max_messages and self.connection.usable
+
+
+class Opener:
+    """Opens sessions in one manner."""
+
+    def __init__(self, manner: Manner, settings: SmtpSettings, hosts: Hosts) -> None:
+        """`hosts` is shared with all others that send."""
+        self._manner = manner
+        self._settings = settings
+        self._hosts = hosts
+
+    async def open(self, hop: Hop) -> Session | Result:
+        """Connect and get ready, or say why not. A failed handshake is tried once more without TLS, where allowed."""
+        now = asyncio.get_running_loop().time()
+        dead = self._hosts.dead.get(hop, now)
+        if dead is not None:
+            return dead
+        clear = self._manner.tls is Tls.NONE or self._hosts.without_tls.get(hop, now) is not None
+        opening = _Opening(hop, self._manner, self._settings, clear=clear)
+        outcome = await opening.run()
+        if isinstance(outcome, Result) and outcome.stage is Stage.TLS and not clear:
+            if action(Stage.TLS, outcome.reply, opening.facts) is Action.RECONNECT:
+                self._hosts.without_tls.put(hop, value=True, until=now + self._settings.without_tls_s)
+                outcome = await _Opening(hop, self._manner, self._settings, clear=True).run()
+        if isinstance(outcome, Result):
+            if outcome.stage is Stage.CONNECT and outcome.reply.cause is delivery.CONNECT_FAILED:
+                self._hosts.dead.put(hop, outcome, asyncio.get_running_loop().time() + self._settings.dead_s)
+            return outcome
+        learnt = self._hosts.max_messages.get(hop, now)
+        if learnt is not None:
+            outcome.max_messages = min(outcome.max_messages, learnt)
+        return outcome
+
+
+class _Opening:
+    """One try to get ready with one host; the steps return what refuses them, or nothing."""
+
+    def __init__(self, hop: Hop, manner: Manner, settings: SmtpSettings, *, clear: bool) -> None:
+        self._hop = hop
+        self._manner = manner
+        self._settings = settings
+        self._patience = settings.patience
+        self._clear = clear
+        self._stage = Stage.CONNECT
+        self._connection: Connection
+        self._extensions = Extensions()
+        self._encrypted = False
+        self._required = manner.tls in (Tls.REQUIRED, Tls.IMPLICIT)
+        self.facts = Fact.TLS_REQUIRED if self._required else Fact.NOTHING
+
+    async def run(self) -> Session | Result:
+        try:
+            await self._connect()
+        except LinkError as error:
+            if self._manner.tls is Tls.IMPLICIT and error.reply.cause is delivery.TLS_FAILED:
+                self._stage = Stage.TLS
+            return self._result(error.reply)
+        try:
+            refused = (
+                await self._take_greeting()
+                or await self._hello()
+                or await self._encrypt()
+                or await self._log_in()
+            )
+        except LinkError as error:
+            refused = self._result(error.reply)
+        except BaseException:
+            self._connection.close()
+            raise
+        if refused is not None:
+            await self._connection.quit(self._patience.quit_s)
+            return refused
+        return self._session()
+
+    def _session(self) -> Session:
+        settings, offered = self._settings, self._extensions
+        return Session(
+            self._hop,
+            self._connection,
+            offered,
+            self._encrypted,
+            min(settings.max_messages, offered.max_messages or settings.max_messages),
+            min(settings.max_recipients, offered.max_recipients or settings.max_recipients),
+        )
+
+    def _result(self, reply: Reply) -> Result:
+        origin = Origin.PEER if reply.cause is None else Origin.LOCAL
+        return Result(reply, self._stage, origin, self._hop.name)
+
+    async def _connect(self) -> None:
+        context = self._context() if self._manner.tls is Tls.IMPLICIT else None
+        self._connection = await connect(self._hop, self._patience.connect_s, context)
+        self._encrypted = context is not None
+
+    def _context(self) -> ssl.SSLContext:
+        verify = self._required and self._settings.verify_certificates
+        return client_context(verify=verify, ca_file=self._settings.ca_file)
+
+    async def _take_greeting(self) -> Result | None:
+        self._stage = Stage.GREETING
+        greeting = await self._connection.greeting(self._patience.greeting_s)
+        if not greeting.positive:
+            return self._result(greeting)
+        name = greeting.text.split(" ", 1)[0].rstrip(".").lower()
+        if self._manner.exchanger and name == self._manner.hostname.lower():
+            return self._result(delivery.LOOP_TO_SELF.reply(host=self._hop.name))
+        return None
+
+    async def _hello(self) -> Result | None:
+        """EHLO or LHLO; HELO if the host does not know EHLO (RFC 5321 3.2)."""
+        self._stage = Stage.HELLO
+        self._extensions = Extensions()
+        answer = await self._say("LHLO" if self._manner.lmtp else "EHLO")
+        if answer.positive:
+            self._extensions = parse_extensions(answer)
+            return None
+        facts = self.facts if self._manner.lmtp else self.facts | Fact.EXTENDED
+        if action(Stage.HELLO, answer, facts) is Action.HELO:
+            answer = await self._say("HELO")
+        return None if answer.positive else self._result(answer)
+
+    async def _say(self, verb: str) -> Reply:
+        line = command(f"{verb} {self._manner.hostname}")
+        return (await self._connection.ask(line, 1, self._patience.hello_s, verb))[0]
+
+    async def _encrypt(self) -> Result | None:
+        if self._encrypted or self._clear:
+            return None
+        self._stage = Stage.STARTTLS
+        if "STARTTLS" not in self._extensions:
+            reply = delivery.TLS_NOT_OFFERED.reply(host=self._hop.name)
+            return self._result(reply) if self._required else None
+        limit_s = self._patience.command_s
+        answer = await self._connection.ask_for_tls(limit_s)
+        if not answer.positive:
+            keep = action(Stage.STARTTLS, answer, self.facts) is Action.IN_CLEAR
+            return None if keep else self._result(answer)
+        self._stage = Stage.TLS
+        await self._connection.start_tls(self._context(), self._hop.host, self._patience.tls_s)
+        self._encrypted = True
+        return await self._hello()  # what was offered in clear counts no more (RFC 3207 4.2)
+
+    async def _log_in(self) -> Result | None:
+        manner = self._manner
+        if not manner.user:
+            return None
+        self._stage = Stage.AUTH
+        offered = [name for name in MECHANISMS if name in self._extensions.mechanisms]
+        safe = self._encrypted or manner.tls is Tls.NONE  # a password in clear only where the route asks for it
+        if not offered or not safe:
+            return self._result(delivery.LOGIN_NOT_POSSIBLE.reply(host=self._hop.name))
+        for mechanism in offered:
+            answer = await self._try_login(mechanism)
+            if answer.positive:
+                return None
+            if action(Stage.AUTH, answer, self.facts) is not Action.OTHER_LOGIN:
+                break
+        return self._result(answer)
+
+    async def _try_login(self, mechanism: str) -> Reply:
+        for line in login_lines(mechanism, self._manner.user, self._manner.secret):
+            answer = (await self._connection.ask(line, 1, self._patience.auth_s, "AUTH"))[0]
+            if not answer.intermediate:
+                return answer
+        # a challenge too many: cancel it (RFC 4954 4)
+        return (await self._connection.ask(b"*\r\n", 1, self._patience.auth_s, "AUTH"))[0]
