@@ -15,12 +15,17 @@ class Transport(StrEnum):
     MX = "mx"  # to the mail exchangers of a domain; target: the domain
     SMTP = "smtp"  # to a fixed host; target: //[user@]host[:port][?tls=...]
     LMTP = "lmtp"  # target: //host:port or unix:/path
-    MAILDIR = "maildir"  # target: the folder
-    PIPE = "pipe"  # target: the name of a configured program and the user
-    WEBHOOK = "https"  # target: the rest of the address; http: only where allowed
+    MAILDIR = "maildir"  # target: the folder, with "/./" behind the part that is the operator's
+    PIPE = "pipe"  # target: the name of a configured program
+    WEBHOOK = "webhook"  # target: the name of a configured web service
     PYTHON = "python"  # target: module:function
     DISCARD = "discard"  # accepted and thrown away, on purpose
     HOLD = "hold"  # stays in the queue until an operator releases or removes it
+
+
+MAILDIR_ROOT_END = (
+    "/./"  # what stands before it must exist; what stands behind is made, and no link there is followed
+)
 
 
 @dataclass(frozen=True, slots=True)
