@@ -22,7 +22,16 @@ from pillarbox.mail.units import (
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("90s", 90), ("5m", 300), ("4h", 14400), ("5d", 432000), ("1w", 604800), ("1h30m", 5400), ("250ms", 0.25), (7, 7)],
+    [
+        ("90s", 90),
+        ("5m", 300),
+        ("4h", 14400),
+        ("5d", 432000),
+        ("1w", 604800),
+        ("1h30m", 5400),
+        ("250ms", 0.25),
+        (7, 7),
+    ],
 )
 def test_durations_are_read(text: object, seconds: float) -> None:
     assert parse_duration(text) == pytest.approx(seconds)
@@ -30,7 +39,25 @@ def test_durations_are_read(text: object, seconds: float) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "5", "5 m", "m", "-5m", "+5m", "1_0s", "٣s", "5M", "5y", "inf", "9" * 5000, True, None, -1, float("nan"), [5]],  # noqa: RUF001
+    [
+        "",
+        "5",
+        "5 m",
+        "m",
+        "-5m",
+        "+5m",
+        "1_0s",
+        "٣s",
+        "5M",
+        "5y",
+        "inf",
+        "9" * 5000,
+        True,
+        None,
+        -1,
+        float("nan"),
+        [5],
+    ],
 )
 def test_what_is_no_duration_is_refused(text: object) -> None:
     with pytest.raises(ValueError, match="not a duration"):
@@ -45,7 +72,9 @@ def test_sizes_are_read(text: object, octets: int) -> None:
     assert parse_size(text) == octets
 
 
-@pytest.mark.parametrize("text", ["", "50MB", "50 M", "1.5M", "-1", "+1", "1_0", "٣", "9" * 5000, True, 1.5, -1, None])  # noqa: RUF001
+@pytest.mark.parametrize(
+    "text", ["", "50MB", "50 M", "1.5M", "-1", "+1", "1_0", "٣", "9" * 5000, True, 1.5, -1, None]
+)
 def test_what_is_no_size_is_refused(text: object) -> None:
     with pytest.raises(ValueError, match="not a size"):
         parse_size(text)
@@ -66,10 +95,15 @@ def test_durations_for_people() -> None:
     assert [format_duration(s) for s in (0, 0.25, 59, 3600, 5400, 3601, 90061)] == [
         "0s", "250ms", "59s", "1h", "1h30m", "1h", "1d1h",
     ]  # fmt: skip
-    assert [approximate_size(n) for n in (5, 1536, 5 << 20, 3 << 30)] == ["5 octets", "1.5 KiB", "5.0 MiB", "3.0 GiB"]
+    assert [approximate_size(n) for n in (5, 1536, 5 << 20, 3 << 30)] == [
+        "5 octets",
+        "1.5 KiB",
+        "5.0 MiB",
+        "3.0 GiB",
+    ]
 
 
-class _Retry(Settings):
+class _Retry(Settings, frozen=True):
     first_s: Seconds = Seconds(300)
     max_bytes: Octets = Octets(10)
 

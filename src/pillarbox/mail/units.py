@@ -30,12 +30,15 @@ class Octets(int):
 
 
 def _config_key(field: str) -> str:
-    """The key for a field: the value spells out its unit, so the name need not ("idle_s" is `idle = "5s"`)."""
+    """Name a field in the configuration: the value spells out its unit there, so `idle_s` is `idle = "5s"`."""
     return re.sub(r"_(s|bytes|octets)$", "", field)
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename=_config_key):
-    """Base of all settings classes: frozen, strict, keys without the unit suffix of the field name."""
+    """Base of all settings classes: frozen, strict, keys without the unit suffix of the field name.
+
+    A subclass repeats `frozen=True` for the type checker; a string below a field describes it in the reference.
+    """
 
 
 def parse_duration(value: object) -> Seconds:

@@ -1,0 +1,407 @@
+"""Declare every event and metric once, write one structured line an event, and count it.
+
+What is worth noting is decided where it happens; the lasting history of a message is kept in the store, not here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import sys
+import traceback
+from datetime import UTC, datetime
+from enum import IntEnum
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import msgspec
+
+from pillarbox.mail.units import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from prometheus_client import CollectorRegistry
+
+LevelName = Literal["debug", "info", "warning", "error"]
+MAX_VALUE_CHARACTERS = 2000  # of one fact; a traceback, which we make ourselves, may be longer
+MAX_LINE_OCTETS = 4096  # a longer line is looked at again, fact by fact
+MAX_LABEL_SETS = 500  # of one metric; what comes later is counted as "other", so no peer can grow it
+_MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"
+_COLOURS = {"debug": "\033[2m", "info": "\033[32m", "warning": "\033[33m", "error": "\033[1;31m"}
+_PLAIN = "\033[0m"
+
+
+class Level(IntEnum):
+    """How much an event matters."""
+
+    DEBUG = 10
+    INFO = 20
+    WARNING = 30
+    ERROR = 40
+
+
+class LogSettings(Settings, frozen=True):
+    """What is written to the log, and how. The log goes to standard error."""
+
+    level: LevelName = "info"
+    """Events below this level are counted but not written."""
+    format: Literal["auto", "text", "json"] = "auto"
+    """`text` is for people, `json` one object a line; `auto` means text on a terminal and JSON elsewhere."""
+    levels: dict[str, LevelName] = msgspec.field(default_factory=dict)
+    """Levels for groups of events or single ones: `{ session = "debug", "delivery.ok" = "warning" }`."""
+
+    def __post_init__(self) -> None:
+        """Refuse names that no event has."""
+        known = {event.name for event in Event.declared} | {event.group for event in Event.declared}
+        for name in self.levels:
+            if name not in known:
+                msg = (
+                    f"no event or group of events is called {name!r}; groups: {', '.join(sorted(_groups()))}"
+                )
+                raise ValueError(msg)
+
+
+# --- metrics ----------------------------------------------------------------------------------------------------------
+
+
+class _Metric:
+    """A family of numbers with one child for each set of label values.
+
+    It is made at first use, not when declared: the library decides at its import whether processes share values.
+    """
+
+    def __init__(
+        self, kind: str, name: str, meaning: str, labels: tuple[str, ...] = (), **options: object
+    ) -> None:
+        self._labels = labels
+        self._children: dict[object, Any] = {}
+        self._declare: Callable[[], Any] = lambda: getattr(import_module("prometheus_client"), kind)(
+            f"pillarbox_{name}", meaning, labels, registry=_registry(), **options
+        )
+        self._family: Any = None
+
+    def child(self, values: tuple[object, ...] = ()) -> Any:
+        """Find or make the number for these label values."""
+        child = self._children.get(values)
+        return self._new_child(values) if child is None else child
+
+    def _new_child(self, values: tuple[object, ...]) -> Any:
+        if self._family is None:
+            self._family = self._declare()
+        if len(self._children) >= MAX_LABEL_SETS:
+            values = ("other",) * len(self._labels)
+        child = self._family.labels(*(_visible(str(value)) for value in values)) if values else self._family
+        self._children[values] = child
+        return child
+
+
+class Counter(_Metric):
+    """How often something happened."""
+
+    def __init__(self, name: str, meaning: str, labels: tuple[str, ...] = ()) -> None:
+        """Declare it."""
+        super().__init__("Counter", name, meaning, labels)
+
+    def add(self, facts: Mapping[str, object]) -> None:
+        """Count one, under the values that `facts` has for the labels."""
+        values = tuple([facts.get(label, "") for label in self._labels]) if self._labels else ()
+        self.child(values).inc()
+
+
+class Gauge(_Metric):
+    """A number that goes up and down. `across` says how the values of several workers become one."""
+
+    def __init__(
+        self,
+        name: str,
+        meaning: str,
+        labels: tuple[str, ...] = (),
+        *,
+        across: Literal["livesum", "mostrecent"],
+    ) -> None:
+        """Declare it."""
+        super().__init__("Gauge", name, meaning, labels, multiprocess_mode=across)
+
+    def set(self, value: float, *labels: str) -> None:
+        """Set it."""
+        self.child(labels).set(value)
+
+    def add(self, amount: float, *labels: str) -> None:
+        """Raise it, or lower it by a negative amount."""
+        self.child(labels).inc(amount)
+
+
+class Timing(_Metric):
+    """How long something takes, in seconds, as a histogram."""
+
+    def __init__(
+        self, name: str, meaning: str, labels: tuple[str, ...] = (), *, buckets: Sequence[float]
+    ) -> None:
+        """Declare it."""
+        super().__init__("Histogram", name, meaning, labels, buckets=buckets)
+
+    def record(self, seconds: float, *labels: str) -> None:
+        """Count one duration."""
+        self.child(labels).observe(seconds)
+
+
+QUEUE_RECIPIENTS = Gauge("queue_recipients", "recipients in the queue", ("state",), across="mostrecent")
+SESSIONS_OPEN = Gauge("sessions_open", "connections being served", ("role",), across="livesum")
+LOG_LINES_LOST = Counter("log_lines_lost", "log lines that could not be written")
+COMMIT_SECONDS = Timing(
+    "commit_seconds",
+    "from the end of a message to its being on stable storage",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5),
+)
+DELIVERY_SECONDS = Timing(
+    "delivery_seconds",
+    "length of one delivery attempt",
+    ("transport",),
+    buckets=(0.01, 0.05, 0.1, 0.5, 1, 5, 15, 60, 300, 1200),
+)
+
+
+@cache
+def _registry() -> CollectorRegistry:
+    import prometheus_client  # noqa: PLC0415 - late, see _Metric
+
+    registry = prometheus_client.CollectorRegistry()
+    if _MULTIPROCESS not in os.environ:
+        prometheus_client.ProcessCollector(registry=registry)
+    return registry
+
+
+def share_metrics(folder: Path) -> None:
+    """Let several processes count together through files in `folder`, which is emptied.
+
+    Call it in the parent before anything is noted and before the workers start; they inherit it.
+    """
+    if "prometheus_client" in sys.modules:
+        msg = "metrics must be shared before the first one is counted"
+        raise RuntimeError(msg)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for stale in folder.glob("*.db"):
+        stale.unlink()
+    os.environ[_MULTIPROCESS] = str(folder)
+
+
+def forget_worker(pid: int) -> None:
+    """Drop the live gauges of a worker that died, when metrics are shared."""
+    if _MULTIPROCESS in os.environ:
+        from prometheus_client import multiprocess  # noqa: PLC0415 - late, see _Metric
+
+        multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
+
+
+def exposition() -> bytes:
+    """All metrics, of all workers if they share them, in Prometheus' text format. Takes milliseconds: use a thread."""
+    import prometheus_client  # noqa: PLC0415 - late, see _Metric
+    from prometheus_client import multiprocess  # noqa: PLC0415
+
+    registry = _registry()
+    if _MULTIPROCESS in os.environ:
+        registry = prometheus_client.CollectorRegistry()
+        multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return prometheus_client.generate_latest(registry)
+
+
+# --- events -----------------------------------------------------------------------------------------------------------
+
+
+class Event:
+    """A kind of thing that happens: its name, its level, and the sentence for people.
+
+    Each also feeds the counter `pillarbox_<name>_total`, split by the facts named in `labels`.
+    """
+
+    declared: ClassVar[list[Event]] = []
+
+    def __init__(self, name: str, level: Level, text: str, *, labels: tuple[str, ...] = ()) -> None:
+        """Declare it; `{fact}` in `text` is filled from the facts of the moment."""
+        self.name = name
+        self.group = name.partition(".")[0]
+        self.level_name = level.name.lower()
+        self.level = level
+        self.text = text
+        self.written = level >= Level.WARNING  # until `configure` says otherwise: a library keeps quiet
+        self._counter = Counter(name.replace(".", "_"), f"{name} events", labels)
+        Event.declared.append(self)
+
+    def note(self, /, **facts: object) -> None:
+        """Count the event and, if its level is on, write its line. Facts that are None or "" are left out.
+
+        Never raises; text from outside may be passed as it came.
+        """
+        self._counter.add(facts)
+        if self.written:
+            _log.write(self, facts)
+
+
+SERVER_STARTED = Event("server.started", Level.INFO, "Pillarbox is running on {listeners}")
+SERVER_STOPPING = Event("server.stopping", Level.INFO, "stopping: {reason}")
+CONFIG_RELOADED = Event("config.reloaded", Level.INFO, "configuration read again from {file}")
+CONFIG_REFUSED = Event(
+    "config.refused", Level.ERROR, "new configuration refused, the old one stays: {problem}"
+)
+WORKER_STARTED = Event("worker.started", Level.INFO, "worker {worker} started")
+WORKER_LOST = Event("worker.lost", Level.ERROR, "worker {worker} died: {reason}")
+SESSION_OPENED = Event("session.opened", Level.DEBUG, "connection from {client}", labels=("role",))
+SESSION_CLOSED = Event("session.closed", Level.DEBUG, "connection from {client} closed", labels=("role",))
+SESSION_REFUSED = Event("session.refused", Level.INFO, "connection from {client} refused", labels=("cause",))
+REPLY_REFUSED = Event("reply.refused", Level.INFO, "refused {client}: {reply}", labels=("cause", "stage"))
+LOGIN_OK = Event("login.ok", Level.INFO, "{login} logged in from {client}", labels=("mechanism",))
+LOGIN_FAILED = Event(
+    "login.failed", Level.WARNING, "login of {login} from {client} failed", labels=("mechanism",)
+)
+MESSAGE_RECEIVED = Event(
+    "message.received", Level.INFO, "{message} received from <{sender}>", labels=("protocol",)
+)
+MESSAGE_REFUSED = Event(
+    "message.refused", Level.INFO, "message from <{sender}> refused: {reply}", labels=("cause",)
+)
+MESSAGE_DONE = Event("message.done", Level.DEBUG, "{message} is finished")
+MESSAGE_DAMAGED = Event(
+    "message.damaged", Level.ERROR, "{message} cannot be read and was set aside: {problem}"
+)
+DELIVERY_OK = Event("delivery.ok", Level.INFO, "{message} to <{recipient}> delivered", labels=("transport",))
+DELIVERY_DEFERRED = Event(
+    "delivery.deferred",
+    Level.INFO,
+    "{message} to <{recipient}> deferred: {reply}",
+    labels=("transport", "stage", "cause"),
+)
+DELIVERY_FAILED = Event(
+    "delivery.failed",
+    Level.WARNING,
+    "{message} to <{recipient}> failed: {reply}",
+    labels=("transport", "stage", "cause"),
+)
+DELIVERY_IN_DOUBT = Event(
+    "delivery.in_doubt",
+    Level.WARNING,
+    "{message} to <{recipient}> may have arrived: {reply}",
+    labels=("transport",),
+)
+REPORT_QUEUED = Event(
+    "report.queued", Level.INFO, "{message} reports {kind} of {cause_message}", labels=("kind",)
+)
+SPOOL_TROUBLE = Event("spool.trouble", Level.ERROR, "the store has trouble: {problem}")
+HOOK_FAILED = Event("hook.failed", Level.ERROR, "hook {hook} failed: {problem}", labels=("hook",))
+INCIDENT = Event("incident", Level.ERROR, "a bug, incident {incident}: {error}")
+ALARM = Event("alarm", Level.WARNING, "{problem}", labels=("cause",))
+
+
+def report_incident(error: BaseException, **facts: object) -> str:
+    """Note a bug with its traceback; the id returned goes into the reply, so that the two can be matched."""
+    incident = secrets.token_hex(4)
+    trace = "".join(traceback.format_exception(error, limit=-40))
+    INCIDENT.note(incident=incident, error=f"{type(error).__name__}: {error}", **facts, traceback=trace)
+    return incident
+
+
+def _groups() -> set[str]:
+    return {event.group for event in Event.declared}
+
+
+# --- lines ------------------------------------------------------------------------------------------------------------
+
+
+class _Log:
+    """Writes lines to a file descriptor, one `write` each, so that lines of several processes do not mix."""
+
+    def __init__(self) -> None:
+        self.descriptor = 2
+        self.format: Callable[[Event, dict[str, object]], bytes] = _json_line
+        self.worker: int | None = None  # stands in every line when there are several
+
+    def write(self, event: Event, facts: Mapping[str, object]) -> None:
+        kept = {name: value for name, value in facts.items() if value is not None and value != ""}
+        if self.worker is not None:
+            kept["worker"] = self.worker
+        rest = self.format(event, kept)
+        try:
+            while rest:
+                rest = rest[os.write(self.descriptor, rest) :]
+        except OSError:  # a full disk or a reader that went away must not stop the mail
+            LOG_LINES_LOST.add({})
+
+
+def _json_line(event: Event, facts: Mapping[str, object]) -> bytes:
+    """One JSON object in printable ASCII and a newline."""
+    line = {"at": datetime.now(UTC), "level": event.level_name, "event": event.name, **facts}
+    try:
+        encoded = _encode(line)
+        if encoded.isascii() and len(encoded) <= MAX_LINE_OCTETS:
+            return encoded + b"\n"
+    except (ValueError, TypeError):  # a lone surrogate, from octets that are no UTF-8
+        pass
+    line["at"] = line["at"].isoformat().replace("+00:00", "Z")  # type: ignore[attr-defined]
+    safe = {name: _shorten(name, value) for name, value in line.items()}
+    return json.dumps(safe, default=str).encode("ascii") + b"\n"
+
+
+_encode = msgspec.json.Encoder(enc_hook=str).encode
+
+
+def _shorten(name: str, value: object) -> object:
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    text = value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
+    return text if name == "traceback" else text[:MAX_VALUE_CHARACTERS]
+
+
+class _Shown(dict[str, str]):
+    """Facts as shown inside a sentence; remembers which were used."""
+
+    def __init__(self, facts: Mapping[str, object]) -> None:
+        super().__init__({name: _visible(str(_shorten(name, value))) for name, value in facts.items()})
+        self.used: set[str] = set()
+
+    def __getitem__(self, name: str) -> str:
+        self.used.add(name)
+        return self.get(name, "")
+
+
+def _text_line(event: Event, facts: Mapping[str, object], *, colour: bool) -> bytes:
+    """Time, level, the sentence, then the facts it does not mention; a traceback on lines of its own."""
+    trace = str(facts.get("traceback", ""))
+    shown = _Shown({name: value for name, value in facts.items() if name != "traceback"})
+    sentence = event.text.format_map(shown)
+    others = " ".join(f"{name}={value}" for name, value in shown.items() if name not in shown.used)
+    before, after = (_COLOURS[event.level_name], _PLAIN) if colour else ("", "")
+    dim = _COLOURS["debug"] if colour else ""
+    clock = datetime.now().astimezone().strftime("%H:%M:%S.%f")[:-3]
+    line = (
+        f"{dim}{clock}{after} {before}{event.level_name:7}{after} {sentence}  {dim}{others}{after}".rstrip()
+    )
+    traced = "".join(f"\n    {_visible(row)}" for row in trace.split("\n") if row)
+    return f"{line}{traced}\n".encode("utf-8", "backslashreplace")
+
+
+def _visible(text: str) -> str:
+    """Escape everything that does not print: controls, line ends, and what turns the reading direction."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+_log = _Log()
+
+
+def configure(settings: LogSettings, *, descriptor: int = 2, worker: int | None = None) -> None:
+    """Apply the settings to this process; may be called again on reload. `worker` is added to every line."""
+    for event in Event.declared:
+        chosen = settings.levels.get(event.name) or settings.levels.get(event.group) or settings.level
+        event.written = event.level >= Level[chosen.upper()]
+    terminal = os.isatty(descriptor)
+    _log.descriptor = descriptor
+    _log.worker = worker
+    if settings.format == "text" or (settings.format == "auto" and terminal):
+        colour = terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+        _log.format = lambda event, facts: _text_line(event, facts, colour=colour)
+    else:
+        _log.format = _json_line
