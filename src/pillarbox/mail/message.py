@@ -6,7 +6,7 @@ The body is never looked at and nothing is rewritten; MIME structure and the mea
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 
@@ -26,6 +26,10 @@ _MONTHS = (
     "Oct",
     "Nov",
     "Dec",
+)
+_DATE = re.compile(
+    r"(\d{1,2})[ \t]+([A-Za-z]{3})[ \t]+(\d{2,4})[ \t]+(\d{1,2}):(\d{2})(?::(\d{2}))?(?:[ \t]*([+-])(\d{2})(\d{2}))?",
+    re.ASCII,
 )
 _VALUE_END = re.compile(rb"\r?\n(?![ \t])")
 _FOLD = re.compile(r"[\r\n]+")
@@ -51,7 +55,7 @@ class Head:
     complete: bool
     hops: int  # Received fields (RFC 5321 6.3)
     eight_bit: bool  # some octet of the section is not ASCII (RFC 6532)
-    _index: bytes  # line feed, then the section in lower case: what names are searched in
+    _index: bytes = field(repr=False)  # line feed, then the section in lower case: what names are searched in
 
     def __contains__(self, name: str) -> bool:
         """Whether a field of this name is there."""
@@ -132,6 +136,29 @@ def _date_of_second(second: int) -> str:
 def format_date(now: float) -> str:
     """Unix time as RFC 5322 3.3 writes it, in UTC."""
     return _date_of_second(int(now))
+
+
+def parse_date(text: str) -> float | None:
+    """Read a date as RFC 5322 3.3 and 4.3 write it; Unix time, or None if it is not one."""
+    found = _DATE.search(text[:200])
+    if found is None:
+        return None
+    day, month, year, hour, minute, second, sign, zone_hour, zone_minute = found.groups()
+    century = 0 if len(year) == 4 else 1900 if len(year) == 3 or int(year) >= 50 else 2000
+    try:
+        at = datetime(
+            int(year) + century,
+            _MONTHS.index(month.title()) + 1,
+            int(day),
+            int(hour),
+            int(minute),
+            min(int(second or 0), 59),
+            tzinfo=UTC,
+        )
+    except ValueError:
+        return None
+    offset_s = (int(zone_hour) * 60 + int(zone_minute)) * 60 if sign else 0
+    return at.timestamp() - (offset_s if sign == "+" else -offset_s)
 
 
 def protocol_name(
