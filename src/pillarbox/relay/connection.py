@@ -55,7 +55,8 @@ class Connection(asyncio.Protocol):
         self._limit_s = 0.0
         self._deadline = 0.0  # loop time
         self._timer: asyncio.TimerHandle | None = None
-        self._changing = False  # between STARTTLS and the end of the handshake
+        self._tls_next = False  # the next answer decides about TLS
+        self._changing = False  # from that answer to the end of the handshake
 
     # --- asking
 
@@ -97,13 +98,17 @@ class Connection(asyncio.Protocol):
             raise LinkError(cast("Reply", self._failure), replies)
         return replies
 
-    async def write(self, data: bytes, limit_s: float) -> None:
-        """Send a piece of a message; wait while the other end reads too slowly, until an answer comes early."""
+    async def write(self, data: bytes, limit_s: float) -> bool:
+        """Send a piece of a message; wait while the other end reads too slowly, until an answer comes early.
+
+        Whether it was sent: not if the connection had broken before.
+        """
         if self._transport is None or self._failure is not None:
-            return
+            return False
         self._transport.write(data)
         if self._paused and not self.answered:
             await self._wait(limit_s)
+        return True
 
     async def _wait(self, limit_s: float) -> None:
         self._waiter = self._loop.create_future()
@@ -153,6 +158,10 @@ class Connection(asyncio.Protocol):
             return
         if not new:
             return
+        if self._tls_next:  # whatever came in clear behind the answer was put there by somebody else
+            del new[1:]
+            self._reader.forget()
+            self._tls_next, self._changing = False, new[0].positive
         self._replies += new
         closing = any(reply.code == CLOSING_CODE for reply in new)
         if len(self._replies) > self._wanted:
@@ -235,11 +244,8 @@ class Connection(asyncio.Protocol):
 
         Raises LinkError.
         """
-        answer = (await self.ask(STARTTLS, 1, limit_s, "STARTTLS"))[0]
-        if answer.positive:
-            self._reader.forget()
-            self._changing = True
-        return answer
+        self._tls_next = True
+        return (await self.ask(STARTTLS, 1, limit_s, "STARTTLS"))[0]
 
     async def start_tls(self, context: ssl.SSLContext, server_name: str, limit_s: float) -> None:
         """Encrypt the connection. Raises LinkError, after which it can only be closed."""

@@ -148,5 +148,5 @@ def order_addresses(
 
 
 def family_of(address: str) -> str:
-    """ "ipv6" or "ipv4"."""
+    """Tell "ipv6" from "ipv4"."""
     return "ipv6" if ":" in address else "ipv4"

@@ -9,6 +9,8 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from pillarbox.mail.catalogue import delivery
 from pillarbox.mail.reply import Origin, Result, Stage
 from pillarbox.mail.units import Seconds, Settings
@@ -47,7 +49,9 @@ class SmtpSettings(Settings, frozen=True):
     tls: Tls = Tls.OPPORTUNISTIC  # with mail exchangers; a route to a fixed host says its own
     verify_certificates: bool = True  # where TLS is required
     ca_file: str = ""  # trusted certificates; those of the system if empty
-    passwords: dict[str, str] = {}  # by "user@host", for routes that name a user
+    passwords: dict[str, str] = msgspec.field(
+        default_factory=dict
+    )  # by "user@host", for routes that name a user
     families: tuple[str, ...] = ("ipv6", "ipv4")  # which to use, the preferred one first
     max_hosts: int = 8  # addresses tried in one attempt
     max_recipients: int = 100  # in one transaction
@@ -65,7 +69,9 @@ class Manner:
     lmtp: bool = False
     user: str = ""
     secret: str = ""
-    exchanger: bool = False  # found by MX: its certificate names anything, and it must not greet with our own name
+    exchanger: bool = (
+        False  # found by MX: its certificate names anything, and it must not greet with our own name
+    )
 
 
 @dataclass(slots=True)
@@ -81,6 +87,11 @@ class Session:
     messages: int = 0  # sent so far
     dirty: bool = False  # the last transaction was left open
     hints: bool = True  # parameters that can be left out are sent
+
+    @property
+    def worn_out(self) -> bool:
+        """Whether it carried as many messages as it may."""
+        return self.messages >= self.max_messages
 
     @property
     def usable(self) -> bool:
@@ -106,10 +117,12 @@ class Opener:
         clear = self._manner.tls is Tls.NONE or self._hosts.without_tls.get(hop, now) is not None
         opening = _Opening(hop, self._manner, self._settings, clear=clear)
         outcome = await opening.run()
-        if isinstance(outcome, Result) and outcome.stage is Stage.TLS and not clear:
-            if action(Stage.TLS, outcome.reply, opening.facts) is Action.RECONNECT:
-                self._hosts.without_tls.put(hop, value=True, until=now + self._settings.without_tls_s)
-                outcome = await _Opening(hop, self._manner, self._settings, clear=True).run()
+        if (
+            isinstance(outcome, Result)
+            and action(outcome.stage, outcome.reply, opening.facts) is Action.RECONNECT
+        ):
+            self._hosts.without_tls.put(hop, value=True, until=now + self._settings.without_tls_s)
+            outcome = await _Opening(hop, self._manner, self._settings, clear=True).run()
         if isinstance(outcome, Result):
             if outcome.stage is Stage.CONNECT and outcome.reply.cause is delivery.CONNECT_FAILED:
                 self._hosts.dead.put(hop, outcome, asyncio.get_running_loop().time() + self._settings.dead_s)
@@ -234,7 +247,9 @@ class _Opening:
             return None
         self._stage = Stage.AUTH
         offered = [name for name in MECHANISMS if name in self._extensions.mechanisms]
-        safe = self._encrypted or manner.tls is Tls.NONE  # a password in clear only where the route asks for it
+        safe = (
+            self._encrypted or manner.tls is Tls.NONE
+        )  # a password in clear only where the route asks for it
         if not offered or not safe:
             return self._result(delivery.LOGIN_NOT_POSSIBLE.reply(host=self._hop.name))
         for mechanism in offered:

@@ -222,6 +222,11 @@ class Transaction:
         ):
             self._settle_rest(Stage.BODY, replies[-1])
 
+    def nobody_got_it(self) -> None:
+        """The lone dot was answered; whatever was said, it concerns nobody."""
+        self.dirty = False
+        self._waiting = Next.NOTHING
+
     def chunk_refused(self, reply: Reply) -> None:
         """A chunk other than the last was refused: nobody gets the message (RFC 3030 2)."""
         self._settle_rest(Stage.BDAT, reply)

@@ -1,0 +1,102 @@
+"""Find the hosts of a route, one after the other, asking DNS only as far as it is needed.
+
+The order is `relay.plan`'s, trying the hosts `relay.transaction`'s business.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+from pillarbox.mail.catalogue import delivery
+from pillarbox.mail.reply import Origin, Reply, Result, Stage
+from pillarbox.mail.route import Route, Transport
+from pillarbox.relay.plan import (
+    SMTP_PORT,
+    FixedHost,
+    Hop,
+    Tls,
+    exchangers,
+    literal_address,
+    order_addresses,
+    parse_fixed_host,
+    parse_unix_socket,
+)
+from pillarbox.relay.session import Manner, SmtpSettings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from pillarbox.net.resolver import Resolver
+
+_random = random.SystemRandom().random
+
+
+class Destination:
+    """Where a route leads, and how one talks there."""
+
+    def __init__(self, route: Route, *, settings: SmtpSettings, resolver: Resolver, hostname: str) -> None:
+        """Read the route. Raises ValueError if its target can't be read."""
+        self._route = route
+        self._resolver = resolver
+        self._settings = settings
+        self._names_of_ours = frozenset({hostname.lower()})
+        self._fixed: FixedHost | None = None
+        self._socket: Hop | None = None
+        if route.transport is Transport.MX:
+            self.manner = Manner(hostname, settings.tls, exchanger=True)
+            return
+        lmtp = route.transport is Transport.LMTP
+        self._socket = parse_unix_socket(route.target) if lmtp else None
+        if self._socket is not None:
+            self.manner = Manner(hostname, Tls.NONE, lmtp=True)
+            return
+        fixed = self._fixed = parse_fixed_host(route.target)
+        secret = settings.passwords.get(f"{fixed.user}@{fixed.host}", "")
+        self.manner = Manner(hostname, fixed.tls, lmtp=lmtp, user=fixed.user, secret=secret)
+
+    @property
+    def name(self) -> str:
+        """What reports call it."""
+        return self._route.target
+
+    async def hops(self) -> AsyncIterator[Hop | Result]:
+        """Each address to try in order; for a host or domain that has none, the result that says so."""
+        if self._socket is not None:
+            yield self._socket
+        elif self._fixed is not None:
+            async for hop in self._hops_of(self._fixed.host, self._fixed.port):
+                yield hop
+        else:
+            hosts = await self._hosts()
+            if isinstance(hosts, Reply):
+                yield _result(hosts)
+                return
+            for host in hosts:
+                async for hop in self._hops_of(host, SMTP_PORT):
+                    yield hop
+
+    async def _hosts(self) -> tuple[str, ...] | Reply:
+        domain = self._route.target
+        if literal_address(domain) is not None:
+            return (domain,)
+        answer = await self._resolver.mx(domain)
+        return exchangers(domain, answer, names_of_ours=self._names_of_ours, random=_random)
+
+    async def _hops_of(self, host: str, port: int) -> AsyncIterator[Hop | Result]:
+        literal = literal_address(host)
+        if literal is not None:
+            yield Hop(literal, literal, port)
+            return
+        answer = await self._resolver.addresses(host)
+        addresses = order_addresses(answer.records, families=self._settings.families, random=_random)
+        for address in addresses:
+            yield Hop(host, address, port)
+        if answer.failed:
+            yield _result(delivery.DNS_FAILED.reply(domain=host, detail=answer.detail))
+        elif not addresses:
+            yield _result(delivery.NO_ROUTE.reply(domain=host))
+
+
+def _result(reply: Reply) -> Result:
+    return Result(reply, Stage.DNS, Origin.LOCAL)

@@ -1,0 +1,385 @@
+"""Send messages by SMTP and LMTP: one host after the other, each conversation as the decision table says.
+
+Which hosts there are is `relay.destination`'s, what a result means for the queue `queue.outcome`'s business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from pillarbox import observe
+from pillarbox.mail.catalogue import delivery
+from pillarbox.mail.envelope import Body, Envelope
+from pillarbox.mail.reply import Origin, Reply, Result, Stage
+from pillarbox.queue.outcome import Action, Fact, action
+from pillarbox.queue.spool import format_id
+from pillarbox.relay.carriage import fit
+from pillarbox.relay.connection import LinkError
+from pillarbox.relay.plan import Hop, family_of
+from pillarbox.relay.session import Opener, Session, SmtpSettings
+from pillarbox.smtp.client import LONE_DOT, DataWriter, Next, Transaction, chunk_command
+from pillarbox.smtp.replies import CLOSING_CODE, ProtocolError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from pillarbox.queue.spool import Content, Pending, Queued
+    from pillarbox.relay.destination import Destination
+    from pillarbox.relay.hosts import Hosts
+
+_IN_DOUBT_S = 6 * 3600.0  # how long the host of a message in doubt is remembered
+_LEARNT_S = 24 * 3600.0  # how long the number of messages that a host takes on a connection is remembered
+_HERE = frozenset({Action.SPLIT, Action.STRIP, Action.RECONNECT})
+_HOPELESS = frozenset({Action.BOUNCE, Action.OTHER_LOGIN})
+_ELSEWHERE = frozenset({Action.NEXT_HOST, Action.OTHER_FAMILY})
+
+
+class _Attempt:
+    """One message on its way to the hosts of one route: who still waits, and what was said so far."""
+
+    def __init__(self, queued: Queued, content: Content) -> None:
+        self.queued = queued
+        self.content = content
+        self.todo: list[Pending] = list(queued.pending)  # for the host that is talked to
+        self.later: list[Pending] = []  # for the next one
+        self.results: dict[int, Result] = {}  # what is settled
+        self._failures: dict[int, Result] = {}  # what stands if nothing better comes
+        self.ipv4_only = False
+        self.tried: set[Hop] = set()
+
+    @property
+    def open(self) -> bool:
+        return bool(self.todo or self.later)
+
+    def next_host(self) -> None:
+        """All that still wait are for the next host."""
+        self.todo, self.later = self.later + self.todo, []
+
+    def note_failure(self, pending: Pending, result: Result) -> None:
+        """Remember a failure; one that may pass is not replaced by one that is final."""
+        before = self._failures.get(pending.number)
+        if before is None or result.reply.temporary or not before.reply.temporary:
+            self._failures[pending.number] = result
+
+    def fail(self, result: Result) -> None:
+        """This host is of no use to anybody who waits."""
+        for pending in self.todo + self.later:
+            self.note_failure(pending, result)
+
+    def finish(self, otherwise: Result) -> dict[int, Result]:
+        """No host is left."""
+        for pending in self.todo + self.later:
+            self.results[pending.number] = self._failures.get(pending.number, otherwise)
+        return self.results
+
+
+class SmtpCourier:
+    """Delivers the messages of one route; keeps its connection from one message to the next."""
+
+    def __init__(self, destination: Destination, settings: SmtpSettings, hosts: Hosts) -> None:
+        """`hosts` is shared with all others that send."""
+        self._destination = destination
+        self._settings = settings
+        self._patience = settings.patience
+        self._hosts = hosts
+        self._lmtp = destination.manner.lmtp
+        self._opener = Opener(destination.manner, settings, hosts)
+        self._session: Session | None = None
+
+    async def deliver(self, queued: Queued) -> Mapping[int, Result]:
+        """Try to deliver to all recipients of `queued`, and tell what came of each, by its number."""
+        assert queued.content is not None  # the manager loads it
+        attempt = _Attempt(queued, queued.content)
+        try:
+            await self._run(attempt)
+        except asyncio.CancelledError:
+            self._drop_session()
+            raise
+        except OSError as error:  # the message can't be read: sockets have their own errors
+            self._drop_session()
+            attempt.fail(_local(delivery.DAMAGED.reply(detail=error)))
+        except Exception as error:  # noqa: BLE001 - a bug must cost one attempt, not the lane
+            self._drop_session()
+            incident = observe.report_incident(error, message=format_id(queued.id))
+            attempt.fail(_local(delivery.INTERNAL_ERROR.reply(incident=incident)))
+        lost = delivery.CONNECTION_LOST.reply(host=self._destination.name, detail="what came before")
+        return attempt.finish(_local(lost))
+
+    async def close(self) -> None:
+        """Say goodbye to the host."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.connection.quit(self._patience.quit_s)
+
+    def _drop_session(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            session.connection.close()
+
+    # --- hosts
+
+    async def _run(self, attempt: _Attempt) -> None:
+        session = self._session
+        doubtful = self._hosts.in_doubt.get(attempt.queued.id, asyncio.get_running_loop().time())
+        if session is not None and session.usable and doubtful in (None, session.hop):
+            await self._converse(session, attempt, Fact.NOTHING)
+            if not attempt.open:
+                return
+            attempt.next_host()
+        await self.close()
+        async for hop in self._hops(doubtful):
+            if isinstance(hop, Result):
+                attempt.fail(hop)
+            elif attempt.ipv4_only and family_of(hop.address) == "ipv6":
+                continue
+            elif len(attempt.tried) >= self._settings.max_hosts:
+                return
+            else:
+                attempt.tried.add(hop)
+                if not await self._try_host(hop, attempt):
+                    return
+            attempt.next_host()
+
+    async def _hops(self, doubtful: Hop | None) -> AsyncIterator[Hop | Result]:
+        """The hosts in their order, but first the one that may have the message already."""
+        if doubtful is not None:
+            yield doubtful
+        async for hop in self._destination.hops():
+            if hop != doubtful:
+                yield hop
+
+    async def _try_host(self, hop: Hop, attempt: _Attempt) -> bool:
+        """Deliver what one host takes; whether it is worth to try another one."""
+        facts = Fact.NOTHING
+        while True:
+            session = await self._opener.open(hop)
+            if isinstance(session, Result):
+                attempt.fail(session)
+                return action(session.stage, session.reply) not in _HOPELESS
+            await self._converse(session, attempt, facts)
+            if not attempt.todo or Fact.RECONNECTED in facts:
+                return attempt.open
+            await self.close()
+            if not session.worn_out:
+                facts |= Fact.RECONNECTED
+
+    # --- one host
+
+    async def _converse(self, session: Session, attempt: _Attempt, facts: Fact) -> None:
+        """Send the message to those who wait, in as many transactions as it takes.
+
+        Those who are left over, in `attempt.todo`, need another connection to the same host.
+        """
+        self._session = session
+        again = False
+        while attempt.todo and not again and session.usable:
+            batch = attempt.todo[: session.max_recipients]
+            envelope = _envelope_for(attempt.queued, batch)
+            fitting = fit(envelope, attempt.content, session.extensions, session.hop.name)
+            if isinstance(fitting, Reply):
+                if not self._without_misfits(session, attempt, fitting):
+                    break
+                continue
+            transaction = Transaction(
+                fitting,
+                attempt.content.octets,
+                session.extensions,
+                hints=session.hints,
+                lmtp=self._lmtp,
+                reset=session.dirty,
+            )
+            await self._transact(session, transaction, fitting.body, attempt.content)
+            session.messages += 1
+            session.dirty = transaction.dirty
+            again = self._sort(session, attempt, batch, transaction, facts)
+        if not session.usable:
+            if session.connection.usable:
+                await self.close()
+            else:
+                self._drop_session()
+
+    def _without_misfits(self, session: Session, attempt: _Attempt, refusal: Reply) -> bool:
+        """Put those aside who can't be served by this host; whether others are left."""
+        result = Result(refusal, Stage.MAIL, Origin.LOCAL, session.hop.name)
+        misfits = [pending for pending in attempt.todo if not pending.recipient.address.isascii()]
+        if refusal.cause is not delivery.NEEDS_SMTPUTF8 or len(misfits) in (0, len(attempt.todo)):
+            misfits = list(attempt.todo)
+        for pending in misfits:
+            attempt.todo.remove(pending)
+            attempt.later.append(pending)
+            attempt.note_failure(pending, result)
+        return bool(attempt.todo)
+
+    def _sort(
+        self, session: Session, attempt: _Attempt, batch: list[Pending], transaction: Transaction, facts: Fact
+    ) -> bool:
+        """Take the outcome of a transaction; whether some need a new connection to the same host."""
+        reports = session.hints and "DSN" in session.extensions
+        host = session.hop.name
+        if session.hints:
+            facts |= Fact.HINTS
+        if transaction.accepted:
+            facts |= Fact.ACCEPTED
+        if self._other_family_left(session.hop, attempt):
+            facts |= Fact.OTHER_FAMILY_LEFT
+        actions: set[Action] = set()
+        remaining = attempt.todo[len(batch) :]
+        for index, pending in enumerate(batch):
+            stage, reply = transaction.settled[index]
+            if reply.positive:
+                stage = Stage.LOCAL if self._lmtp else stage
+                attempt.results[pending.number] = Result(reply, stage, Origin.PEER, host, reports)
+                continue
+            result = Result(reply, stage, Origin.PEER if reply.cause is None else Origin.LOCAL, host)
+            what = action(stage, reply, facts)
+            actions.add(what)
+            if what in _HERE:
+                remaining.append(pending)
+                attempt.note_failure(pending, result)
+            elif what in _ELSEWHERE:
+                attempt.later.append(pending)
+                attempt.note_failure(pending, result)
+            else:
+                attempt.results[pending.number] = result
+        attempt.todo = remaining
+        if actions:
+            self._learn(session, attempt, transaction, actions)
+        return Action.RECONNECT in actions
+
+    def _learn(
+        self, session: Session, attempt: _Attempt, transaction: Transaction, actions: set[Action]
+    ) -> None:
+        """Draw the conclusions that outlast one transaction."""
+        if Action.SPLIT in actions:
+            session.max_recipients = max(1, transaction.accepted)
+        if Action.STRIP in actions:
+            session.hints = False
+        if Action.OTHER_FAMILY in actions:
+            attempt.ipv4_only = True
+        now = asyncio.get_running_loop().time()
+        replies = [reply for _, reply in transaction.settled.values()]
+        if any(reply.cause is delivery.IN_DOUBT for reply in replies):
+            self._hosts.in_doubt.put(attempt.queued.id, session.hop, now + _IN_DOUBT_S)
+        if session.messages > 2 and any(reply.code == CLOSING_CODE for reply in replies):
+            self._hosts.max_messages.put(session.hop, session.messages - 1, now + _LEARNT_S)
+
+    def _other_family_left(self, hop: Hop, attempt: _Attempt) -> bool:
+        if attempt.ipv4_only or "ipv4" not in self._settings.families:
+            return False
+        return family_of(hop.address) == "ipv6"
+
+    # --- one transaction
+
+    async def _transact(
+        self, session: Session, transaction: Transaction, body: Body, content: Content
+    ) -> None:
+        """Carry a transaction through; whatever happens, it is settled for all recipients afterwards."""
+        connection = session.connection
+        host = session.hop.name
+        try:
+            while transaction.next is Next.COMMANDS:
+                octets, count = transaction.commands()
+                what = transaction.stage.value.upper()
+                transaction.take(await connection.ask(octets, count, self._patience.command_s, what))
+            if transaction.next is Next.LONE_DOT:
+                await connection.ask(LONE_DOT, 1, self._patience.end_s, "the end of nothing")
+                transaction.nobody_got_it()
+            elif transaction.next is Next.BODY and body is Body.BINARY:
+                await self._send_chunks(session, transaction, content)
+            elif transaction.next is Next.BODY:
+                await self._send_data(session, transaction, content)
+        except LinkError as error:
+            self._take_what_came(transaction, error.replies)
+            transaction.broken_off(error.reply)
+        except ProtocolError as error:
+            transaction.broken_off(delivery.PROTOCOL.reply(host=host, detail=error))
+            connection.close()
+        except BaseException:
+            connection.close()
+            raise
+
+    @staticmethod
+    def _take_what_came(transaction: Transaction, replies: list[Reply]) -> None:
+        """Replies to the first commands of a group still count when the connection broke before the others."""
+        if replies and transaction.next is Next.COMMANDS:
+            try:
+                transaction.take(replies)
+            except ProtocolError:
+                return
+
+    async def _send_data(self, session: Session, transaction: Transaction, content: Content) -> None:
+        """The message as DATA wants it (RFC 5321 4.1.1.4). Raises LinkError, ProtocolError, OSError."""
+        connection, patience = session.connection, self._patience
+        writer = DataWriter()
+        connection.expect(transaction.final_replies, patience.end_s, "the message")
+        if content.path is None:
+            octets = writer.encode(content.prefix + (content.inline or b""))
+            ended = await connection.write(octets + writer.finish(), patience.block_s)
+        else:
+            ended = False
+            async for piece in _pieces(content):
+                await connection.write(writer.encode(piece), patience.block_s)
+                if connection.answered:
+                    break
+            else:
+                ended = await connection.write(writer.finish(), patience.block_s)
+        if ended:
+            await self._take_end(session, transaction)
+            return
+        early = await connection.replies()  # may raise: then nothing was said, and nothing is in doubt
+        if early[0].positive:
+            raise ProtocolError("an answer before the end of the message")
+        transaction.take_final(early[:1])
+        transaction.broken_off(early[0])
+        connection.close()  # the rest of the message would be taken for commands
+
+    async def _send_chunks(self, session: Session, transaction: Transaction, content: Content) -> None:
+        """The message as it is, in chunks (RFC 3030 2). Raises LinkError, ProtocolError, OSError."""
+        connection, patience = session.connection, self._patience
+        left = content.octets
+        async for piece in _pieces(content):
+            left -= len(piece)
+            octets = chunk_command(len(piece), last=left <= 0) + piece
+            if left > 0:
+                reply = (await connection.ask(octets, 1, patience.end_s, "BDAT"))[0]
+                if not reply.positive:
+                    transaction.chunk_refused(reply)
+                    return
+            else:
+                connection.expect(transaction.final_replies, patience.end_s, "the message")
+                await connection.write(octets, patience.block_s)
+                await self._take_end(session, transaction)
+
+    async def _take_end(self, session: Session, transaction: Transaction) -> None:
+        """The message and its end were sent: without an answer nobody knows whether it arrived (RFC 1047)."""
+        try:
+            transaction.take_final(await session.connection.replies())
+        except LinkError as error:
+            transaction.take_final(error.replies)
+            cause = delivery.TOO_FEW_REPLIES if error.replies else delivery.IN_DOUBT
+            transaction.broken_off(cause.reply(host=session.hop.name))
+
+
+def _envelope_for(queued: Queued, batch: list[Pending]) -> Envelope:
+    envelope = queued.envelope
+    utf8 = envelope.smtputf8 or not all(pending.recipient.address.isascii() for pending in batch)
+    return replace(envelope, recipients=tuple(pending.recipient for pending in batch), smtputf8=utf8)
+
+
+async def _pieces(content: Content) -> AsyncIterator[bytes]:
+    """The message piece by piece; files are read in a thread, because a disk may be slow. Raises OSError."""
+    if content.path is None:
+        yield content.prefix + (content.inline or b"")
+        return
+    pieces, octets = content.chunks(), 0
+    while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
+        octets += len(piece)
+        yield piece
+    if octets != content.octets:
+        raise OSError(f"{octets} octets are there instead of {content.octets}")
+
+
+def _local(reply: Reply, stage: Stage = Stage.LOCAL) -> Result:
+    return Result(reply, stage, Origin.LOCAL)
