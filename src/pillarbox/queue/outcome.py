@@ -290,7 +290,8 @@ def settle(result: Result, history: History, retry: RetrySettings, now: float) -
         result=result,
         suspend_s=row.suspend_s,
         alarm=_alarm(row, result),
-        maybe_duplicate=result.reply.cause is delivery.IN_DOUBT or result.reply.cause is delivery.TOO_FEW_REPLIES,
+        maybe_duplicate=result.reply.cause is delivery.IN_DOUBT
+        or result.reply.cause is delivery.TOO_FEW_REPLIES,
     )
 
 

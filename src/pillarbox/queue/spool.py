@@ -103,6 +103,7 @@ class Pending:
     due: float
     attempts: int = 0
     delay_notified: bool = False
+    bounce: bool = False  # an operator wants it returned instead of attempted
 
 
 @dataclass(slots=True)
@@ -141,6 +142,17 @@ class Happening:
     detail: dict[str, object] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """What an operator asked for, as the store passes it to running workers: about a message or a destination."""
+
+    id: int
+    at: float
+    verb: str  # one of queue.ledger's
+    message: int | None
+    destination: str  # as str(route) spells it, or "*"
+
+
 class SpoolError(Exception):
     """The store could not do its work; `reply` is what the peer may be told."""
 
@@ -165,33 +177,61 @@ class Draft(Protocol):
     def write(self, piece: bytes) -> None:
         """Append. Raises SpoolError when the disk is full or broken; the draft is then void."""
 
+    def keep(self, target: Path) -> None:
+        """Sync the file of a large body and move it to `target`, durably; blocks. Raises SpoolError; it is then gone."""
+
     def discard(self) -> None:
         """Give the body up and free what it holds."""
 
 
 class Spool(Protocol):
-    """The durable store. Futures resolve on the loop that opened it; all may raise SpoolError."""
+    """The durable store. Futures resolve on the loop that opened it; all may raise SpoolError.
+
+    A recipient that a worker has in memory is *claimed*: by `commit`, `record` (of a report) and `due`. `record` and
+    `release` end that, and so does the death of the worker.
+    """
+
+    @property
+    def slots(self) -> frozenset[int]:
+        """The slots that this worker holds now; whatever else it has in memory is no longer its own."""
 
     def new_id(self, now: float) -> int:
         """A fresh message id in the slot of this worker."""
 
+    def free_octets(self) -> int:
+        """The free space where the store lies."""
+
     def draft(self) -> Draft:
         """Begin to store a body."""
 
-    def commit(self, draft: Draft, entry: Entry) -> asyncio.Future[None]:
+    def commit(self, draft: Draft, entry: Entry) -> asyncio.Future[Queued]:
         """Make the message durable; when the future is done, it is on stable storage (250 may be said)."""
 
     def load(self, message: int) -> asyncio.Future[Content]:
         """Read the octets of a message."""
 
-    def record(self, changes: Sequence[Change], reports: Sequence[tuple[Draft, Entry]] = ()) -> asyncio.Future[None]:
-        """Store outcomes, and the reports that they give rise to, in one transaction."""
+    def record(
+        self, changes: Sequence[Change], reports: Sequence[tuple[Draft, Entry]] = ()
+    ) -> asyncio.Future[list[Queued]]:
+        """Store outcomes, and the reports that they give rise to, in one transaction; gives the reports back queued."""
+
+    def release(self, pending: Sequence[Pending]) -> asyncio.Future[None]:
+        """Give recipients back unattempted, each with its `due`; another `due` call may claim them."""
 
     def due(self, now: float, limit: int, full: Collection[Route]) -> asyncio.Future[list[Queued]]:
-        """Recipients due by `now`, fair between destinations, none of a destination in `full`."""
+        """Claim recipients due by `now`, fair between destinations, none of a destination in `full`."""
 
     def next_due(self) -> asyncio.Future[float | None]:
-        """When the next recipient is due, in Unix time; None if nothing waits."""
+        """When the next unclaimed recipient is due, in Unix time; None if nothing waits."""
+
+    def verbs(self) -> asyncio.Future[list[Verb]]:
+        """What operators asked for since the last call; the first call tells which destinations are suspended."""
+
+    def adopt(self) -> asyncio.Future[list[int]]:
+        """Take over the slots of workers that died; the slots."""
+
+    def prune(self, before: float) -> asyncio.Future[int]:
+        """Forget some finished messages received before `before`; how many. Call again until it is 0."""
 
     def close(self) -> asyncio.Future[None]:
         """Finish what is begun, give the leases back, and close."""

@@ -1,0 +1,165 @@
+"""Bodies on their way into the store: small ones in memory, large ones in a file of their own.
+
+Rows are `queue.sqlite`'s business. The loop thread only writes into the page cache here; syncing is done by `keep`,
+which runs in a thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+from typing import TYPE_CHECKING
+
+from pillarbox.mail.catalogue import content
+from pillarbox.queue.spool import SLOTS, SpoolError, format_id, parse_id
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+INLINE_OCTETS = 65_536  # larger bodies get a file
+
+
+def trouble(error: BaseException) -> SpoolError:
+    """What a failed write is called towards the peer: a full disk, or an incident."""
+    number = getattr(error, "errno", None)
+    if number in (errno.ENOSPC, errno.EDQUOT) or type(error).__name__ == "FullError":
+        return SpoolError(content.DISK_FULL.reply(), str(error))
+    incident = secrets.token_hex(4)
+    return SpoolError(content.WRITE_FAILED.reply(incident=incident), f"incident {incident}: {error!r}")
+
+
+class FileDraft:
+    """A body on its way in (the contract's `Draft`): kept in memory up to `INLINE_OCTETS`, then in a file."""
+
+    __slots__ = ("_fd", "_path", "_pieces", "octets")
+
+    def __init__(self, path: Path) -> None:
+        """Begin an empty body that may grow into the file `path`, which does not exist yet."""
+        self.octets = 0
+        self._pieces: list[bytes] = []
+        self._path = path
+        self._fd = -1
+
+    @property
+    def file(self) -> Path | None:
+        """Where the body lies, or None while it is in memory."""
+        return self._path if self._fd >= 0 else None
+
+    def write(self, piece: bytes) -> None:
+        """Append. Raises SpoolError when the disk is full or broken; the draft is then void."""
+        self.octets += len(piece)
+        if self._fd < 0 and self.octets <= INLINE_OCTETS:
+            self._pieces.append(bytes(piece))
+            return
+        try:
+            if self._fd < 0:
+                self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+                self._pieces.append(bytes(piece))
+                piece = b"".join(self._pieces)
+                self._pieces.clear()
+            _write_all(self._fd, piece)
+        except OSError as error:
+            self.discard()
+            raise trouble(error) from error
+
+    def inline(self) -> bytes:
+        """The whole body of a draft that has no file."""
+        return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+
+    def keep(self, target: Path) -> None:
+        """Sync the file and move it to `target`, durably. Raises SpoolError; the file is then gone."""
+        try:
+            os.fsync(self._fd)
+            self._close()
+            self._path.rename(target)
+            sync_folder(target.parent)
+        except OSError as error:
+            self.discard()
+            target.unlink(missing_ok=True)
+            raise trouble(error) from error
+
+    def discard(self) -> None:
+        """Give the body up and free what it holds."""
+        self._pieces.clear()
+        if self._fd >= 0:
+            self._close()
+            with contextlib.suppress(OSError):
+                self._path.unlink(missing_ok=True)
+
+    def _close(self) -> None:
+        fd, self._fd = self._fd, -1
+        with contextlib.suppress(OSError):  # what counts was synced before
+            os.close(fd)
+
+
+def _write_all(fd: int, piece: bytes) -> None:
+    done = os.write(fd, piece)
+    if done < len(piece):
+        view = memoryview(piece)
+        while done < len(piece):
+            done += os.write(fd, view[done:])
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the entries of a folder durable. Raises OSError."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+class Bodies:
+    """The folders of a store that hold files: `drafts` for what comes in, `bodies/<slot>` for what is kept."""
+
+    def __init__(self, root: Path) -> None:
+        """Name the folders below `root`, and make them where they are missing. Raises OSError."""
+        self._drafts = root / "drafts"
+        self._bodies = root / "bodies"
+        self._drafts.mkdir(mode=0o700, parents=True, exist_ok=True)
+        missing = [folder for folder in map(self.folder, range(SLOTS)) if not folder.exists()]
+        for folder in missing:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if missing:
+            sync_folder(self._bodies)
+            sync_folder(root)
+
+    def folder(self, slot: int) -> Path:
+        """Where the bodies of one slot lie."""
+        return self._bodies / f"{slot:02}"
+
+    def path(self, message: int) -> Path:
+        """Where the body of a message lies if it is not inline."""
+        return self.folder(message & SLOTS - 1) / format_id(message)
+
+    def draft(self, name: str) -> FileDraft:
+        """Begin a draft; `name` is unique among all workers, and begins with the worker's own name and a hyphen."""
+        return FileDraft(self._drafts / name)
+
+    def sweep_drafts(self, living: frozenset[str]) -> int:
+        """Remove the drafts of workers that are not among the `living`; the count of them."""
+        return _remove(file for file in self._drafts.iterdir() if file.name.partition("-")[0] not in living)
+
+    def strays(self, slot: int, before: int) -> list[int]:
+        """The message ids below `before` of the body files in a slot."""
+        found = []
+        for file in self.folder(slot).iterdir():
+            with contextlib.suppress(ValueError):  # not ours: leave it alone
+                found.append(parse_id(file.name))
+        return [message for message in found if message < before]
+
+    def remove(self, messages: list[int]) -> int:
+        """Remove the body files of these messages, as far as they exist; the count of them."""
+        return _remove(map(self.path, messages))
+
+
+def _remove(files: Iterator[Path]) -> int:
+    count = 0
+    for file in files:
+        with contextlib.suppress(OSError):  # what stays is swept the next time
+            file.unlink()
+            count += 1
+    return count

@@ -1,0 +1,197 @@
+"""Read from the store, in a thread of its own: the octets of a message, and who is due.
+
+It changes nothing; rows that cannot be read are reported as damage to `queue.sqlite`, which sets them aside.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from pillarbox.mail.catalogue import delivery
+from pillarbox.mail.route import parse_route
+from pillarbox.queue.records import DamagedError, unpack_envelope
+from pillarbox.queue.spool import Content, Pending, Queued, SpoolError, Verb, format_id
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
+    import apsw
+
+    from pillarbox.mail.route import Route
+    from pillarbox.queue.drafts import Bodies
+
+_EAGER_OCTETS = (
+    8_388_608  # inline bodies read along with one pick; later ones are loaded when their turn comes
+)
+_PROBES = 256  # destinations looked at in one pick, beyond the oldest recipients
+_SHARES = 4  # no destination gets more than a quarter of a pick while others want it
+_PENDING = "message, number, due, destination, attempts, delay_notified, bounce"
+_OLDEST = (
+    f"SELECT {_PENDING} FROM recipient INDEXED BY waiting_due"  # noqa: S608 - only constants
+    " WHERE slot = ? AND state = 0 AND claimed = 0 AND due <= ? ORDER BY due LIMIT ?"
+)
+_OLDEST_OF_DESTINATION = (
+    f"SELECT {_PENDING} FROM recipient INDEXED BY waiting_destination"  # noqa: S608
+    " WHERE slot = ? AND destination = ? AND state = 0 AND claimed = 0 AND due <= ? ORDER BY due LIMIT ?"
+)
+_NEXT_DESTINATION = (
+    "SELECT min(destination) FROM recipient INDEXED BY waiting_destination"
+    " WHERE slot = ? AND state = 0 AND claimed = 0 AND destination > ?"
+)
+_NEXT_DUE = (
+    "SELECT min(due) FROM recipient INDEXED BY waiting_due WHERE slot = ? AND state = 0 AND claimed = 0"
+)
+_CONTENT = (
+    "SELECT prefix, octets, body.message, content FROM message LEFT JOIN body ON body.message = message.id"
+    " WHERE message.id = ?"
+)
+
+_Row = tuple[int, int, float, str, int, int, int]  # the columns of _PENDING
+
+
+@dataclass(slots=True)
+class Pick:
+    """What is due: messages with their recipients, and those that can't be read, each with the reason."""
+
+    queued: list[Queued] = field(default_factory=list)
+    damaged: list[tuple[int, str]] = field(default_factory=list)
+
+
+class Reader:
+    """A connection that only reads. Used by one thread at a time."""
+
+    def __init__(self, connection: apsw.Connection, bodies: Bodies) -> None:
+        """Read through `connection`, which nobody else uses."""
+        self._connection = connection
+        self._bodies = bodies
+        self._turn: dict[int, str] = {}  # by slot: the destination that had the last turn
+        self._last_verb = -1
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+    def load(self, message: int) -> Content:
+        """The octets of a message. Raises SpoolError if they are missing or damaged."""
+        try:
+            return self._content(message)
+        except DamagedError as error:
+            detail = f"{format_id(message)}: {error}"
+            raise SpoolError(delivery.DAMAGED.reply(detail=str(error)), detail) from error
+
+    def _content(self, message: int) -> Content:
+        row = self._connection.execute(_CONTENT, (message,)).fetchone()
+        if row is None or row[2] is None:
+            raise DamagedError("no body in the store")
+        prefix, octets, _message, inline = row
+        path = None
+        if inline is None:
+            path = self._bodies.path(message)
+            try:
+                found = path.stat().st_size
+            except OSError as error:
+                raise DamagedError(f"body file not readable: {error}") from error
+        else:
+            found = len(inline)
+        if found != octets:
+            raise DamagedError(f"body has {found} octets instead of {octets}")
+        return Content(prefix, inline, path, octets)
+
+    def next_due(self, slots: Iterable[int]) -> float | None:
+        """When the next unclaimed recipient of these slots is due."""
+        found = [self._connection.execute(_NEXT_DUE, (slot,)).get for slot in slots]
+        return min((due for due in found if due is not None), default=None)
+
+    def verbs(self) -> list[Verb]:
+        """Operators' verbs since the last call; at first, one `suspend` for each destination that is suspended."""
+        first = self._last_verb < 0
+        if first:
+            self._last_verb = self._connection.execute("SELECT coalesce(max(id), 0) FROM verb").get
+            sql = "SELECT 0, since, 'suspend', NULL, destination FROM suspended"
+            return [Verb(*row) for row in self._connection.execute(sql)]
+        sql = "SELECT id, at, verb, message, destination FROM verb WHERE id > ? ORDER BY id"
+        found = [Verb(*row) for row in self._connection.execute(sql, (self._last_verb,))]
+        if found:
+            self._last_verb = found[-1].id
+        return found
+
+    def pick(self, slots: Collection[int], now: float, limit: int, full: Collection[Route]) -> Pick:
+        """Choose at most `limit` recipients that are due: the oldest first, but fair between destinations."""
+        barred = {str(route) for route in full}
+        chosen: list[_Row] = []
+        for slot in slots:
+            chosen += self._choose(slot, now, limit - len(chosen), barred)
+        by_message: dict[int, list[_Row]] = defaultdict(list)
+        for row in chosen:
+            by_message[row[0]].append(row)
+        pick, octets = Pick(), 0
+        for message, rows in by_message.items():
+            try:
+                queued = self._queued(message, rows, eager=octets < _EAGER_OCTETS)
+            except DamagedError as error:
+                pick.damaged.append((message, str(error)))
+            else:
+                pick.queued.append(queued)
+                octets += queued.content.octets if queued.content and queued.content.inline else 0
+        return pick
+
+    def _choose(self, slot: int, now: float, limit: int, barred: set[str]) -> list[_Row]:
+        """The rows of one slot, no destination over its share while others wait."""
+        share = max(limit // _SHARES, 1)
+        oldest: list[_Row] = list(self._connection.execute(_OLDEST, (slot, now, 2 * limit)))
+        counts: dict[str, int] = defaultdict(int)
+        chosen: list[_Row] = []
+        spare: list[_Row] = []
+        for row in oldest:
+            if row[3] not in barred:
+                counts[row[3]] += 1
+                (chosen if counts[row[3]] <= share else spare).append(row)
+        if len(chosen) < limit and len(oldest) == 2 * limit:  # a few destinations stand before all others
+            chosen += self._choose_by_turn(slot, now, limit - len(chosen), barred | set(counts))
+        return (chosen + spare)[:limit]
+
+    def _choose_by_turn(self, slot: int, now: float, limit: int, barred: set[str]) -> list[_Row]:
+        """Go round the destinations from where the last pick stopped, taking a share of each."""
+        chosen: list[_Row] = []
+        share = max(limit // _SHARES, 1)
+        name = start = self._turn.get(slot, "")
+        wrapped = False
+        for _ in range(_PROBES):
+            found = self._connection.execute(_NEXT_DESTINATION, (slot, name)).get
+            if found is None or (wrapped and found > start):
+                if wrapped or not start:
+                    break
+                name, wrapped = "", True
+                continue
+            name = found
+            if name not in barred:
+                rows = self._connection.execute(_OLDEST_OF_DESTINATION, (slot, name, now, share))
+                chosen += rows
+            if len(chosen) >= limit:
+                break
+        self._turn[slot] = name
+        return chosen[:limit]
+
+    def _queued(self, message: int, rows: list[_Row], *, eager: bool) -> Queued:
+        found = self._connection.execute(
+            "SELECT envelope, received_at FROM message WHERE id = ?", (message,)
+        ).fetchone()
+        if found is None:
+            raise DamagedError("no envelope in the store")
+        envelope, received_at = unpack_envelope(found[0]), found[1]
+        pending = []
+        for _message, number, due, destination, attempts, delay_notified, bounce in rows:
+            if number >= len(envelope.recipients):
+                raise DamagedError(f"no recipient {number} in the envelope")
+            try:
+                route = parse_route(destination)
+            except ValueError as error:
+                raise DamagedError(f"destination not readable: {error}") from error
+            recipient = envelope.recipients[number]
+            pending.append(
+                Pending(message, number, recipient, route, due, attempts, bool(delay_notified), bool(bounce))
+            )
+        content = self._content(message) if eager else None
+        return Queued(message, envelope, received_at, pending, content)

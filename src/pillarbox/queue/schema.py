@@ -1,0 +1,112 @@
+"""The tables of the SQLite store, and how a connection to them is opened.
+
+What is written into them when is the business of `queue.sqlite`; what operators read and change of `queue.ledger`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+import apsw
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+FILE = "pillarbox.db"
+VERSION = 1  # of the tables, kept in PRAGMA user_version
+OLDEST_LIBRARY = (3, 51, 3)  # older ones can corrupt the database when two connections reset the log at once
+BUSY_MS = 10_000
+WRITER_CACHE_KIB = 16_384
+READER_CACHE_KIB = 4_096
+CHECKPOINT_PAGES = 4_000
+
+# `claimed` is set while a recipient is in the memory of the worker that holds its slot: such rows are in neither of the
+# indexes of what waits, so a message that is delivered at once never enters them.
+_TABLES = """
+CREATE TABLE message (
+  id INTEGER PRIMARY KEY, envelope BLOB NOT NULL, prefix BLOB NOT NULL, trace BLOB NOT NULL,
+  received_at REAL NOT NULL, octets INTEGER NOT NULL) STRICT;
+
+CREATE TABLE body (
+  message INTEGER PRIMARY KEY, content BLOB  -- NULL: in a file
+  ) STRICT;
+
+CREATE TABLE recipient (
+  message INTEGER NOT NULL, number INTEGER NOT NULL, slot INTEGER NOT NULL, state INTEGER NOT NULL,
+  claimed INTEGER NOT NULL, due REAL NOT NULL, destination TEXT NOT NULL,
+  attempts INTEGER NOT NULL DEFAULT 0, delay_notified INTEGER NOT NULL DEFAULT 0,
+  bounce INTEGER NOT NULL DEFAULT 0, result BLOB,
+  PRIMARY KEY (message, number)) STRICT, WITHOUT ROWID;
+CREATE INDEX waiting_due ON recipient (slot, due) WHERE state = 0 AND claimed = 0;
+CREATE INDEX waiting_destination ON recipient (slot, destination, due) WHERE state = 0 AND claimed = 0;
+CREATE INDEX claimed_slot ON recipient (slot) WHERE claimed = 1;
+CREATE INDEX held ON recipient (message) WHERE state = 1;
+
+CREATE TABLE event (
+  id INTEGER PRIMARY KEY, message INTEGER NOT NULL, at REAL NOT NULL, kind TEXT NOT NULL,
+  number INTEGER, result BLOB, detail BLOB) STRICT;
+CREATE INDEX event_message ON event (message);
+
+CREATE TABLE lease (
+  slot INTEGER PRIMARY KEY, worker TEXT NOT NULL, renewed_at REAL NOT NULL, fence INTEGER NOT NULL) STRICT;
+
+CREATE TABLE verb (
+  id INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NULL, verb TEXT NOT NULL, message INTEGER,
+  destination TEXT NOT NULL DEFAULT '') STRICT;
+
+CREATE TABLE suspended (destination TEXT PRIMARY KEY, since REAL NOT NULL) STRICT, WITHOUT ROWID;
+"""
+
+
+class StoreError(Exception):
+    """The store cannot be opened at all; the text says why and what to do."""
+
+
+def check_library(version: str) -> None:
+    """Refuse an SQLite library that is known to lose data. Raises StoreError."""
+    if tuple(int(part) for part in version.split(".")[:3]) < OLDEST_LIBRARY:
+        wanted = ".".join(map(str, OLDEST_LIBRARY))
+        msg = f"SQLite {version} can corrupt the mail store; {wanted} or newer is needed (upgrade apsw)"
+        raise StoreError(msg)
+
+
+def connect(file: Path, *, cache_kib: int = READER_CACHE_KIB) -> apsw.Connection:
+    """Open the database, make its tables if it is new. Raises StoreError or apsw.Error."""
+    check_library(apsw.sqlite_lib_version())
+    connection = apsw.Connection(str(file))
+    connection.set_busy_timeout(BUSY_MS)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+    connection.execute(f"PRAGMA cache_size = -{cache_kib}")
+    connection.execute("PRAGMA temp_store = MEMORY")
+    if _version(connection) == 0:
+        with transaction(connection):
+            if _version(connection) == 0:  # nobody else was faster
+                connection.execute(_TABLES)
+                connection.execute(f"PRAGMA user_version = {VERSION}")
+    if (found := _version(connection)) != VERSION:
+        connection.close()
+        msg = f"{file} has tables of version {found}; this release knows version {VERSION} only"
+        raise StoreError(msg)
+    return connection
+
+
+@contextlib.contextmanager
+def transaction(connection: apsw.Connection) -> Iterator[None]:
+    """Write durably all or nothing. Raises apsw.Error."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _version(connection: apsw.Connection) -> int:
+    value = connection.execute("PRAGMA user_version").get
+    return value if isinstance(value, int) else 0

@@ -1,0 +1,346 @@
+"""The durable store on one machine: SQLite, written by one thread that puts all that waits into one transaction.
+
+The tables are in `queue.schema`, what is written in `queue.writing`, what is read in `queue.reader`, body files in
+`queue.drafts`, who owns which message in `queue.leases`; operators look and act through `queue.ledger`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING
+
+import apsw
+
+from pillarbox import observe
+from pillarbox.mail.route import Transport
+from pillarbox.queue import schema, writing
+from pillarbox.queue.drafts import Bodies, FileDraft, trouble
+from pillarbox.queue.leases import RENEW_S, Leases
+from pillarbox.queue.reader import Reader
+from pillarbox.queue.spool import SLOTS, Content, Pending, Queued, SpoolError, format_id, parse_id
+from pillarbox.queue.writing import Work
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Sequence
+    from pathlib import Path
+    from typing import TypeVar
+
+    from pillarbox.mail.route import Route
+    from pillarbox.queue.spool import Change, Draft, Entry, Verb
+
+    T = TypeVar("T")
+
+_FILE_THREADS = 4
+_MOST_WORKS = 256  # in one transaction
+_Answers = list[tuple[Work, object]]
+
+
+class SqliteSpool:
+    """The contract's `Spool` in a folder of the local file system."""
+
+    def __init__(self, root: Path) -> None:
+        """Open the store in `root`, make it if it is not there; on the loop that will use it.
+
+        Raises schema.StoreError, apsw.Error or OSError.
+        """
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._loop = asyncio.get_running_loop()
+        self._connection = schema.connect(root / schema.FILE, cache_kib=schema.WRITER_CACHE_KIB)
+        self._bodies = Bodies(root)
+        self._leases = Leases(root)
+        with schema.transaction(self._connection):
+            self._slot = self._leases.acquire(self._connection)
+        self._last_id = int(self._connection.execute("SELECT coalesce(max(id), 0) FROM message").get)
+        self._reader = Reader(schema.connect(root / schema.FILE), self._bodies)
+        self._root = root
+        self._drafts = 0
+        self._lost = False  # whether a slot was ever taken from this worker
+        self._closing: asyncio.Future[None] | None = None
+        self._work: SimpleQueue[Work | None] = SimpleQueue()
+        self._file_threads = ThreadPoolExecutor(_FILE_THREADS, "pillarbox-files")
+        self._reader_thread = ThreadPoolExecutor(1, "pillarbox-reader")
+        self._writer = threading.Thread(target=self._write_until_closed, name="pillarbox-writer", daemon=True)
+        self._writer.start()
+        self._file_threads.submit(self._sweep, [self._slot], self.new_id(time.time()))
+
+    @property
+    def slots(self) -> frozenset[int]:
+        """The slots that this worker holds now."""
+        return frozenset(self._leases.fences)
+
+    def new_id(self, now: float) -> int:
+        """A fresh message id: microseconds of Unix time, then the slot. It never falls, even if the clock does."""
+        fresh = int(now * 1_000_000) * SLOTS | self._slot
+        if fresh <= self._last_id:
+            fresh = (self._last_id // SLOTS + 1) * SLOTS | self._slot
+        self._last_id = fresh
+        return fresh
+
+    def draft(self) -> FileDraft:
+        """Begin to store a body."""
+        self._drafts += 1
+        return self._bodies.draft(f"{self._leases.worker}-{self._drafts}")
+
+    def commit(self, draft: Draft, entry: Entry) -> asyncio.Future[Queued]:
+        """Make the message durable; the future gives it as the queue's manager takes it."""
+        future: asyncio.Future[Queued] = self._loop.create_future()
+        work = Work(future)  # type: ignore[arg-type]
+        work.answer = self._add(work, draft, entry)
+        self._submit(work)
+        return future
+
+    def record(
+        self, changes: Sequence[Change], reports: Sequence[tuple[Draft, Entry]] = ()
+    ) -> asyncio.Future[list[Queued]]:
+        """Store outcomes, and the reports that they give rise to, in one transaction; gives the reports back queued."""
+        future: asyncio.Future[list[Queued]] = self._loop.create_future()
+        work = Work(future)  # type: ignore[arg-type]
+        now = time.time()
+        for change in changes:
+            work.change(change, now)
+        work.answer = [self._add(work, draft, entry) for draft, entry in reports]
+        self._submit(work)
+        return future
+
+    def _add(self, work: Work, draft: Draft, entry: Entry) -> Queued:
+        work.add(draft, entry)
+        if draft.file is None:
+            kept = Content(entry.prefix, draft.inline(), None, draft.octets)
+        else:
+            path = self._bodies.path(entry.id)
+            kept = Content(entry.prefix, None, path, draft.octets)
+            work.bodies.append((draft, path))
+        pending = [
+            Pending(entry.id, number, recipient, route, entry.received_at)
+            for number, (recipient, route) in enumerate(
+                zip(entry.envelope.recipients, entry.routes, strict=True)
+            )
+            if not (entry.hold or route.transport is Transport.HOLD)
+        ]
+        return Queued(entry.id, entry.envelope, entry.received_at, pending, kept)
+
+    def load(self, message: int) -> asyncio.Future[Content]:
+        """Read the octets of a message. A damaged one gives SpoolError with cause `delivery.DAMAGED`."""
+        return self._read(partial(self._reader.load, message))
+
+    def next_due(self) -> asyncio.Future[float | None]:
+        """When the next unclaimed recipient is due, in Unix time; None if nothing waits."""
+        return self._read(partial(self._reader.next_due, self.slots))
+
+    def verbs(self) -> asyncio.Future[list[Verb]]:
+        """What operators asked for since the last call; the first call tells which destinations are suspended."""
+        return self._read(self._reader.verbs)
+
+    def due(self, now: float, limit: int, full: Collection[Route]) -> asyncio.Future[list[Queued]]:
+        """Claim recipients due by `now`, fair between destinations, none of a destination in `full`."""
+        return self._loop.create_task(self._due(now, limit, full))
+
+    async def _due(self, now: float, limit: int, full: Collection[Route]) -> list[Queued]:
+        pick = await self._read(partial(self._reader.pick, self.slots, now, limit, full))
+        if pick.damaged:
+            await self._call(partial(_set_aside, damaged=pick.damaged, at=now))
+            for message, reason in pick.damaged:
+                observe.MESSAGE_DAMAGED.note(message=format_id(message), problem=reason)
+        if not pick.queued:
+            return []
+        return await self._call(partial(self._claim, found=pick.queued))
+
+    def release(self, pending: Sequence[Pending]) -> asyncio.Future[None]:
+        """Give recipients back unattempted, each with its `due`."""
+        return self._call(partial(self._release, pending=pending))
+
+    def adopt(self) -> asyncio.Future[list[int]]:
+        """Take over the slots of workers that died; the slots."""
+        return self._call(self._adopt)
+
+    def prune(self, before: float) -> asyncio.Future[int]:
+        """Forget some finished messages received before `before`; how many. Call again until it is 0."""
+        return self._call(partial(writing.prune, before=before))
+
+    def close(self) -> asyncio.Future[None]:
+        """Finish what is begun, give the leases back, and close."""
+        if self._closing is None:
+            self._closing = self._loop.create_future()
+            threading.Thread(target=self._close, args=(self._closing,), name="pillarbox-closer").start()
+        return self._closing
+
+    # How work reaches the threads.
+
+    def _submit(self, work: Work) -> None:
+        if self._closing is not None:
+            _resolve([(work, trouble(RuntimeError("the store is closed")))])
+        elif work.bodies:
+            self._file_threads.submit(self._keep_bodies, work)
+        else:
+            self._work.put(work)
+
+    def _call(self, call: Callable[[apsw.Connection], T]) -> asyncio.Future[T]:
+        """Run `call` in the writer's next transaction."""
+        future: asyncio.Future[T] = self._loop.create_future()
+        work = Work(future)  # type: ignore[arg-type]
+        work.call = call
+        self._submit(work)
+        return future
+
+    def _read(self, call: Callable[[], T]) -> asyncio.Future[T]:
+        if self._closing is not None:
+            future: asyncio.Future[T] = self._loop.create_future()
+            future.set_exception(trouble(RuntimeError("the store is closed")))
+            return future
+        return self._loop.run_in_executor(self._reader_thread, _reading(call))
+
+    # What the threads do.
+
+    def _keep_bodies(self, work: Work) -> None:
+        """Bring body files home, then have the rows written."""
+        try:
+            for draft, path in work.bodies:
+                draft.keep(path)
+        except SpoolError as error:
+            self._answer([(work, error)])
+        else:
+            self._work.put(work)
+
+    def _sweep(self, slots: Sequence[int], before: int) -> None:
+        """Remove what dead workers left half done: drafts, and body files below id `before` without a row."""
+        connection = schema.connect(self._root / schema.FILE)
+        self._bodies.sweep_drafts(self._leases.living())
+        sql = "SELECT EXISTS (SELECT 1 FROM body WHERE message = ? AND content IS NULL)"
+        for slot in slots:
+            strays = self._bodies.strays(slot, before)
+            self._bodies.remove(
+                [message for message in strays if not connection.execute(sql, (message,)).get]
+            )
+        connection.close()
+
+    def _write_until_closed(self) -> None:
+        """Write whatever waits, all in one transaction, until None comes."""
+        renew_at = time.monotonic() + RENEW_S
+        going = True
+        while going:
+            batch: list[Work] = []
+            with contextlib.suppress(Empty):
+                batch, going = self._wait(max(renew_at - time.monotonic(), 0.01))
+            if batch:
+                self._answer(self._write(batch))
+            if time.monotonic() >= renew_at:
+                renew_at = time.monotonic() + RENEW_S
+                self._renew()
+
+    def _wait(self, limit_s: float) -> tuple[list[Work], bool]:
+        """All works that wait now, and whether more may come. Raises Empty after `limit_s`."""
+        works = [self._work.get(timeout=limit_s)]
+        works += [self._work.get_nowait() for _ in range(min(self._work.qsize(), _MOST_WORKS))]
+        return [work for work in works if work is not None], works[-1] is not None
+
+    def _write(self, batch: Sequence[Work]) -> _Answers:
+        """Write a batch in one transaction; if that fails for a reason of one member's, each in its own."""
+        emptied: list[int] = []
+        try:
+            with schema.transaction(self._connection):
+                good, answers = self._fence(batch)
+                emptied = writing.apply(self._connection, good)
+                for work in good:
+                    answers.append((work, work.call(self._connection) if work.call else work.answer))
+        except (apsw.IOError, apsw.BusyError, OSError) as error:
+            # A sync may have failed, so nobody may be told that it went well; body files stay until the next sweep.
+            return self._failed(batch, error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it must not end the thread
+            if len(batch) > 1:
+                return [answer for work in batch for answer in self._write([work])]
+            self._bodies.remove([parse_id(path.name) for _draft, path in batch[0].bodies])
+            return self._failed(batch, error)
+        if emptied:
+            self._file_threads.submit(self._bodies.remove, emptied)
+        return answers
+
+    def _fence(self, batch: Sequence[Work]) -> tuple[Sequence[Work], _Answers]:
+        """Keep out works for slots that another worker has taken; the rest, and the answers to those."""
+        lost = self._leases.lost(self._connection)
+        if lost:
+            self._lost = True
+            observe.SPOOL_TROUBLE.note(problem=f"slots {sorted(lost)} were taken over by another worker")
+            if self._slot in lost:
+                self._slot = self._leases.acquire(self._connection)
+        if not self._lost:
+            return batch, []
+        held = self._leases.fences.keys()
+        refused = [work for work in batch if not work.slots() <= held]
+        failure = trouble(RuntimeError("another worker has taken over the message"))
+        return [work for work in batch if work not in refused], [(work, failure) for work in refused]
+
+    def _failed(self, batch: Sequence[Work], error: BaseException) -> _Answers:
+        failure = trouble(error)
+        observe.SPOOL_TROUBLE.note(problem=str(failure))
+        return [(work, failure) for work in batch]
+
+    def _claim(self, connection: apsw.Connection, found: Sequence[Queued]) -> list[Queued]:
+        return writing.claim(
+            connection, [queued for queued in found if queued.id % SLOTS in self._leases.fences]
+        )
+
+    def _release(self, connection: apsw.Connection, pending: Sequence[Pending]) -> None:
+        writing.release(connection, [one for one in pending if one.message % SLOTS in self._leases.fences])
+
+    def _adopt(self, connection: apsw.Connection) -> list[int]:
+        taken = self._leases.adopt(connection)
+        if taken:
+            self._file_threads.submit(self._sweep, taken, int(time.time() * 1_000_000) * SLOTS)
+        return taken
+
+    def _renew(self) -> None:
+        try:
+            with schema.transaction(self._connection):
+                self._leases.renew(self._connection)
+        except apsw.Error as error:
+            observe.SPOOL_TROUBLE.note(problem=f"lease not renewed: {error}")
+
+    def _answer(self, answers: _Answers) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+            self._loop.call_soon_threadsafe(_resolve, answers)
+
+    def _close(self, closing: asyncio.Future[None]) -> None:
+        self._reader_thread.shutdown()
+        self._file_threads.shutdown()
+        self._work.put(None)
+        self._writer.join()
+        with contextlib.suppress(apsw.Error), schema.transaction(self._connection):
+            self._leases.forget(self._connection)
+        self._reader.close()
+        self._connection.close()
+        self._leases.close()
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(closing.set_result, None)
+
+
+def _reading(call: Callable[[], T]) -> Callable[[], T]:
+    """The same call, with its errors as the contract has them."""
+
+    def read() -> T:
+        try:
+            return call()
+        except (apsw.Error, OSError) as error:
+            raise trouble(error) from error
+
+    return read
+
+
+def _set_aside(connection: apsw.Connection, damaged: Sequence[tuple[int, str]], at: float) -> None:
+    for message, reason in damaged:
+        writing.set_aside(connection, message, reason, at)
+
+
+def _resolve(answers: _Answers) -> None:
+    for work, answer in answers:
+        if work.future.done():  # the one who waited has gone
+            continue
+        if isinstance(answer, SpoolError):
+            work.future.set_exception(answer)
+        else:
+            work.future.set_result(answer)
