@@ -5,7 +5,7 @@ Who may use which sender address is in `envelope`.
 
 from __future__ import annotations
 
-from pillarbox.mail.reply import Cause, Stage
+from pillarbox.mail.reply import Cause, Stage, Who
 
 AUTHENTICATED = Cause(
     "auth.authenticated",
@@ -15,6 +15,10 @@ AUTHENTICATED = Cause(
     (Stage.AUTH,),
     "RFC 4954 4",
     "The login was accepted.",
+    explanation="The session goes on in the name of that account, with its rights.",
+    who=Who.NOBODY,
+    advice="Nothing needs to be done.",
+    setting="accounts",
     scenarios=("E235-1", "E235-2"),
 )
 CHALLENGE = Cause(
@@ -25,6 +29,9 @@ CHALLENGE = Cause(
     (Stage.AUTH,),
     "RFC 4954 4",
     "The mechanism wants the next answer.",
+    explanation="Mechanisms such as LOGIN ask for one thing after another. The text is in base64.",
+    who=Who.NOBODY,
+    advice="Answer in base64, or send an asterisk to give up.",
     scenarios=("E334-1", "E334-2"),
 )
 BACKEND_DOWN = Cause(
@@ -35,6 +42,13 @@ BACKEND_DOWN = Cause(
     (Stage.AUTH,),
     "RFC 4954 6",
     "The password store can't be reached.",
+    explanation=(
+        "Nothing was said about the password: it may well be right. Too many logins wait to be checked, "
+        "or the store of passwords does not answer."
+    ),
+    who=Who.OPERATOR,
+    advice="Try again in a minute; do not change the password.",
+    setting="accounts",
     scenarios=("E454-2",),
 )
 ANSWER_TOO_LONG = Cause(
@@ -45,6 +59,9 @@ ANSWER_TOO_LONG = Cause(
     (Stage.AUTH,),
     "RFC 4954 4",
     "An answer to a challenge was longer than allowed.",
+    explanation="The answer to a challenge was longer than 12,288 octets.",
+    who=Who.SENDER_ADMIN,
+    advice="Use a shorter token or another mechanism.",
     scenarios=("E500-5",),
 )
 BASE64 = Cause(
@@ -55,6 +72,9 @@ BASE64 = Cause(
     (Stage.AUTH,),
     "RFC 4954 4",
     "The answer could not be decoded.",
+    explanation="User name and password travel in base64, and this was not base64.",
+    who=Who.SENDER_ADMIN,
+    advice="Look at the transcript; the sending program has to be corrected.",
     scenarios=("E501-6",),
 )
 CANCELLED = Cause(
@@ -65,6 +85,9 @@ CANCELLED = Cause(
     (Stage.AUTH,),
     "RFC 4954 4",
     "The client gave the login up.",
+    explanation="The client sent an asterisk, or an initial answer where the mechanism has none.",
+    who=Who.NOBODY,
+    advice="Log in again if that was not meant.",
     scenarios=("E501-7",),
 )
 NOT_OFFERED = Cause(
@@ -75,6 +98,13 @@ NOT_OFFERED = Cause(
     (Stage.AUTH,),
     "RFC 4954 4",
     "This listener has no logins.",
+    explanation=(
+        "No account can log in at this listener, or not in this session; AUTH is not listed in the answer "
+        "to EHLO."
+    ),
+    who=Who.SENDER_ADMIN,
+    advice="Use the submission port, 587 or 465.",
+    setting="listen.role",
     scenarios=("E502-2",),
 )
 MECHANISM = Cause(
@@ -85,6 +115,9 @@ MECHANISM = Cause(
     (Stage.AUTH,),
     "RFC 4954 4",
     "The client asked for a mechanism that is not offered.",
+    explanation="The answer to EHLO lists the mechanisms that this listener has.",
+    who=Who.SENDER_ADMIN,
+    advice="Choose one from the list.",
     scenarios=("E504-1",),
 )
 LOGIN_REQUIRED = Cause(
@@ -95,6 +128,13 @@ LOGIN_REQUIRED = Cause(
     (Stage.MAIL, Stage.RCPT, Stage.DATA, Stage.BDAT, Stage.VRFY, Stage.EXPN),
     "RFC 4954 6",
     "This listener serves only clients that log in.",
+    explanation=(
+        "Mail programs send through this listener only for people whose account it knows. Mail from other "
+        "servers belongs to port 25."
+    ),
+    who=Who.SENDER,
+    advice="Set user name and password for outgoing mail in the mail program.",
+    setting="listen.role",
     scenarios=("E530-1",),
 )
 TLS_REQUIRED = Cause(
@@ -105,6 +145,10 @@ TLS_REQUIRED = Cause(
     (Stage.ANY,),
     "RFC 3207 4",
     "This listener serves only encrypted sessions.",
+    explanation="Passwords and mail shall not cross the network where others can read them.",
+    who=Who.SENDER,
+    advice="Turn on STARTTLS, or TLS, in the mail program.",
+    setting="listen.role",
     scenarios=("E530-2",),
 )
 BAD_CREDENTIALS = Cause(
@@ -115,6 +159,13 @@ BAD_CREDENTIALS = Cause(
     (Stage.AUTH,),
     "RFC 4954 6",
     "The login was refused.",
+    explanation=(
+        "The account does not exist or the password is another one; the server does not tell which. After "
+        "several tries it closes the session."
+    ),
+    who=Who.SENDER,
+    advice="Enter user name and password again.",
+    setting="accounts",
     scenarios=("E535-1", "E535-2", "E535-4"),
 )
 TLS_FOR_PASSWORD = Cause(
@@ -125,6 +176,12 @@ TLS_FOR_PASSWORD = Cause(
     (Stage.AUTH,),
     "RFC 4954 6",
     "The mechanism would send the password in clear text.",
+    explanation=(
+        "PLAIN and LOGIN send the password itself, so they are accepted only on an encrypted connection."
+    ),
+    who=Who.SENDER,
+    advice="Turn on STARTTLS, or TLS, in the mail program.",
+    setting="listen.role",
     scenarios=("E538-1",),
 )
 TOO_MANY_FAILURES = Cause(
@@ -135,5 +192,9 @@ TOO_MANY_FAILURES = Cause(
     (Stage.AUTH,),
     "RFC 4954 4",
     "The client failed to log in too often.",
+    explanation="Somebody mistyped a password again and again, or guesses at it.",
+    who=Who.SENDER,
+    advice="Correct the stored password before connecting again.",
+    setting="limits.login_failures",
     scenarios=("E421-9",),
 )

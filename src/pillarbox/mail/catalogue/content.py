@@ -5,7 +5,7 @@ What becomes of the message afterwards is in `delivery`.
 
 from __future__ import annotations
 
-from pillarbox.mail.reply import Cause, Stage
+from pillarbox.mail.reply import Cause, Stage, Who
 
 START_DATA = Cause(
     "content.start_data",
@@ -15,6 +15,12 @@ START_DATA = Cause(
     (Stage.DATA,),
     "RFC 5321 4.1.1.4",
     "The message may be sent now.",
+    explanation=(
+        "At least one recipient was accepted. A dot on a line of its own ends the message; a line that "
+        "begins with a dot gets another in front."
+    ),
+    who=Who.NOBODY,
+    advice="Nothing needs to be done.",
     scenarios=("E354-1",),
 )
 CHUNK_OK = Cause(
@@ -25,6 +31,9 @@ CHUNK_OK = Cause(
     (Stage.BDAT,),
     "RFC 3030 2",
     "The chunk was received.",
+    explanation="The chunk is kept, but the message is not yet accepted: that comes with the last one.",
+    who=Who.NOBODY,
+    advice="Nothing needs to be done.",
     scenarios=("E250-5",),
 )
 QUEUED = Cause(
@@ -35,6 +44,12 @@ QUEUED = Cause(
     (Stage.BODY,),
     "RFC 5321 4.2.5",
     "The message is on stable storage; this server is now responsible for it.",
+    explanation=(
+        "Envelope and content are on disk and survive a crash. The id finds the message with `pillarbox "
+        "trace`."
+    ),
+    who=Who.NOBODY,
+    advice="Nothing needs to be done.",
     scenarios=("E250-4",),
 )
 NO_VALID_RECIPIENTS = Cause(
@@ -45,6 +60,9 @@ NO_VALID_RECIPIENTS = Cause(
     (Stage.DATA, Stage.BDAT),
     "RFC 5321 3.3",
     "Every recipient was refused.",
+    explanation="Each RCPT got its own refusal before; this reply is only the echo of those.",
+    who=Who.SENDER,
+    advice="Look at the refusals of the recipients.",
     scenarios=("E554-2",),
 )
 TOO_BIG = Cause(
@@ -55,6 +73,13 @@ TOO_BIG = Cause(
     (Stage.BODY, Stage.BDAT),
     "RFC 1870 6",
     "The message is larger than allowed.",
+    explanation=(
+        "The message was read to its end and thrown away, because it is over the limit that the answer to "
+        "EHLO announces."
+    ),
+    who=Who.SENDER,
+    advice="Send it in smaller parts, or put the files where the recipient can fetch them.",
+    setting="limits.message",
     scenarios=("E552-2", "E552-3"),
 )
 HEADER_TOO_BIG = Cause(
@@ -65,6 +90,13 @@ HEADER_TOO_BIG = Cause(
     (Stage.BODY,),
     "RFC 5321 4.5.3.1",
     "The header section is larger than allowed.",
+    explanation=(
+        "Header fields are counted apart from the content, for every check has to read them at once. So "
+        "many are the work of a broken program."
+    ),
+    who=Who.SENDER_ADMIN,
+    advice="Look at the transcript; the sending program has to be corrected.",
+    setting="limits.header",
     scenarios=("E552-7",),
 )
 TOO_MANY_HOPS = Cause(
@@ -75,6 +107,13 @@ TOO_MANY_HOPS = Cause(
     (Stage.BODY,),
     "RFC 5321 6.3",
     "The message passed too many hosts.",
+    explanation=(
+        "Every host on the way adds a Received field. So many of them mean that hosts pass the message "
+        "around in circles."
+    ),
+    who=Who.SENDER_ADMIN,
+    advice="Look for forwarding that leads back to where it began.",
+    setting="limits.hops",
     scenarios=("E554-3",),
 )
 BARE_LINE_ENDING = Cause(
@@ -85,6 +124,12 @@ BARE_LINE_ENDING = Cause(
     (Stage.BODY,),
     "RFC 5321 2.3.8",
     "Lines must end in CRLF; anything else is how mail is smuggled.",
+    explanation=(
+        "Hosts that disagree about line ends can be tricked into taking one message for two, so this "
+        "server takes only CR LF."
+    ),
+    who=Who.SENDER_ADMIN,
+    advice="Look at the transcript; the sending program has to be corrected.",
     scenarios=("E554-4",),
 )
 LINE_TOO_LONG = Cause(
@@ -95,6 +140,13 @@ LINE_TOO_LONG = Cause(
     (Stage.BODY,),
     "RFC 5321 4.5.3.1.6",
     "A line of the message is longer than allowed.",
+    explanation=(
+        "Long lines belong into quoted-printable or base64. The standard allows 998 octets; this server "
+        "is more generous, but not without end."
+    ),
+    who=Who.SENDER_ADMIN,
+    advice="Look at the transcript; the sending program has to be corrected.",
+    setting="limits.text_line",
     scenarios=("E554-4",),
 )
 NUL_OCTET = Cause(
@@ -105,6 +157,12 @@ NUL_OCTET = Cause(
     (Stage.BODY,),
     "RFC 5322 4",
     "Only BODY=BINARYMIME may carry NUL.",
+    explanation=(
+        "A zero octet cuts text short in many programs, so mail may have it only inside of binary content "
+        "that was announced."
+    ),
+    who=Who.SENDER_ADMIN,
+    advice="Look at the transcript; the sending program has to be corrected.",
     scenarios=("E554-4",),
 )
 DISK_FULL = Cause(
@@ -115,6 +173,10 @@ DISK_FULL = Cause(
     (Stage.BODY,),
     "RFC 5321 4.2.2",
     "The disk became full while receiving.",
+    explanation=("The message was read to its end so that the session stays in step, but could not be kept."),
+    who=Who.OPERATOR,
+    advice="Wait; the operator has to free space on the disk of the queue.",
+    setting="accept.min_free",
     scenarios=("E452-5",),
 )
 WRITE_FAILED = Cause(
@@ -125,6 +187,10 @@ WRITE_FAILED = Cause(
     (Stage.BODY,),
     "RFC 5321 4.2.2",
     "Writing or syncing to disk failed.",
+    explanation="The disk reported an error. Nothing was accepted, so nothing is lost.",
+    who=Who.OPERATOR,
+    advice="Wait; the operator finds the error in the log by the incident number.",
+    setting="data",
     scenarios=("E451-3",),
 )
 INTERNAL_ERROR = Cause(
@@ -135,5 +201,11 @@ INTERNAL_ERROR = Cause(
     (Stage.ANY,),
     "RFC 5321 4.2.2",
     "A bug in this server; the incident id finds the log line.",
+    explanation=(
+        "Something happened that the authors of this server did not foresee. The message was not "
+        "accepted, so nothing is lost."
+    ),
+    who=Who.OPERATOR,
+    advice=("Wait; the operator finds the error in the log by the incident number, and should report it."),
     scenarios=("E451-1",),
 )

@@ -5,7 +5,7 @@ Replies of peers are kept as they came and have no cause here.
 
 from __future__ import annotations
 
-from pillarbox.mail.reply import Cause, Stage
+from pillarbox.mail.reply import Cause, Stage, Who
 
 DELIVERED = Cause(
     "delivery.delivered",
@@ -15,6 +15,12 @@ DELIVERED = Cause(
     (Stage.LOCAL,),
     "RFC 3463 3.1",
     "The message was delivered here.",
+    explanation=(
+        "The message is where mail for this address is kept, or the program that takes it has accepted it."
+    ),
+    who=Who.NOBODY,
+    advice="Nothing needs to be done.",
+    setting="domain.deliver",
 )
 FORWARDED = Cause(
     "delivery.forwarded",
@@ -24,6 +30,12 @@ FORWARDED = Cause(
     (Stage.LOCAL,),
     "RFC 3464 2.3.3",
     "The address stands for others; the message went to them.",
+    explanation=(
+        "The address is an alias or a list. What happens to each copy is reported apart, if at all."
+    ),
+    who=Who.NOBODY,
+    advice="Nothing needs to be done.",
+    setting="domain.aliases",
 )
 NO_DOMAIN = Cause(
     "delivery.no_domain",
@@ -33,6 +45,11 @@ NO_DOMAIN = Cause(
     (Stage.DNS,),
     "RFC 5321 5.1",
     "DNS says there is no such domain.",
+    explanation=(
+        "The part of the address after the @ sign is not registered. Most often it has a typing error."
+    ),
+    who=Who.SENDER,
+    advice="Check the part after the @ sign for typing errors.",
 )
 NULL_MX = Cause(
     "delivery.null_mx",
@@ -42,6 +59,11 @@ NULL_MX = Cause(
     (Stage.DNS,),
     "RFC 7505 3",
     "The domain publishes that it takes no mail.",
+    explanation=(
+        "The owner of the domain published in DNS that no mail is accepted there, so no host was even tried."
+    ),
+    who=Who.SENDER,
+    advice="Check the part after the @ sign for typing errors; at this domain nobody can be reached.",
 )
 DNS_FAILED = Cause(
     "delivery.dns_failed",
@@ -51,6 +73,15 @@ DNS_FAILED = Cause(
     (Stage.DNS,),
     "RFC 5321 5.1",
     "DNS gave no usable answer.",
+    explanation=(
+        "Which host takes mail for the domain has to be looked up in DNS first, and no usable answer came."
+    ),
+    who=Who.RECIPIENT_ADMIN,
+    advice=(
+        "Wait. If it lasts, the administrator of the domain should check its DNS, and the operator here "
+        "the resolver."
+    ),
+    setting="resolver.nameservers",
 )
 NO_ROUTE = Cause(
     "delivery.no_route",
@@ -60,6 +91,13 @@ NO_ROUTE = Cause(
     (Stage.DNS,),
     "RFC 5321 5.1",
     "The domain has neither MX nor address records.",
+    explanation="The domain exists, but nothing in DNS tells which host takes its mail.",
+    who=Who.RECIPIENT_ADMIN,
+    advice=(
+        "Check the part after the @ sign. If it is right, the domain's administrator has to publish an MX "
+        "record."
+    ),
+    setting="routes",
 )
 MX_IS_US = Cause(
     "delivery.mx_is_us",
@@ -69,6 +107,15 @@ MX_IS_US = Cause(
     (Stage.DNS,),
     "RFC 5321 5.1",
     "The best MX is this server, which does not serve the domain.",
+    explanation=(
+        "DNS sends mail for the domain to this server, which has not been told to serve it. Either is wrong."
+    ),
+    who=Who.OPERATOR,
+    advice=(
+        "The operator of this server has to add the domain, or its administrator has to correct the MX "
+        "record."
+    ),
+    setting="domain",
 )
 CONNECT_FAILED = Cause(
     "delivery.connect_failed",
@@ -78,6 +125,13 @@ CONNECT_FAILED = Cause(
     (Stage.CONNECT,),
     "RFC 5321 4.5.4.1",
     "The host refused the connection or did not answer.",
+    explanation=(
+        "The host that takes mail for the domain is down, can't be reached from here, or refuses "
+        "connections. All hosts of the domain were tried."
+    ),
+    who=Who.RECIPIENT_ADMIN,
+    advice="Wait. If it lasts for a day, tell the recipient in another way.",
+    setting="smtp.patience.connect",
 )
 TOO_BUSY = Cause(
     "delivery.too_busy",
@@ -87,6 +141,10 @@ TOO_BUSY = Cause(
     (Stage.CONNECT,),
     "RFC 5321 4.5.4.1",
     "This server ran out of file descriptors.",
+    explanation="It is not the destination's fault: this server may not open more connections.",
+    who=Who.OPERATOR,
+    advice="Wait; the operator should raise the limit of open files or lower that of connections.",
+    setting="connections.total",
 )
 CONNECTION_LOST = Cause(
     "delivery.connection_lost",
@@ -96,6 +154,11 @@ CONNECTION_LOST = Cause(
     (Stage.ANY,),
     "RFC 5321 4.5.4.1",
     "The host closed the connection too early.",
+    explanation=(
+        "The connection broke before the message was over, so it did not arrive. Such trouble mostly passes."
+    ),
+    who=Who.NOBODY,
+    advice="Wait; it is tried again by itself.",
 )
 TIMEOUT = Cause(
     "delivery.timeout",
@@ -105,6 +168,10 @@ TIMEOUT = Cause(
     (Stage.ANY,),
     "RFC 5321 4.5.3.2",
     "The host did not answer in time.",
+    explanation="The host was connected but stayed silent for longer than the standard allows.",
+    who=Who.RECIPIENT_ADMIN,
+    advice="Wait; it is tried again by itself.",
+    setting="smtp.patience",
 )
 IN_DOUBT = Cause(
     "delivery.in_doubt",
@@ -114,6 +181,13 @@ IN_DOUBT = Cause(
     (Stage.BODY,),
     "RFC 5321 4.5.3.2.6",
     "Nobody knows whether the host took the message; it is sent again.",
+    explanation=(
+        "The whole message was sent, but the answer that confirms it got lost. It is sent once more, "
+        "since a second copy is better than none."
+    ),
+    who=Who.NOBODY,
+    advice="If the message arrives twice, this is the reason.",
+    setting="smtp.patience.end",
 )
 PROTOCOL = Cause(
     "delivery.protocol",
@@ -123,6 +197,12 @@ PROTOCOL = Cause(
     (Stage.ANY,),
     "RFC 5321 4.2",
     "The host said something that makes no sense at this point.",
+    explanation=(
+        "The answer was not one that SMTP allows there. The host has a fault, or something between the "
+        "hosts changes what is said."
+    ),
+    who=Who.RECIPIENT_ADMIN,
+    advice="Wait. If it lasts, tell the recipient's mail administrator.",
 )
 TOO_FEW_REPLIES = Cause(
     "delivery.too_few_replies",
@@ -132,6 +212,12 @@ TOO_FEW_REPLIES = Cause(
     (Stage.BODY,),
     "RFC 2033 4.2",
     "An LMTP server sent fewer replies than recipients.",
+    explanation=(
+        "An LMTP server answers once for each recipient. For this one it did not, so nobody knows whether "
+        "it took the message."
+    ),
+    who=Who.OPERATOR,
+    advice="Wait; the operator should look at the LMTP server.",
 )
 LOOP_TO_SELF = Cause(
     "delivery.loop_to_self",
@@ -141,6 +227,13 @@ LOOP_TO_SELF = Cause(
     (Stage.GREETING,),
     "RFC 5321 6.3",
     "The message would come straight back.",
+    explanation=(
+        "The host that should take the message has the same name as this server: mail would go around in "
+        "circles."
+    ),
+    who=Who.OPERATOR,
+    advice=("The operator of this server has to add the domain, or to correct the route or the MX record."),
+    setting="hostname",
 )
 TLS_FAILED = Cause(
     "delivery.tls_failed",
@@ -150,6 +243,15 @@ TLS_FAILED = Cause(
     (Stage.TLS,),
     "RFC 3207 4",
     "The connection could not be encrypted as required.",
+    explanation=(
+        "The connection has to be encrypted, and the two hosts could not agree on how, or the certificate "
+        "is not valid."
+    ),
+    who=Who.RECIPIENT_ADMIN,
+    advice=(
+        "Wait. If it lasts, the administrators of both hosts should check certificates and TLS settings."
+    ),
+    setting="smtp.tls",
 )
 TLS_NOT_OFFERED = Cause(
     "delivery.tls_not_offered",
@@ -159,6 +261,10 @@ TLS_NOT_OFFERED = Cause(
     (Stage.STARTTLS,),
     "RFC 3207 4",
     "The route requires TLS and the host has none.",
+    explanation="The message may leave only over an encrypted connection, and the host offers none.",
+    who=Who.RECIPIENT_ADMIN,
+    advice="The host needs a certificate, or the operator has to allow clear text for this route.",
+    setting="smtp.tls",
 )
 LOGIN_NOT_POSSIBLE = Cause(
     "delivery.login_not_possible",
@@ -168,6 +274,12 @@ LOGIN_NOT_POSSIBLE = Cause(
     (Stage.AUTH,),
     "RFC 4954 4",
     "The relay offers no AUTH that this server can use safely.",
+    explanation=(
+        "The route names a user, but the relay offers no way to log in that would keep the password safe."
+    ),
+    who=Who.OPERATOR,
+    advice="The operator should check the route: its port, TLS and user name.",
+    setting="smtp.passwords",
 )
 NEEDS_SMTPUTF8 = Cause(
     "delivery.needs_smtputf8",
@@ -177,6 +289,12 @@ NEEDS_SMTPUTF8 = Cause(
     (Stage.MAIL,),
     "RFC 6531 3.2",
     "The message needs SMTPUTF8 and the next host lacks it.",
+    explanation=(
+        "The message has letters beyond ASCII in its addresses or header fields, and the next host can't "
+        "carry those."
+    ),
+    who=Who.SENDER,
+    advice="Use addresses in plain ASCII, if sender and recipient have any.",
     scenarios=("E550-18",),
 )
 NEEDS_CONVERSION = Cause(
@@ -187,6 +305,12 @@ NEEDS_CONVERSION = Cause(
     (Stage.MAIL,),
     "RFC 6152 3",
     "The content can't be carried by the next host.",
+    explanation=(
+        "The next host takes only plain 7-bit text. This server never changes a message, for that would "
+        "break its signatures."
+    ),
+    who=Who.SENDER,
+    advice="Send the attachments in base64 and the text in quoted-printable.",
     scenarios=("E554-8",),
 )
 OVER_PEER_SIZE = Cause(
@@ -197,6 +321,12 @@ OVER_PEER_SIZE = Cause(
     (Stage.MAIL,),
     "RFC 1870 6",
     "The next host takes no message of this size.",
+    explanation=(
+        "The host announced its limit, so the message was not even sent. Attachments grow by about a "
+        "third when they are mailed."
+    ),
+    who=Who.SENDER,
+    advice="Send it in smaller parts, or put the files where the recipient can fetch them.",
 )
 EXPIRED = Cause(
     "delivery.expired",
@@ -206,6 +336,10 @@ EXPIRED = Cause(
     (Stage.LOCAL,),
     "RFC 3463 3.5",
     "The message was in the queue for too long.",
+    explanation="The message was tried again and again, and the time allowed for it is over.",
+    who=Who.SENDER,
+    advice="Send again if it still matters, or reach the recipient in another way.",
+    setting="retry.give_up",
 )
 BOUNCED_BY_OPERATOR = Cause(
     "delivery.bounced_by_operator",
@@ -215,6 +349,9 @@ BOUNCED_BY_OPERATOR = Cause(
     (Stage.LOCAL,),
     "RFC 3464 2.3.3",
     "The operator sent the message back.",
+    explanation="The operator took the message out of the queue and sent it back to you.",
+    who=Who.OPERATOR,
+    advice="Ask the operator of this server.",
 )
 TOO_MANY_EXPANSIONS = Cause(
     "delivery.too_many_expansions",
@@ -224,6 +361,12 @@ TOO_MANY_EXPANSIONS = Cause(
     (Stage.LOCAL,),
     "RFC 5321 3.9",
     "The alias leads back to itself.",
+    explanation=(
+        "An alias leads to another, and that one back to the first, so there is no mailbox at the end."
+    ),
+    who=Who.OPERATOR,
+    advice="The operator has to correct the aliases of the domain.",
+    setting="domain.aliases",
 )
 MAILBOX_FAILED = Cause(
     "delivery.mailbox_failed",
@@ -233,6 +376,10 @@ MAILBOX_FAILED = Cause(
     (Stage.LOCAL,),
     "RFC 3463 3.3",
     "Writing into the mailbox failed.",
+    explanation="The file system refused to write. Nothing is lost: the message stays in the queue.",
+    who=Who.OPERATOR,
+    advice="Wait; the operator should look at the mailbox's folder and its rights.",
+    setting="domain.deliver",
 )
 MAILBOX_DISK_FULL = Cause(
     "delivery.mailbox_disk_full",
@@ -242,6 +389,10 @@ MAILBOX_DISK_FULL = Cause(
     (Stage.LOCAL,),
     "RFC 3463 3.4",
     "The disk of the mailbox is full.",
+    explanation="Nothing is lost: the message stays in the queue until there is room.",
+    who=Who.OPERATOR,
+    advice="Wait; the operator has to free space on the disk.",
+    setting="domain.deliver",
 )
 MAILBOX_UNSAFE = Cause(
     "delivery.mailbox_unsafe",
@@ -251,6 +402,13 @@ MAILBOX_UNSAFE = Cause(
     (Stage.LOCAL,),
     "RFC 3463 3.2",
     "The name can't be used safely in the file system.",
+    explanation=(
+        "The mailbox's folder would be named after the address, and this name has characters that could "
+        "lead elsewhere."
+    ),
+    who=Who.SENDER,
+    advice="Check the address. If it is right, the operator has to give it an alias.",
+    setting="domain.deliver",
 )
 PROGRAM_DEFERRED = Cause(
     "delivery.program_deferred",
@@ -260,6 +418,10 @@ PROGRAM_DEFERRED = Cause(
     (Stage.LOCAL,),
     "RFC 3463 3.3",
     "The delivery program asked to try again.",
+    explanation="The program that takes mail for this address could not do its work this time.",
+    who=Who.OPERATOR,
+    advice="Wait; the operator should look at the program's own log.",
+    setting="programs",
 )
 PROGRAM_REFUSED = Cause(
     "delivery.program_refused",
@@ -269,6 +431,10 @@ PROGRAM_REFUSED = Cause(
     (Stage.LOCAL,),
     "RFC 3463 3.3",
     "The delivery program refused the message.",
+    explanation="The program that takes mail for this address said no for good.",
+    who=Who.RECIPIENT_ADMIN,
+    advice="Read its words; if they do not help, ask the recipient's mail administrator.",
+    setting="programs",
 )
 PROGRAM_NO_USER = Cause(
     "delivery.program_no_user",
@@ -278,6 +444,10 @@ PROGRAM_NO_USER = Cause(
     (Stage.LOCAL,),
     "RFC 3463 3.2",
     "The delivery program said there is no such user.",
+    explanation="The program that takes mail for this address does not know the recipient.",
+    who=Who.SENDER,
+    advice="Check the address for typing errors.",
+    setting="programs",
 )
 PROGRAM_NOT_ALLOWED = Cause(
     "delivery.program_not_allowed",
@@ -287,6 +457,10 @@ PROGRAM_NOT_ALLOWED = Cause(
     (Stage.LOCAL,),
     "RFC 3463 3.8",
     "The delivery program said it is not permitted.",
+    explanation="The program that takes mail for this address has a rule against this message.",
+    who=Who.RECIPIENT_ADMIN,
+    advice="Read its words; if they do not help, ask the recipient's mail administrator.",
+    setting="programs",
 )
 PROGRAM_TIMEOUT = Cause(
     "delivery.program_timeout",
@@ -296,6 +470,12 @@ PROGRAM_TIMEOUT = Cause(
     (Stage.LOCAL,),
     "RFC 3463 3.3",
     "The delivery program was stopped because it took too long.",
+    explanation=(
+        "A program that hangs must not hold up the queue. The message stays there and is tried again."
+    ),
+    who=Who.OPERATOR,
+    advice="Wait; the operator should find out why the program takes so long, or give it more time.",
+    setting="programs.limit",
 )
 WEBHOOK_DEFERRED = Cause(
     "delivery.webhook_deferred",
@@ -305,6 +485,10 @@ WEBHOOK_DEFERRED = Cause(
     (Stage.LOCAL,),
     "RFC 3463 3.3",
     "The web service did not take the message this time.",
+    explanation="The web service was not reached, or answered that it can't take the message now.",
+    who=Who.OPERATOR,
+    advice="Wait; the operator should look at the web service.",
+    setting="domain.deliver",
 )
 WEBHOOK_REFUSED = Cause(
     "delivery.webhook_refused",
@@ -314,6 +498,10 @@ WEBHOOK_REFUSED = Cause(
     (Stage.LOCAL,),
     "RFC 3463 3.3",
     "The web service refused the message for good.",
+    explanation="The web service that takes mail for this address said no for good.",
+    who=Who.RECIPIENT_ADMIN,
+    advice="Ask the recipient's mail administrator.",
+    setting="domain.deliver",
 )
 HANDLER_FAILED = Cause(
     "delivery.handler_failed",
@@ -323,6 +511,10 @@ HANDLER_FAILED = Cause(
     (Stage.LOCAL,),
     "RFC 3463 3.3",
     "The Python function for this address raised an error or took too long.",
+    explanation="The message stays in the queue and is tried again.",
+    who=Who.OPERATOR,
+    advice="Wait; the operator finds the error in the log by the incident number.",
+    setting="domain.deliver",
 )
 DAMAGED = Cause(
     "delivery.damaged",
@@ -332,6 +524,13 @@ DAMAGED = Cause(
     (Stage.LOCAL,),
     "RFC 3463 3.3",
     "The stored message can't be read.",
+    explanation=(
+        "What is stored does not agree with itself, so the disk may be failing. The message is set aside, "
+        "and other mail goes on."
+    ),
+    who=Who.OPERATOR,
+    advice="The operator should check the disk, and may restore the message from a backup.",
+    setting="data",
 )
 ABANDONED = Cause(
     "delivery.abandoned",
@@ -341,6 +540,9 @@ ABANDONED = Cause(
     (Stage.LOCAL,),
     "RFC 5321 3.8",
     "The attempt was broken off by a shutdown.",
+    explanation="The message is still in the queue and goes on when the server is back.",
+    who=Who.NOBODY,
+    advice="Wait; it is tried again by itself.",
 )
 INTERNAL_ERROR = Cause(
     "delivery.internal_error",
@@ -350,4 +552,9 @@ INTERNAL_ERROR = Cause(
     (Stage.LOCAL,),
     "RFC 3463 3.3",
     "A bug in this server; the incident id finds the log line.",
+    explanation=(
+        "Something happened that the authors of this server did not foresee. The message stays in the queue."
+    ),
+    who=Who.OPERATOR,
+    advice=("Wait; the operator finds the error in the log by the incident number, and should report it."),
 )

@@ -5,7 +5,7 @@ What is said about the message itself is in `content`.
 
 from __future__ import annotations
 
-from pillarbox.mail.reply import Cause, Stage
+from pillarbox.mail.reply import Cause, Stage, Who
 
 SENDER_OK = Cause(
     "envelope.sender_ok",
@@ -15,6 +15,9 @@ SENDER_OK = Cause(
     (Stage.MAIL,),
     "RFC 5321 3.3",
     "The reverse-path is accepted.",
+    explanation="Reports about the message will go to this address.",
+    who=Who.NOBODY,
+    advice="Nothing needs to be done.",
     scenarios=("E250-2",),
 )
 RECIPIENT_OK = Cause(
@@ -25,6 +28,12 @@ RECIPIENT_OK = Cause(
     (Stage.RCPT,),
     "RFC 5321 3.3",
     "The forward-path is accepted.",
+    explanation=(
+        "The server will take mail for this address. It is responsible only after the 250 at the end of "
+        "the message."
+    ),
+    who=Who.NOBODY,
+    advice="Nothing needs to be done.",
     scenarios=("E250-3",),
 )
 CANNOT_VERIFY = Cause(
@@ -35,6 +44,13 @@ CANNOT_VERIFY = Cause(
     (Stage.VRFY, Stage.EXPN),
     "RFC 5321 3.5.3",
     "The server does not tell whether the address exists.",
+    explanation=(
+        "The answer is the same for addresses that exist and for those that do not, so that nobody can "
+        "collect addresses by asking."
+    ),
+    who=Who.NOBODY,
+    advice="Send a message; that is the only test.",
+    setting="rules.vrfy",
     scenarios=("E252-1", "E252-2"),
 )
 SENDER_SYNTAX = Cause(
@@ -45,6 +61,12 @@ SENDER_SYNTAX = Cause(
     (Stage.MAIL,),
     "RFC 5321 4.1.2",
     "The reverse-path can't be read.",
+    explanation=(
+        "MAIL takes an address in angle brackets with a domain, or <> for reports. The text says what is "
+        "wrong with this one."
+    ),
+    who=Who.SENDER_ADMIN,
+    advice="Correct the sender address in the sending program.",
     scenarios=("E501-2",),
 )
 RECIPIENT_SYNTAX = Cause(
@@ -55,6 +77,9 @@ RECIPIENT_SYNTAX = Cause(
     (Stage.RCPT,),
     "RFC 5321 4.1.2",
     "The forward-path can't be read.",
+    explanation="RCPT takes an address in angle brackets. The text says what is wrong with this one.",
+    who=Who.SENDER,
+    advice="Check the address for stray characters, and correct it.",
     scenarios=("E501-3",),
 )
 PARAMETER_VALUE = Cause(
@@ -65,6 +90,9 @@ PARAMETER_VALUE = Cause(
     (Stage.MAIL, Stage.RCPT),
     "RFC 5321 4.1.1.11",
     "A parameter's value is not allowed, or it came twice.",
+    explanation="The parameter is known, but not with this value. The text names it.",
+    who=Who.SENDER_ADMIN,
+    advice="Look at the transcript; the sending program has to be corrected.",
     scenarios=("E501-4",),
 )
 PARAMETER_UNKNOWN = Cause(
@@ -75,6 +103,11 @@ PARAMETER_UNKNOWN = Cause(
     (Stage.MAIL, Stage.RCPT),
     "RFC 5321 4.1.1.11",
     "A parameter belongs to no extension offered here.",
+    explanation=(
+        "The answer to EHLO lists the extensions of this session; the parameter belongs to none of them."
+    ),
+    who=Who.SENDER_ADMIN,
+    advice="Send without the parameter, or correct the sending program.",
     scenarios=("E555-1", "E555-2"),
 )
 SIZE_TOO_BIG = Cause(
@@ -85,6 +118,13 @@ SIZE_TOO_BIG = Cause(
     (Stage.MAIL,),
     "RFC 1870 6",
     "The announced size is over the limit.",
+    explanation=(
+        "The client announced the size with SIZE, so the message need not even be sent to be refused. "
+        "Attachments grow by about a third when they are mailed."
+    ),
+    who=Who.SENDER,
+    advice="Send it in smaller parts, or put the files where the recipient can fetch them.",
+    setting="limits.message",
     scenarios=("E552-1",),
 )
 NO_SPACE = Cause(
@@ -95,6 +135,12 @@ NO_SPACE = Cause(
     (Stage.MAIL,),
     "RFC 1870 6",
     "The disk has too little room left.",
+    explanation=(
+        "The server keeps some room on its disk so that accepted mail is never lost for lack of it."
+    ),
+    who=Who.OPERATOR,
+    advice="Wait; the operator has to free space on the disk of the queue.",
+    setting="accept.min_free",
     scenarios=("E452-1",),
 )
 QUEUE_FULL = Cause(
@@ -105,6 +151,12 @@ QUEUE_FULL = Cause(
     (Stage.MAIL,),
     "RFC 5321 4.5.3.1",
     "The queue holds as many messages as it may.",
+    explanation=(
+        "More mail waits than the operator allows, mostly because a destination does not take its mail."
+    ),
+    who=Who.OPERATOR,
+    advice="Wait; the operator should look at what waits, by `pillarbox queue list`.",
+    setting="queue.max_messages",
     scenarios=("E452-6",),
 )
 TOO_MANY_RECIPIENTS = Cause(
@@ -115,6 +167,12 @@ TOO_MANY_RECIPIENTS = Cause(
     (Stage.RCPT,),
     "RFC 5321 4.5.3.1.10",
     "The transaction reached its limit of recipients.",
+    explanation=(
+        "The recipients accepted before are not affected. The limit is announced as RCPTMAX among the LIMITS."
+    ),
+    who=Who.NOBODY,
+    advice="Send to the others in another transaction; a mail server does so by itself, at once.",
+    setting="limits.recipients",
     scenarios=("E452-2",),
 )
 DIRECTORY_DOWN = Cause(
@@ -125,6 +183,11 @@ DIRECTORY_DOWN = Cause(
     (Stage.RCPT, Stage.VRFY),
     "RFC 5321 4.2.2",
     "The user directory or DNS did not answer.",
+    explanation=(
+        "Whether the recipient exists could not be found out. A server that can't ask must not say no."
+    ),
+    who=Who.OPERATOR,
+    advice="Wait; the operator should look at DNS and at the user directory.",
     scenarios=("E451-2",),
 )
 HOOK_FAILED = Cause(
@@ -135,6 +198,13 @@ HOOK_FAILED = Cause(
     (Stage.MAIL, Stage.RCPT, Stage.DATA, Stage.BODY),
     "RFC 5321 4.2.2",
     "A hook raised an error or took too long.",
+    explanation=(
+        "A check that the operator added did not come to a result. Mail is put off rather than let "
+        "through unchecked."
+    ),
+    who=Who.OPERATOR,
+    advice="Wait; the operator finds the error in the log by the incident number.",
+    setting="hooks.on_error",
     scenarios=("E451-1",),
 )
 RECIPIENT_UNKNOWN = Cause(
@@ -145,6 +215,13 @@ RECIPIENT_UNKNOWN = Cause(
     (Stage.RCPT, Stage.VRFY),
     "RFC 5321 3.3",
     "The domain is ours, the mailbox does not exist.",
+    explanation=(
+        "This server looks after the domain and knows all its mailboxes and aliases; the name in front of "
+        "the @ sign is none of them."
+    ),
+    who=Who.SENDER,
+    advice=("Check the address for typing errors, or ask the recipient in another way for the right one."),
+    setting="domain.users",
     scenarios=("E550-1",),
 )
 RELAY_DENIED = Cause(
@@ -155,6 +232,16 @@ RELAY_DENIED = Cause(
     (Stage.RCPT,),
     "RFC 5321 3.6.2",
     "The domain is not ours and the client may not relay.",
+    explanation=(
+        "The server takes mail for its own domains from everybody, and for other domains only from those "
+        "it knows, or spammers would use it."
+    ),
+    who=Who.SENDER_ADMIN,
+    advice=(
+        "Log in first, or send through the server of your own provider. If the domain should be served "
+        "here, the operator has to add it."
+    ),
+    setting="rules.relay_networks",
     scenarios=("E550-3",),
 )
 REFUSED_BY_HOOK = Cause(
@@ -165,6 +252,10 @@ REFUSED_BY_HOOK = Cause(
     (Stage.MAIL, Stage.RCPT, Stage.DATA, Stage.BODY),
     "RFC 5321 4.2.2",
     "A hook of the operator refused it.",
+    explanation="A rule that the operator added to this server refuses it, mostly with words of its own.",
+    who=Who.SENDER_ADMIN,
+    advice="Read the words; if they do not help, ask the operator of this server.",
+    setting="hooks",
     scenarios=("E550-7", "E550-20"),
 )
 ROUTED_ADDRESS = Cause(
@@ -175,6 +266,12 @@ ROUTED_ADDRESS = Cause(
     (Stage.RCPT,),
     "RFC 5321 4.1.2",
     "The local part tries to name another host, by % or !.",
+    explanation=(
+        "Addresses such as user%host@domain once told servers the way. Today only those use it who look "
+        "for open relays."
+    ),
+    who=Who.SENDER_ADMIN,
+    advice="Use the plain address.",
     scenarios=("E553-1",),
 )
 SENDER_NOT_OWNED = Cause(
@@ -185,6 +282,12 @@ SENDER_NOT_OWNED = Cause(
     (Stage.MAIL,),
     "RFC 6409 6.1",
     "The account does not own the reverse-path.",
+    explanation="Each account may send only from addresses that were given to it.",
+    who=Who.SENDER,
+    advice=(
+        "Set the sender address of the account in the mail program, or ask the operator to allow this one."
+    ),
+    setting="accounts.senders",
     scenarios=("E553-3",),
 )
 NEEDS_SMTPUTF8 = Cause(
@@ -195,6 +298,12 @@ NEEDS_SMTPUTF8 = Cause(
     (Stage.MAIL, Stage.RCPT),
     "RFC 6531 3.4",
     "A non-ASCII address came without SMTPUTF8.",
+    explanation=(
+        "Addresses with letters beyond ASCII may be used only in messages that are marked with SMTPUTF8, "
+        "so that each host on the way knows."
+    ),
+    who=Who.SENDER_ADMIN,
+    advice="Use a mail program that supports international addresses.",
     scenarios=("E553-4",),
 )
 DOMAIN_TAKES_NO_MAIL = Cause(
@@ -205,5 +314,9 @@ DOMAIN_TAKES_NO_MAIL = Cause(
     (Stage.RCPT,),
     "RFC 7504 4",
     "The domain is marked as one that takes no mail.",
+    explanation="The operator marked the domain as one that never takes mail.",
+    who=Who.SENDER,
+    advice="Check the part of the address after the @ sign.",
+    setting="domain.no_mail",
     scenarios=("E556-2",),
 )

@@ -5,7 +5,7 @@ Those of AUTH are in `auth`, of the envelope in `envelope`, of the message in `c
 
 from __future__ import annotations
 
-from pillarbox.mail.reply import Cause, Stage
+from pillarbox.mail.reply import Cause, Stage, Who
 
 GREETING = Cause(
     "session.greeting",
@@ -15,6 +15,10 @@ GREETING = Cause(
     (Stage.GREETING,),
     "RFC 5321 4.3.1",
     "This server is ready.",
+    explanation="The first line of every session. Its first word is the server's own name.",
+    who=Who.NOBODY,
+    advice="Nothing needs to be done.",
+    setting="hostname",
     scenarios=("E220-1",),
 )
 HELLO = Cause(
@@ -25,6 +29,12 @@ HELLO = Cause(
     (Stage.HELLO,),
     "RFC 5321 4.1.1.1",
     "The client introduced itself; these extensions may be used.",
+    explanation=(
+        "The client said who it is. The lines that follow list the extensions that really work in this "
+        "session; after STARTTLS or a login the list may differ."
+    ),
+    who=Who.NOBODY,
+    advice="Nothing needs to be done.",
     scenarios=("E250-1",),
 )
 START_TLS = Cause(
@@ -35,6 +45,13 @@ START_TLS = Cause(
     (Stage.STARTTLS,),
     "RFC 3207 4",
     "The TLS handshake may begin.",
+    explanation=(
+        "Everything after this line is encrypted. Octets that came in clear text behind the command are "
+        "thrown away, so that nobody can smuggle commands in."
+    ),
+    who=Who.NOBODY,
+    advice="Nothing needs to be done.",
+    setting="tls.certificate",
     scenarios=("E220-3",),
 )
 CLOSING = Cause(
@@ -45,6 +62,9 @@ CLOSING = Cause(
     (Stage.QUIT,),
     "RFC 5321 4.1.1.10",
     "The client said goodbye.",
+    explanation="The session ends as it should. A transaction that was still open is dropped.",
+    who=Who.NOBODY,
+    advice="Nothing needs to be done.",
     scenarios=("E221-1",),
 )
 OK = Cause(
@@ -55,6 +75,9 @@ OK = Cause(
     (Stage.RSET, Stage.NOOP),
     "RFC 5321 4.1.1.5",
     "Done.",
+    explanation="RSET gives up the open transaction, if there is one; NOOP does nothing at all.",
+    who=Who.NOBODY,
+    advice="Nothing needs to be done.",
     scenarios=("E250-6",),
 )
 HELP = Cause(
@@ -65,6 +88,9 @@ HELP = Cause(
     (Stage.HELP,),
     "RFC 5321 4.1.1.8",
     "Help about the commands.",
+    explanation="The words come from the same table as this explanation.",
+    who=Who.NOBODY,
+    advice="Nothing needs to be done.",
     scenarios=("E214-1", "E214-2"),
 )
 SHUTDOWN = Cause(
@@ -75,6 +101,12 @@ SHUTDOWN = Cause(
     (Stage.ANY,),
     "RFC 5321 3.8",
     "This server is being stopped or restarted.",
+    explanation=(
+        "The server finishes what it has accepted and starts no new transaction. Messages that got their "
+        "250 are safe."
+    ),
+    who=Who.NOBODY,
+    advice="Connect again in a minute; a mail server does so by itself.",
     scenarios=("E421-1",),
 )
 COMMAND_TIMEOUT = Cause(
@@ -85,6 +117,12 @@ COMMAND_TIMEOUT = Cause(
     (Stage.ANY,),
     "RFC 5321 4.5.3.2.7",
     "The client was silent for too long between commands.",
+    explanation=(
+        "An open connection costs the server memory, so a client that says nothing has to go in the end."
+    ),
+    who=Who.SENDER_ADMIN,
+    advice="Send QUIT when there is nothing more to send, or connect anew for the next message.",
+    setting="limits.command_timeout",
     scenarios=("E421-2",),
 )
 DATA_TIMEOUT = Cause(
@@ -95,6 +133,13 @@ DATA_TIMEOUT = Cause(
     (Stage.BODY,),
     "RFC 5321 4.5.3.2.5",
     "The client stopped sending in the middle of a message.",
+    explanation=(
+        "The message broke off in the middle; nothing of it was kept. A lost network path or a firewall "
+        "that cuts large packets is the usual reason."
+    ),
+    who=Who.SENDER_ADMIN,
+    advice=("Send again; if it always breaks off at the same place, check the network path for MTU trouble."),
+    setting="limits.data_timeout",
     scenarios=("E421-3",),
 )
 TOO_MANY_ERRORS = Cause(
@@ -105,6 +150,13 @@ TOO_MANY_ERRORS = Cause(
     (Stage.ANY,),
     "RFC 5321 4.3.2",
     "The client made too many mistakes in one session.",
+    explanation=(
+        "Refused and unreadable commands are counted. So many of them come from a broken program, or from "
+        "one that tries out addresses."
+    ),
+    who=Who.SENDER_ADMIN,
+    advice="Look at the transcript; the sending program has to be corrected.",
+    setting="limits.errors",
     scenarios=("E421-4",),
 )
 TOO_MANY_FROM_ADDRESS = Cause(
@@ -115,6 +167,13 @@ TOO_MANY_FROM_ADDRESS = Cause(
     (Stage.GREETING,),
     "RFC 5321 3.8",
     "One client address holds too many connections.",
+    explanation=(
+        "All connections of one address count, whatever they do. Others shall get their share of the "
+        "server too."
+    ),
+    who=Who.SENDER_ADMIN,
+    advice="Send over fewer connections at the same time; several messages may go over one.",
+    setting="connections.per_address",
     scenarios=("E421-5",),
 )
 TOO_MANY_CONNECTIONS = Cause(
@@ -125,6 +184,10 @@ TOO_MANY_CONNECTIONS = Cause(
     (Stage.GREETING,),
     "RFC 5321 3.8",
     "This server holds as many connections as it may.",
+    explanation="The server protects its memory by a limit on all connections together.",
+    who=Who.OPERATOR,
+    advice="Try again in a minute. The operator may raise the limit if memory allows.",
+    setting="connections.total",
     scenarios=("E421-6",),
 )
 TOO_MANY_MESSAGES = Cause(
@@ -135,6 +198,13 @@ TOO_MANY_MESSAGES = Cause(
     (Stage.MAIL,),
     "RFC 9422 4.1",
     "The session reached its limit of messages.",
+    explanation=(
+        "The limit counts all MAIL commands of a session, refused ones too. It is announced as MAILMAX "
+        "among the LIMITS."
+    ),
+    who=Who.NOBODY,
+    advice="Connect anew and send the next message there.",
+    setting="limits.messages",
     scenarios=("E421-7",),
 )
 NOT_SMTP = Cause(
@@ -145,6 +215,12 @@ NOT_SMTP = Cause(
     (Stage.ANY,),
     "RFC 5321 4.3.2",
     "The client speaks HTTP, not SMTP.",
+    explanation=(
+        "A browser, a health check or an attack that speaks HTTP reached the mail port. Nothing it says "
+        "is read further."
+    ),
+    who=Who.SENDER_ADMIN,
+    advice="Point the client at a web address, or at the server's metrics port.",
     scenarios=("E500-6",),
 )
 UNKNOWN_COMMAND = Cause(
@@ -155,6 +231,11 @@ UNKNOWN_COMMAND = Cause(
     (Stage.ANY,),
     "RFC 5321 4.2.4",
     "No SMTP command has this name.",
+    explanation=(
+        "The first word of the line is no command of SMTP. The session goes on; only the line is refused."
+    ),
+    who=Who.SENDER_ADMIN,
+    advice="Look at the transcript; the sending program has to be corrected.",
     scenarios=("E500-1",),
 )
 LINE_TOO_LONG = Cause(
@@ -165,6 +246,12 @@ LINE_TOO_LONG = Cause(
     (Stage.ANY,),
     "RFC 5321 4.5.3.1.4",
     "A command line was longer than allowed and was thrown away.",
+    explanation=(
+        "Command lines are short by nature; the limit leaves room for every extension that is offered."
+    ),
+    who=Who.SENDER_ADMIN,
+    advice="Look at the transcript; the sending program has to be corrected.",
+    setting="limits.command_line",
     scenarios=("E500-2",),
 )
 LINE_NOT_CLEAN = Cause(
@@ -175,6 +262,12 @@ LINE_NOT_CLEAN = Cause(
     (Stage.ANY,),
     "RFC 5321 2.3.8",
     "A command line did not end in CRLF alone or had forbidden octets.",
+    explanation=(
+        "Lines end in CR LF and nothing else. Hosts that disagree about line ends can be tricked into "
+        "taking one message for two, so this server does not guess."
+    ),
+    who=Who.SENDER_ADMIN,
+    advice="Look at the transcript; the sending program has to be corrected.",
     scenarios=("E500-3",),
 )
 WRONG_HELLO = Cause(
@@ -185,6 +278,13 @@ WRONG_HELLO = Cause(
     (Stage.HELLO,),
     "RFC 2033 4.1",
     "LHLO belongs to LMTP, EHLO and HELO to SMTP.",
+    explanation=(
+        "LMTP begins with LHLO, SMTP with EHLO or HELO. The client speaks the other protocol than this "
+        "listener."
+    ),
+    who=Who.SENDER_ADMIN,
+    advice="Use the right protocol, or the port of the other listener.",
+    setting="listen.role",
     scenarios=("E500-4",),
 )
 HELLO_SYNTAX = Cause(
@@ -195,6 +295,12 @@ HELLO_SYNTAX = Cause(
     (Stage.HELLO,),
     "RFC 5321 4.1.1.1",
     "EHLO, HELO or LHLO came without a usable name.",
+    explanation=(
+        "The name may be any host name or address literal, but it has to look like one: letters, digits, "
+        "dots and hyphens, or an address in brackets."
+    ),
+    who=Who.SENDER_ADMIN,
+    advice="Give the client a proper host name of its own.",
     scenarios=("E501-1",),
 )
 UNEXPECTED_ARGUMENT = Cause(
@@ -205,6 +311,9 @@ UNEXPECTED_ARGUMENT = Cause(
     (Stage.ANY,),
     "RFC 5321 4.1.1",
     "An argument stood where none belongs.",
+    explanation="DATA, RSET, QUIT and STARTTLS stand alone on their line.",
+    who=Who.SENDER_ADMIN,
+    advice="Look at the transcript; the sending program has to be corrected.",
     scenarios=("E501-5",),
 )
 BAD_ARGUMENT = Cause(
@@ -215,6 +324,12 @@ BAD_ARGUMENT = Cause(
     (Stage.ANY,),
     "RFC 5321 4.1.1",
     "An argument could not be read.",
+    explanation=(
+        "What stands behind the command is not what it needs, for instance no number after BDAT. The text "
+        "says which."
+    ),
+    who=Who.SENDER_ADMIN,
+    advice="Look at the transcript; the sending program has to be corrected.",
     scenarios=("E501-8",),
 )
 NOT_IMPLEMENTED = Cause(
@@ -225,6 +340,12 @@ NOT_IMPLEMENTED = Cause(
     (Stage.ANY,),
     "RFC 5321 4.2.4",
     "The command exists in the standards, but is not offered here.",
+    explanation=(
+        "The command is known, but this server does not carry it out, and does not list it in the answer "
+        "to EHLO."
+    ),
+    who=Who.SENDER_ADMIN,
+    advice="Do without the command.",
     scenarios=("E502-1",),
 )
 TLS_NOT_OFFERED = Cause(
@@ -235,6 +356,13 @@ TLS_NOT_OFFERED = Cause(
     (Stage.STARTTLS,),
     "RFC 3207 4",
     "This listener has no certificate.",
+    explanation=(
+        "STARTTLS needs a certificate, and this listener has none; it is not listed in the answer to EHLO "
+        "either."
+    ),
+    who=Who.OPERATOR,
+    advice="Go on without TLS, or give the listener a certificate.",
+    setting="tls.certificate",
     scenarios=("E502-2",),
 )
 CHUNKING_NOT_OFFERED = Cause(
@@ -245,6 +373,12 @@ CHUNKING_NOT_OFFERED = Cause(
     (Stage.BDAT,),
     "RFC 3030 2",
     "This listener does not offer CHUNKING.",
+    explanation=(
+        "BDAT was not listed in the answer to EHLO. Its octets can't be told from commands, so the "
+        "session is closed."
+    ),
+    who=Who.SENDER_ADMIN,
+    advice="Send the message by DATA.",
     scenarios=("E502-2",),
 )
 NEED_HELLO = Cause(
@@ -255,6 +389,9 @@ NEED_HELLO = Cause(
     (Stage.ANY,),
     "RFC 5321 4.1.4",
     "The client did not introduce itself.",
+    explanation="A session begins with EHLO, HELO or LHLO; after the TLS handshake it begins again.",
+    who=Who.SENDER_ADMIN,
+    advice="Look at the transcript; the sending program has to be corrected.",
     scenarios=("E503-1",),
 )
 NESTED_MAIL = Cause(
@@ -265,6 +402,9 @@ NESTED_MAIL = Cause(
     (Stage.MAIL,),
     "RFC 5321 4.1.4",
     "MAIL came twice without RSET between.",
+    explanation="One transaction has to end, by the message or by RSET, before the next begins.",
+    who=Who.SENDER_ADMIN,
+    advice="Send RSET first if the first message is not wanted any more.",
     scenarios=("E503-2",),
 )
 NEED_MAIL = Cause(
@@ -275,6 +415,12 @@ NEED_MAIL = Cause(
     (Stage.RCPT, Stage.DATA, Stage.BDAT),
     "RFC 5321 4.1.4",
     "A command of a transaction came before MAIL.",
+    explanation=(
+        "A transaction begins with MAIL. If MAIL was sent and refused, that refusal is the real reason, "
+        "and this reply only its echo."
+    ),
+    who=Who.SENDER_ADMIN,
+    advice="Look for the first refusal in the transcript.",
     scenarios=("E503-3",),
 )
 NEED_RCPT = Cause(
@@ -285,6 +431,9 @@ NEED_RCPT = Cause(
     (Stage.DATA, Stage.BDAT),
     "RFC 5321 3.3",
     "The message has no recipient yet.",
+    explanation="The message needs at least one RCPT before its content.",
+    who=Who.SENDER_ADMIN,
+    advice="Look for the first refusal in the transcript.",
     scenarios=("E503-4",),
 )
 IN_CHUNKS = Cause(
@@ -295,6 +444,11 @@ IN_CHUNKS = Cause(
     (Stage.MAIL, Stage.RCPT, Stage.DATA, Stage.BDAT),
     "RFC 3030 2",
     "Only BDAT and RSET make sense between chunks.",
+    explanation=(
+        "After the first BDAT only more of it may follow, up to the one with LAST; or RSET to give up."
+    ),
+    who=Who.SENDER_ADMIN,
+    advice="Look at the transcript; the sending program has to be corrected.",
     scenarios=("E503-5",),
 )
 CHUNKS_BROKEN = Cause(
@@ -305,6 +459,12 @@ CHUNKS_BROKEN = Cause(
     (Stage.BDAT,),
     "RFC 3030 2",
     "A chunk was refused before, so later ones make no message.",
+    explanation=(
+        "An earlier chunk was refused. The octets of later ones are read and thrown away, so that the "
+        "session stays in step."
+    ),
+    who=Who.SENDER_ADMIN,
+    advice="Look for the first refusal in the transcript, then send RSET.",
     scenarios=("E503-5",),
 )
 BINARY_NEEDS_BDAT = Cause(
@@ -315,6 +475,9 @@ BINARY_NEEDS_BDAT = Cause(
     (Stage.DATA,),
     "RFC 3030 3",
     "A binary message can't be sent by DATA.",
+    explanation="Content that is not made of lines can't be ended by a dot on a line of its own.",
+    who=Who.SENDER_ADMIN,
+    advice="Look at the transcript; the sending program has to be corrected.",
     scenarios=("E503-5",),
 )
 AUTH_NOT_NOW = Cause(
@@ -325,6 +488,9 @@ AUTH_NOT_NOW = Cause(
     (Stage.AUTH,),
     "RFC 4954 4",
     "AUTH came twice, or inside a transaction.",
+    explanation="A login comes once in a session, after EHLO and outside of a transaction.",
+    who=Who.SENDER_ADMIN,
+    advice="Look at the transcript; the sending program has to be corrected.",
     scenarios=("E503-6",),
 )
 TLS_NOT_NOW = Cause(
@@ -335,6 +501,9 @@ TLS_NOT_NOW = Cause(
     (Stage.STARTTLS,),
     "RFC 3207 4",
     "TLS is already on, or a transaction is open.",
+    explanation="TLS starts once in a session, after EHLO and outside of a transaction.",
+    who=Who.SENDER_ADMIN,
+    advice="Look at the transcript; the sending program has to be corrected.",
     scenarios=("E503-7",),
 )
 HELP_UNKNOWN = Cause(
@@ -345,6 +514,9 @@ HELP_UNKNOWN = Cause(
     (Stage.HELP,),
     "RFC 5321 4.1.1.8",
     "There is no such help topic.",
+    explanation="HELP knows the verbs of SMTP; HELP alone lists them.",
+    who=Who.NOBODY,
+    advice="Say HELP alone to see what there is.",
     scenarios=("E504-2",),
 )
 NO_MAIL_HERE = Cause(
@@ -355,6 +527,13 @@ NO_MAIL_HERE = Cause(
     (Stage.GREETING, Stage.ANY),
     "RFC 7504 3",
     "This host never takes mail.",
+    explanation=(
+        "The operator made this listener answer every client so, that senders learn at once what would "
+        "otherwise take days of tries."
+    ),
+    who=Who.SENDER,
+    advice="Check the domain of the address; its MX records may name the wrong host.",
+    setting="listen.role",
     scenarios=("E521-1",),
 )
 
@@ -366,6 +545,9 @@ REFUSED = Cause(
     (Stage.ANY,),
     "RFC 5321 3.1",
     "The greeting refused this client; only QUIT is left.",
+    explanation="The greeting said that this client gets no service. It is expected to say QUIT.",
+    who=Who.SENDER_ADMIN,
+    advice="Look at the greeting for the reason.",
     scenarios=("E503-9",),
 )
 CLIENT_DENIED = Cause(
@@ -376,5 +558,8 @@ CLIENT_DENIED = Cause(
     (Stage.GREETING,),
     "RFC 5321 3.1",
     "The operator's rules refuse this client address.",
+    explanation="The client's address is one that the operator, or a hook of theirs, does not serve.",
+    who=Who.SENDER_ADMIN,
+    advice="Ask the operator of this server, or send through another host.",
     scenarios=("E554-1",),
 )
