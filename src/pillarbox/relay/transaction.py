@@ -19,7 +19,7 @@ from pillarbox.relay.carriage import fit
 from pillarbox.relay.connection import LinkError
 from pillarbox.relay.plan import Hop, family_of
 from pillarbox.relay.session import Opener, Session, SmtpSettings
-from pillarbox.smtp.client import LONE_DOT, DataWriter, Next, Transaction, chunk_command
+from pillarbox.smtp.client import LONE_DOT, ChunkWriter, DataWriter, Mode, Next, Transaction
 from pillarbox.smtp.replies import CLOSING_CODE, ProtocolError
 
 if TYPE_CHECKING:
@@ -68,10 +68,11 @@ class _Attempt:
         for pending in self.todo + self.later:
             self.note_failure(pending, result)
 
-    def finish(self, otherwise: Result) -> dict[int, Result]:
+    def finish(self, destination: str) -> dict[int, Result]:
         """No host is left."""
+        lost = _local(delivery.CONNECTION_LOST.reply(host=destination, detail="what came before"))
         for pending in self.todo + self.later:
-            self.results[pending.number] = self._failures.get(pending.number, otherwise)
+            self.results[pending.number] = self._failures.get(pending.number, lost)
         return self.results
 
 
@@ -104,8 +105,7 @@ class SmtpCourier:
             self._drop_session()
             incident = observe.report_incident(error, message=format_id(queued.id))
             attempt.fail(_local(delivery.INTERNAL_ERROR.reply(incident=incident)))
-        lost = delivery.CONNECTION_LOST.reply(host=self._destination.name, detail="what came before")
-        return attempt.finish(_local(lost))
+        return attempt.finish(self._destination.name) if attempt.open else attempt.results
 
     async def close(self) -> None:
         """Say goodbye to the host."""
@@ -182,15 +182,9 @@ class SmtpCourier:
                 if not self._without_misfits(session, attempt, fitting):
                     break
                 continue
-            transaction = Transaction(
-                fitting,
-                attempt.content.octets,
-                session.extensions,
-                hints=session.hints,
-                lmtp=self._lmtp,
-                reset=session.dirty,
-            )
-            await self._transact(session, transaction, fitting.body, attempt.content)
+            mode = self._mode(session, fitting, attempt.content)
+            transaction = Transaction(fitting, attempt.content.octets, session.extensions, mode)
+            await self._transact(session, transaction, attempt.content, chunked=Mode.CHUNKED in mode)
             session.messages += 1
             session.dirty = transaction.dirty
             again = self._sort(session, attempt, batch, transaction, facts)
@@ -199,6 +193,17 @@ class SmtpCourier:
                 await self.close()
             else:
                 self._drop_session()
+
+    def _mode(self, session: Session, envelope: Envelope, content: Content) -> Mode:
+        """Large messages go by BDAT where they can: looking for dots and line ends takes most of the time."""
+        mode = Mode.LMTP if self._lmtp else Mode.NOTHING
+        if envelope.body is Body.BINARY or (content.path is not None and "CHUNKING" in session.extensions):
+            mode |= Mode.CHUNKED
+        if session.dirty:
+            mode |= Mode.RESET
+        if not session.hints:
+            mode |= Mode.WITHOUT_HINTS
+        return mode
 
     def _without_misfits(self, session: Session, attempt: _Attempt, refusal: Reply) -> bool:
         """Put those aside who can't be served by this host; whether others are left."""
@@ -273,7 +278,7 @@ class SmtpCourier:
     # --- one transaction
 
     async def _transact(
-        self, session: Session, transaction: Transaction, body: Body, content: Content
+        self, session: Session, transaction: Transaction, content: Content, *, chunked: bool
     ) -> None:
         """Carry a transaction through; whatever happens, it is settled for all recipients afterwards."""
         connection = session.connection
@@ -286,10 +291,8 @@ class SmtpCourier:
             if transaction.next is Next.LONE_DOT:
                 await connection.ask(LONE_DOT, 1, self._patience.end_s, "the end of nothing")
                 transaction.nobody_got_it()
-            elif transaction.next is Next.BODY and body is Body.BINARY:
-                await self._send_chunks(session, transaction, content)
             elif transaction.next is Next.BODY:
-                await self._send_data(session, transaction, content)
+                await self._send_message(session, transaction, content, chunked=chunked)
         except LinkError as error:
             self._take_what_came(transaction, error.replies)
             transaction.broken_off(error.reply)
@@ -309,22 +312,21 @@ class SmtpCourier:
             except ProtocolError:
                 return
 
-    async def _send_data(self, session: Session, transaction: Transaction, content: Content) -> None:
-        """The message as DATA wants it (RFC 5321 4.1.1.4). Raises LinkError, ProtocolError, OSError."""
-        connection, patience = session.connection, self._patience
-        writer = DataWriter()
-        connection.expect(transaction.final_replies, patience.end_s, "the message")
+    async def _send_message(
+        self, session: Session, transaction: Transaction, content: Content, *, chunked: bool
+    ) -> None:
+        """The message, by DATA or in one chunk (RFC 5321 4.1.1.4, RFC 3030 2).
+
+        Raises LinkError, ProtocolError, OSError.
+        """
+        connection = session.connection
+        connection.expect(transaction.final_replies, self._patience.end_s, "the message")
+        writer = ChunkWriter(content.octets) if chunked else DataWriter()
         if content.path is None:
-            octets = writer.encode(content.prefix + (content.inline or b""))
-            ended = await connection.write(octets + writer.finish(), patience.block_s)
+            octets = writer.encode(content.prefix + (content.inline or b"")) + writer.finish()
+            ended = await connection.write(octets, self._patience.block_s)
         else:
-            ended = False
-            async for piece in _pieces(content):
-                await connection.write(writer.encode(piece), patience.block_s)
-                if connection.answered:
-                    break
-            else:
-                ended = await connection.write(writer.finish(), patience.block_s)
+            ended = await self._send_file(session, writer, content)
         if ended:
             await self._take_end(session, transaction)
             return
@@ -335,22 +337,20 @@ class SmtpCourier:
         transaction.broken_off(early[0])
         connection.close()  # the rest of the message would be taken for commands
 
-    async def _send_chunks(self, session: Session, transaction: Transaction, content: Content) -> None:
-        """The message as it is, in chunks (RFC 3030 2). Raises LinkError, ProtocolError, OSError."""
-        connection, patience = session.connection, self._patience
-        left = content.octets
-        async for piece in _pieces(content):
-            left -= len(piece)
-            octets = chunk_command(len(piece), last=left <= 0) + piece
-            if left > 0:
-                reply = (await connection.ask(octets, 1, patience.end_s, "BDAT"))[0]
-                if not reply.positive:
-                    transaction.chunk_refused(reply)
-                    return
-            else:
-                connection.expect(transaction.final_replies, patience.end_s, "the message")
-                await connection.write(octets, patience.block_s)
-                await self._take_end(session, transaction)
+    async def _send_file(self, session: Session, writer: DataWriter | ChunkWriter, content: Content) -> bool:
+        """Send a large message piece by piece; whether its end was sent before an answer came."""
+        connection = session.connection
+        pieces, octets = content.chunks(), 0
+        while (piece := await asyncio.to_thread(next, pieces, None)) is not None:  # a disk may be slow
+            octets += len(piece)
+            if octets > content.octets or connection.answered:
+                break
+            await connection.write(writer.encode(piece), self._patience.block_s)
+        if connection.answered:
+            return False
+        if octets != content.octets:
+            raise OSError(f"the stored message has not the {content.octets} octets that it should have")
+        return await connection.write(writer.finish(), self._patience.block_s)
 
     async def _take_end(self, session: Session, transaction: Transaction) -> None:
         """The message and its end were sent: without an answer nobody knows whether it arrived (RFC 1047)."""
@@ -363,22 +363,13 @@ class SmtpCourier:
 
 
 def _envelope_for(queued: Queued, batch: list[Pending]) -> Envelope:
+    """The envelope with the recipients of one transaction, in their order."""
     envelope = queued.envelope
-    utf8 = envelope.smtputf8 or not all(pending.recipient.address.isascii() for pending in batch)
-    return replace(envelope, recipients=tuple(pending.recipient for pending in batch), smtputf8=utf8)
-
-
-async def _pieces(content: Content) -> AsyncIterator[bytes]:
-    """The message piece by piece; files are read in a thread, because a disk may be slow. Raises OSError."""
-    if content.path is None:
-        yield content.prefix + (content.inline or b"")
-        return
-    pieces, octets = content.chunks(), 0
-    while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
-        octets += len(piece)
-        yield piece
-    if octets != content.octets:
-        raise OSError(f"{octets} octets are there instead of {content.octets}")
+    recipients = tuple([pending.recipient for pending in batch])
+    utf8 = envelope.smtputf8 or not all([one.address.isascii() for one in recipients])  # noqa: C419 - faster
+    if recipients == envelope.recipients and utf8 == envelope.smtputf8:
+        return envelope
+    return replace(envelope, recipients=recipients, smtputf8=utf8)
 
 
 def _local(reply: Reply, stage: Stage = Stage.LOCAL) -> Result:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import re
-from enum import Enum, auto
+from enum import Enum, Flag, auto
 from typing import TYPE_CHECKING
 
 from pillarbox.mail.envelope import Body, Notify
@@ -90,6 +90,16 @@ class Next(Enum):
     NOTHING = auto()  # all is settled
 
 
+class Mode(Flag):
+    """How a transaction differs from the plain one."""
+
+    NOTHING = 0
+    LMTP = auto()  # one reply for each accepted recipient at the end
+    CHUNKED = auto()  # the message follows by BDAT, not by DATA
+    RESET = auto()  # RSET in front, because the transaction before was left open
+    WITHOUT_HINTS = auto()  # only those parameters that can't be left out
+
+
 class Transaction:
     """One message to one server, from MAIL to the answer at its end (RFC 5321 3.3, RFC 2033 4.2).
 
@@ -100,6 +110,7 @@ class Transaction:
         "_accepted",
         "_answered",
         "_asked",
+        "_chunked",
         "_lmtp",
         "_pipelining",
         "_steps",
@@ -109,27 +120,22 @@ class Transaction:
     )
 
     def __init__(
-        self,
-        envelope: Envelope,
-        octets: int,
-        extensions: Extensions,
-        *,
-        hints: bool = True,
-        lmtp: bool = False,
-        reset: bool = False,
+        self, envelope: Envelope, octets: int, extensions: Extensions, mode: Mode = Mode.NOTHING
     ) -> None:
-        """Plan the commands; `reset` puts RSET in front, because the transaction before was left open."""
-        steps = [(Stage.RSET, -1, RSET)] if reset else []
+        """Plan the commands for a message of so many octets."""
+        hints = Mode.WITHOUT_HINTS not in mode
+        steps = [(Stage.RSET, -1, RSET)] if Mode.RESET in mode else []
         steps.append((Stage.MAIL, -1, mail_command(envelope, octets, extensions, hints=hints)))
         for index, recipient in enumerate(envelope.recipients):
             steps.append((Stage.RCPT, index, rcpt_command(recipient, extensions, hints=hints)))
-        if envelope.body is not Body.BINARY:
+        if Mode.CHUNKED not in mode:
             steps.append((Stage.DATA, -1, b"DATA\r\n"))
         self._steps = steps
         self._asked = 0  # so many commands were sent
         self._answered = 0  # and so many have their reply
         self._pipelining = "PIPELINING" in extensions
-        self._lmtp = lmtp
+        self._lmtp = Mode.LMTP in mode
+        self._chunked = Mode.CHUNKED in mode
         self._accepted: list[int] = []
         self._waiting = Next.COMMANDS
         self.dirty = False  # the server keeps an open transaction
@@ -211,7 +217,8 @@ class Transaction:
 
         Raises ProtocolError.
         """
-        self.dirty = False
+        taken = bool(replies) and replies[-1].positive
+        self.dirty = self._chunked and not taken  # a refused chunk leaves the server in between (RFC 3030 2)
         for index, reply in zip(self._accepted if self._lmtp else self._accepted[:1], replies, strict=False):
             if reply.intermediate:
                 msg = f"{reply} in answer to the message"
@@ -226,10 +233,6 @@ class Transaction:
         """The lone dot was answered; whatever was said, it concerns nobody."""
         self.dirty = False
         self._waiting = Next.NOTHING
-
-    def chunk_refused(self, reply: Reply) -> None:
-        """A chunk other than the last was refused: nobody gets the message (RFC 3030 2)."""
-        self._settle_rest(Stage.BDAT, reply)
 
     def broken_off(self, reply: Reply) -> None:
         """The session ended: `reply` settles all that have no answer yet, accepted or not."""
@@ -277,6 +280,20 @@ class DataWriter:
         return LONE_DOT if self._at_line_start and not self._held else b"\r\n.\r\n"
 
 
-def chunk_command(octets: int, *, last: bool) -> bytes:
-    """BDAT for a chunk of so many octets, which follow at once (RFC 3030 2)."""
-    return b"BDAT %d LAST\r\n" % octets if last else b"BDAT %d\r\n" % octets
+class ChunkWriter:
+    """Writes a message as BDAT wants it: unchanged, in one chunk of known size (RFC 3030 2)."""
+
+    __slots__ = ("_head",)
+
+    def __init__(self, octets: int) -> None:
+        """`octets` is the size of the whole message."""
+        self._head = b"BDAT %d LAST\r\n" % octets
+
+    def encode(self, piece: bytes) -> bytes:
+        """The octets to send for one piece."""
+        head, self._head = self._head, b""
+        return head + piece
+
+    def finish(self) -> bytes:
+        """Nothing more, but the command if there was no piece at all."""
+        return self.encode(b"")
