@@ -72,7 +72,7 @@ def build(  # noqa: PLR0913 - all that a report tells comes from its caller
     boundary = "=_" + _NOT_TOKEN.sub("", message_id)[:60]
     while boundary.encode() in returned:
         boundary += "="
-    fields = [
+    top = [
         f'From: "Mail delivery at {hostname}" <{_clean(postmaster)}>',
         f"To: <{_clean(envelope.sender)}>",
         f"Subject: {_encoded_words(notice.subject(recipients))}",
@@ -82,18 +82,13 @@ def build(  # noqa: PLR0913 - all that a report tells comes from its caller
         "Auto-Submitted: auto-replied",
         "MIME-Version: 1.0",
         f'Content-Type: multipart/report; report-type=delivery-status;\r\n\tboundary="{boundary}"',
+        "",
+        "This is a delivery report in MIME format.",
     ]
-    top = "".join(f"{field}\r\n" for field in fields) + "\r\nThis is a delivery report in MIME format.\r\n"
     divider = f"\r\n--{boundary}\r\n".encode()
-    octets = (
-        top.encode("utf-8", "surrogateescape")
-        + divider
-        + _text_part(text)
-        + divider
-        + status
-        + (divider + returned if returned else b"")
-        + f"\r\n--{boundary}--\r\n".encode()
-    )
+    parts = [_text_part(text), status, returned] if returned else [_text_part(text), status]
+    octets = divider.join(["\r\n".join(top).encode("utf-8", "surrogateescape"), *parts])
+    octets += f"\r\n--{boundary}--\r\n".encode()
     return (
         Envelope(
             sender="",

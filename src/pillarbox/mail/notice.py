@@ -174,11 +174,8 @@ def _outcome(members: Sequence[ReportedRecipient], received_at: float) -> list[s
 def _trouble(found: ReportedRecipient, received_at: float) -> list[str]:
     """Why it did not work, in our words and the peer's, and what follows."""
     result = found.result
-    cause = result.reply.cause
-    meaning = registry.of_reply(result.reply)
-    explanation = (cause.explanation or cause.meaning) if cause else (meaning.explanation if meaning else "")
-    known = cause or meaning
-    lines = ["", *_flow(f"Why: {explanation}")] if explanation else []
+    known = result.reply.cause or registry.of_reply(result.reply)
+    lines = ["", *_flow(f"Why: {known.meaning} {known.explanation}")] if known else []
     if result.origin is Origin.PEER:
         lines += ["", *_flow(f"{legible(result.host, 255) or 'The receiving system'} said:")]
         said = f"{result.reply.code} {result.reply.status}".strip()

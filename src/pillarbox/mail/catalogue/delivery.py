@@ -15,9 +15,7 @@ DELIVERED = Cause(
     (Stage.LOCAL,),
     "RFC 3463 3.1",
     "The message was delivered here.",
-    explanation=(
-        "The message is where mail for this address is kept, or the program that takes it has accepted it."
-    ),
+    explanation="It is where mail for this address is kept, or the program that takes it has accepted it.",
     who=Who.NOBODY,
     advice="Nothing needs to be done.",
     setting="domain.deliver",
@@ -59,9 +57,7 @@ NULL_MX = Cause(
     (Stage.DNS,),
     "RFC 7505 3",
     "The domain publishes that it takes no mail.",
-    explanation=(
-        "The owner of the domain published in DNS that no mail is accepted there, so no host was even tried."
-    ),
+    explanation="That is what the owner of the domain asks for, so no host was even tried.",
     who=Who.SENDER,
     advice="Check the part after the @ sign for typing errors; at this domain nobody can be reached.",
 )
@@ -73,9 +69,7 @@ DNS_FAILED = Cause(
     (Stage.DNS,),
     "RFC 5321 5.1",
     "DNS gave no usable answer.",
-    explanation=(
-        "Which host takes mail for the domain has to be looked up in DNS first, and no usable answer came."
-    ),
+    explanation="Which host takes mail for the domain has to be looked up there first.",
     who=Who.RECIPIENT_ADMIN,
     advice=(
         "Wait. If it lasts, the administrator of the domain should check its DNS, and the operator here "
@@ -125,10 +119,7 @@ CONNECT_FAILED = Cause(
     (Stage.CONNECT,),
     "RFC 5321 4.5.4.1",
     "The host refused the connection or did not answer.",
-    explanation=(
-        "The host that takes mail for the domain is down, can't be reached from here, or refuses "
-        "connections. All hosts of the domain were tried."
-    ),
+    explanation="Either it is down, or it can't be reached from here. All hosts of the domain were tried.",
     who=Who.RECIPIENT_ADMIN,
     advice="Wait. If it lasts for a day, tell the recipient in another way.",
     setting="smtp.patience.connect",
@@ -154,9 +145,7 @@ CONNECTION_LOST = Cause(
     (Stage.ANY,),
     "RFC 5321 4.5.4.1",
     "The host closed the connection too early.",
-    explanation=(
-        "The connection broke before the message was over, so it did not arrive. Such trouble mostly passes."
-    ),
+    explanation="The message was not over yet, so it did not arrive. Such trouble mostly passes.",
     who=Who.NOBODY,
     advice="Wait; it is tried again by itself.",
 )
@@ -168,7 +157,7 @@ TIMEOUT = Cause(
     (Stage.ANY,),
     "RFC 5321 4.5.3.2",
     "The host did not answer in time.",
-    explanation="The host was connected but stayed silent for longer than the standard allows.",
+    explanation="It was connected, but stayed silent for longer than the standard allows.",
     who=Who.RECIPIENT_ADMIN,
     advice="Wait; it is tried again by itself.",
     setting="smtp.patience",
@@ -336,7 +325,7 @@ EXPIRED = Cause(
     (Stage.LOCAL,),
     "RFC 3463 3.5",
     "The message was in the queue for too long.",
-    explanation="The message was tried again and again, and the time allowed for it is over.",
+    explanation="It was tried again and again, and the time allowed for it is over.",
     who=Who.SENDER,
     advice="Send again if it still matters, or reach the recipient in another way.",
     setting="retry.give_up",
@@ -349,7 +338,7 @@ BOUNCED_BY_OPERATOR = Cause(
     (Stage.LOCAL,),
     "RFC 3464 2.3.3",
     "The operator sent the message back.",
-    explanation="The operator took the message out of the queue and sent it back to you.",
+    explanation="It was taken out of the queue on purpose, mostly because it could not be delivered any more.",
     who=Who.OPERATOR,
     advice="Ask the operator of this server.",
 )
@@ -444,7 +433,7 @@ PROGRAM_NO_USER = Cause(
     (Stage.LOCAL,),
     "RFC 3463 3.2",
     "The delivery program said there is no such user.",
-    explanation="The program that takes mail for this address does not know the recipient.",
+    explanation="The program decides for itself which recipients exist.",
     who=Who.SENDER,
     advice="Check the address for typing errors.",
     setting="programs",
