@@ -214,6 +214,7 @@ class Result:
     origin: Origin
     host: str = ""
     reports: bool = False  # the host took over the duty to report success to the sender (RFC 3461 5.2.1)
+    wait_s: float = 0.0  # the host asked not to be tried sooner; not kept beyond the decision when to try again
 
     @property
     def in_doubt(self) -> bool:

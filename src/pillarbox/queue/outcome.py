@@ -277,7 +277,7 @@ def settle(result: Result, history: History, retry: RetrySettings, now: float) -
         wanted = history.sender != "" and history.notify.wants_failure
         report = Report.FAILURE if wanted else Report.NONE
         return Verdict(State.FAILED, 0.0, report, history.delay_notified, result, alarm=_alarm(row, result))
-    wait_s = _wait_s(row.pace, result.reply, history.attempts, retry)
+    wait_s = max(_wait_s(row.pace, result.reply, history.attempts, retry), min(result.wait_s, retry.max_s))
     # the last attempt comes when the time is up, not long before
     due = min(now + wait_s, max(history.received_at + retry.give_up_s, now + retry.first_s))
     late = age_s >= retry.delay_notice_s and not history.delay_notified

@@ -1,0 +1,111 @@
+"""Make the couriers that end on this host: folders, programs, web services, Python functions, and none at all.
+
+What goes out by SMTP or LMTP is the business of `transaction`.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from pillarbox.mail.catalogue import delivery
+from pillarbox.mail.route import Route, Transport
+from pillarbox.mail.units import Seconds, Settings
+from pillarbox.relay.final import FinalCourier, here
+from pillarbox.relay.handler import Handler
+from pillarbox.relay.maildir import Maildir
+from pillarbox.relay.pipe import Pipe, ProgramSettings
+from pillarbox.relay.webhook import Webhook, WebhookSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pillarbox.mail.reply import Result
+    from pillarbox.policy.directory import Directory
+    from pillarbox.queue.spool import Queued
+    from pillarbox.relay.final import FinalDelivery
+
+_HANDLER_THREADS = 8
+
+
+class LocalSettings(Settings, frozen=True):
+    """Deliveries that end on this host."""
+
+    program: dict[str, ProgramSettings] = msgspec.field(default_factory=dict)
+    """Programs by the name that "pipe:NAME" uses."""
+    webhook: dict[str, WebhookSettings] = msgspec.field(default_factory=dict)
+    """Web services by the name that "webhook:NAME" uses."""
+    handler_limit_s: Seconds = Seconds(60)
+    """How long a Python function may work on one message."""
+    disk_threads: int = 8
+    """How many mailboxes are written to at the same time."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that make no sense."""
+        if not 1 <= self.disk_threads <= 256:
+            raise ValueError("disk_threads must be between 1 and 256")
+
+
+def check_names(settings: LocalSettings, directory: Directory) -> None:
+    """Raise ValueError if the directory names a program or web service that is not configured."""
+    for transport, known in (Transport.PIPE, settings.program), (Transport.WEBHOOK, settings.webhook):
+        for name in sorted(directory.names_used(transport) - known.keys()):
+            section = "program" if transport is Transport.PIPE else "webhook"
+            raise ValueError(
+                f'"{transport.value}:{name}" is used, but there is no section [{section}.{name}]'
+            )
+
+
+class LocalCouriers:
+    """Makes couriers; they share threads and connections."""
+
+    def __init__(self, settings: LocalSettings, *, hostname: str, recipient_delimiter: str = "+") -> None:
+        """`hostname` becomes part of file names; `recipient_delimiter` is the directory's."""
+        self._settings = settings
+        self._hostname = hostname
+        self._delimiters = recipient_delimiter
+        self._disk = ThreadPoolExecutor(settings.disk_threads, "mailbox")
+        self._handlers = ThreadPoolExecutor(_HANDLER_THREADS, "handler")
+        self._webhooks: dict[str, Webhook] = {}
+
+    def __call__(self, route: Route) -> FinalCourier | DiscardCourier:
+        """A courier for `route`. Raises ValueError if there is none, also when what it names is not configured."""
+        if route.transport is Transport.DISCARD:
+            return DiscardCourier()
+        return FinalCourier(self._way(route))
+
+    def _way(self, route: Route) -> FinalDelivery:
+        match route.transport:
+            case Transport.MAILDIR:
+                return Maildir(route.target, self._disk, self._hostname)
+            case Transport.PIPE if route.target in self._settings.program:
+                return Pipe(self._settings.program[route.target], self._delimiters)
+            case Transport.WEBHOOK if route.target in self._settings.webhook:
+                known = self._webhooks.get(route.target)
+                if known is None:
+                    known = self._webhooks[route.target] = Webhook(self._settings.webhook[route.target])
+                return known
+            case Transport.PYTHON:
+                return Handler(route.target, self._handlers, self._settings.handler_limit_s)
+        raise ValueError(f"nothing on this host delivers to {route}")
+
+    async def close(self) -> None:
+        """Give threads and connections back. A plain function that still runs is not waited for."""
+        for webhook in self._webhooks.values():
+            await webhook.close()
+        self._disk.shutdown(wait=False)
+        self._handlers.shutdown(wait=False, cancel_futures=True)
+
+
+class DiscardCourier:
+    """Throws messages away, because the configuration says so."""
+
+    async def deliver(self, queued: Queued) -> Mapping[int, Result]:
+        """Count every recipient as delivered."""
+        result = here(delivery.DELIVERED.reply(detail="Thrown away, as configured"))
+        return {pending.number: result for pending in queued.pending}
+
+    async def close(self) -> None:
+        """Nothing is held."""

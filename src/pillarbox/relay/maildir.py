@@ -1,0 +1,135 @@
+"""Put messages into Maildir folders, so that each is complete and on stable storage or not there at all.
+
+Which folder belongs to an address is `policy.directory`'s business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import itertools
+import os
+import time
+from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING
+
+from pillarbox.mail.catalogue import delivery
+from pillarbox.mail.route import MAILDIR_ROOT_END
+from pillarbox.queue.spool import format_id
+from pillarbox.relay.final import final_form, here
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from pillarbox.mail.reply import Reply, Result
+    from pillarbox.queue.spool import Pending, Queued
+
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_STARTED = time.time()  # mail received before it may have been delivered by a process that then died
+_counter = itertools.count()
+
+
+class Maildir:
+    """One folder with `tmp`, `new` and `cur`. The work is done in threads: fsync waits for the disk.
+
+    Nothing is held open between messages, so a folder that was moved away or replaced is noticed at once.
+    """
+
+    def __init__(self, target: str, threads: Executor, hostname: str) -> None:
+        """`target` is that of the route; what stands before its "/./" must exist, what follows is made at need."""
+        self._root, _, below = target.partition(MAILDIR_ROOT_END)
+        self._below = below.split("/")
+        self._threads = threads
+        self._host = hostname.replace("/", "\\057").replace(
+            ":", "\\072"
+        )  # as the inventor of the format writes them
+
+    async def deliver(self, queued: Queued, pending: Pending) -> Result:
+        """Store one copy."""
+        store = asyncio.get_running_loop().run_in_executor(self._threads, self._store, queued, pending)
+        return here(await store)
+
+    def _store(self, queued: Queued, pending: Pending) -> Reply:
+        """Write the copy, or find that an earlier attempt has.
+
+        The name is made of the queue id and the recipient's number, the same at every attempt. So a second copy
+        replaces the first if that is still in `new`; `cur` is searched only if there may have been an attempt before.
+        """
+        name = f"{int(queued.received_at)}.Q{format_id(queued.id)}R{pending.number}.{self._host}"
+        try:
+            with ExitStack() as opened:
+                home, tmp, new = self._open(opened)
+                if (pending.attempts or queued.received_at < _STARTED) and _is_in_cur(home, name):
+                    return delivery.DELIVERED.reply(detail="Already in the mailbox")
+                _write(queued, pending, tmp, f"{name}.P{os.getpid()}C{next(_counter)}", new, name)
+        except OSError as error:
+            if error.errno in _NO_SPACE:
+                return delivery.MAILBOX_DISK_FULL.reply()
+            return delivery.MAILBOX_FAILED.reply(detail=error.strerror or type(error).__name__)
+        return delivery.DELIVERED.reply(detail="Delivered to the mailbox")
+
+    def _open(self, opened: ExitStack) -> tuple[int, int, int]:
+        """Descriptors of the mailbox and its `tmp` and `new`, made if missing; no link is followed below the root."""
+        folder = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        opened.callback(os.close, folder)
+        for name in self._below:
+            folder = _enter(opened, folder, name)
+        try:
+            return (
+                folder,
+                _enter(opened, folder, "tmp", make=False),
+                _enter(opened, folder, "new", make=False),
+            )
+        except FileNotFoundError:  # `cur` too belongs to a mailbox that others can read
+            tmp, new, _ = [_enter(opened, folder, name) for name in ("tmp", "new", "cur")]
+            return folder, tmp, new
+
+
+def _enter(opened: ExitStack, folder: int, name: str, *, make: bool = True) -> int:
+    """Open a folder inside another one. Raises OSError if it is a symbolic link."""
+    try:
+        inner = os.open(name, _FOLDER, dir_fd=folder)
+    except FileNotFoundError:
+        if not make:
+            raise
+        with suppress(FileExistsError):  # another thread was faster
+            os.mkdir(name, 0o700, dir_fd=folder)
+        os.fsync(folder)
+        inner = os.open(name, _FOLDER, dir_fd=folder)
+    opened.callback(os.close, inner)
+    return inner
+
+
+def _is_in_cur(home: int, name: str) -> bool:
+    """Whether a reader has moved the copy on, which adds flags behind a colon. Linear in the size of `cur`."""
+    try:
+        cur = os.open("cur", _FOLDER, dir_fd=home)
+    except FileNotFoundError:
+        return False
+    try:
+        with os.scandir(cur) as entries:
+            return any(entry.name.partition(":")[0] == name for entry in entries)
+    finally:
+        os.close(cur)
+
+
+def _write(queued: Queued, pending: Pending, tmp: int, working_name: str, new: int, name: str) -> None:
+    """Write into `tmp`, sync, move to `new`, sync that. Leaves nothing behind in `tmp`. Raises OSError."""
+    file = os.open(working_name, _NEW_FILE, 0o600, dir_fd=tmp)
+    try:
+        try:
+            for piece in final_form(queued, pending):
+                rest = memoryview(piece)
+                while rest:
+                    rest = rest[os.write(file, rest) :]
+            os.fsync(file)
+        finally:
+            os.close(file)
+        os.rename(working_name, name, src_dir_fd=tmp, dst_dir_fd=new)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(working_name, dir_fd=tmp)
+        raise
+    os.fsync(new)
