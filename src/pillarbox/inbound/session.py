@@ -10,7 +10,7 @@ import itertools
 import secrets
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -19,6 +19,7 @@ from pillarbox.inbound.accept import Accepted, Door, Letter
 from pillarbox.mail.catalogue import auth, content, envelope, session
 from pillarbox.mail.message import protocol_name
 from pillarbox.mail.reply import Reply
+from pillarbox.mail.units import Settings
 from pillarbox.policy.hooks import Client, Hooks
 from pillarbox.policy.rules import Role, Rules
 from pillarbox.queue.spool import SpoolError
@@ -53,6 +54,21 @@ _numbers = itertools.count(1)
 _boot = secrets.token_hex(3)
 
 
+class ListenSettings(Settings, frozen=True):
+    """One `[[listen]]`: an address and what it is for."""
+
+    address: str
+    """"host:port" or "[v6]:port"; port 0 takes a free one."""
+    role: Role = Role.MX
+    """What the listener is for: mx, submission, relay, lmtp, sandbox or no_mail."""
+    tls: Literal["none", "starttls", "implicit"] = "starttls"
+    """How TLS begins, once `[tls]` names a certificate."""
+    require_tls: bool = False
+    """Refuse mail from sessions without TLS (530); not for a public port 25 (RFC 3207 4)."""
+    login_in_clear: bool = False
+    """Offer logins that send the password without TLS; for loopback only."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Desk:
     """What the sessions of one listener share."""
@@ -64,7 +80,6 @@ class Desk:
     hooks: Hooks
     door: Door
     connections: Connections
-    has_room: Callable[[int], Reply | None]  # asked at MAIL with the announced size
     tls: ssl.SSLContext | None = None
     implicit_tls: bool = False
 
@@ -311,7 +326,7 @@ class SmtpProtocol(asyncio.Protocol):
         return self._session.welcome()
 
     def _on_mail(self, event: MailFrom) -> Reply | Awaitable[Reply]:
-        reply = self._desk.has_room(event.parameters.size)
+        reply = self._desk.door.has_room(event.parameters.size)
         if reply is None:
             reply = self._desk.rules.decide_mail(self._client, event.sender)
         if not reply.positive:

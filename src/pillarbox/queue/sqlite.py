@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -81,6 +82,11 @@ class SqliteSpool:
             fresh = (self._last_id // SLOTS + 1) * SLOTS | self._slot
         self._last_id = fresh
         return fresh
+
+    def free_octets(self) -> int:
+        """The free space where the store lies. Raises OSError."""
+        disk = os.statvfs(self._root)
+        return disk.f_bavail * disk.f_frsize
 
     def draft(self) -> FileDraft:
         """Begin to store a body."""
