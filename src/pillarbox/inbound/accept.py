@@ -59,14 +59,21 @@ class Letter:
     parameters: MailParameters = _NO_PARAMETERS
     recipients: list[Accepted] = field(default_factory=list)
     draft: Draft | None = None
-    head: bytes = b""
+    head: bytes | bytearray = b""
     head_complete: bool = False
     tls_cipher: str = ""
 
     def keep_head(self, piece: bytes, limit: int) -> None:
         """Remember the beginning of the message until the header section is complete."""
-        self.head = self.head + piece[:limit] if self.head else piece
-        self.head_complete = b"\r\n\r\n" in self.head or len(self.head) > limit
+        if not self.head:
+            self.head = piece
+            self.head_complete = b"\r\n\r\n" in piece or len(piece) > limit
+            return
+        known = len(self.head)
+        if type(self.head) is bytes:
+            self.head = bytearray(self.head)  # from now on it grows in place, however small the pieces
+        self.head += piece[:limit]
+        self.head_complete = self.head.find(b"\r\n\r\n", max(known - 3, 0)) >= 0 or len(self.head) > limit
 
 
 class Door:
@@ -113,7 +120,7 @@ class Door:
 
         The ordinary path waits for nothing but the commit: no task is made for it.
         """
-        head = message.scan_head(letter.head, self._limits.header_octets)
+        head = message.scan_head(bytes(letter.head), self._limits.header_octets)
         refusal = self._refusal(head, letter)
         if refusal is not None:
             return self._refuse(letter, refusal)
@@ -129,6 +136,7 @@ class Door:
             cause=refusal.cause_id,
             client=letter.client.address,
             sender=letter.sender,
+            reply=str(refusal),
         )
         answered: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         answered.set_result(refusal)
@@ -197,16 +205,18 @@ class Door:
                     sender=addressed.sender,
                     recipients=len(addressed.recipients),
                     octets=octets,
+                    protocol=letter.protocol,
                 )
-                self._offer(done.result())
             if not answered.done():
                 answered.set_result(reply)
+            if error is None:
+                self._offer(done.result())
 
         self._spool.commit(draft, entry).add_done_callback(committed)
         return answered
 
     def _not_kept(self, error: BaseException, letter: Letter) -> Reply:
-        observe.SPOOL_TROUBLE.note(session=letter.client.session, error=repr(error))
+        observe.SPOOL_TROUBLE.note(session=letter.client.session, problem=repr(error))
         if isinstance(error, SpoolError):
             return error.reply
         incident = observe.report_incident(error, session=letter.client.session)

@@ -10,7 +10,7 @@ import itertools
 import secrets
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -19,7 +19,6 @@ from pillarbox.inbound.accept import Accepted, Door, Letter
 from pillarbox.mail.catalogue import auth, content, envelope, session
 from pillarbox.mail.message import protocol_name
 from pillarbox.mail.reply import Reply
-from pillarbox.mail.units import Settings
 from pillarbox.policy.hooks import Client, Hooks
 from pillarbox.policy.rules import Role, Rules
 from pillarbox.queue.spool import SpoolError
@@ -28,6 +27,7 @@ from pillarbox.smtp.events import (
     BodyDropped,
     BodyEnd,
     BodyStart,
+    Event,
     Hello,
     Login,
     MailFrom,
@@ -46,27 +46,12 @@ if TYPE_CHECKING:
     from pillarbox.net.listener import Connections
     from pillarbox.policy.accounts import Accounts
 
-_MAX_WAITING_OCTETS = 65_536  # taken in while a decision is being made; more stays in the kernel
-_MAX_EVENTS_A_TURN = 200  # one client's flood of commands must not hold up the others
+_MAX_WAITING_OCTETS = 65_536  # kept while a decision is being made; more stays in the kernel
+_MAX_EVENTS_A_TURN = 100  # one client's flood of commands must not hold up the others
 _HANDSHAKE_S = 30.0
 
 _numbers = itertools.count(1)
 _boot = secrets.token_hex(3)
-
-
-class ListenSettings(Settings, frozen=True):
-    """One `[[listen]]`: an address and what it is for."""
-
-    address: str
-    """"host:port" or "[v6]:port"; port 0 takes a free one."""
-    role: Role = Role.MX
-    """What the listener is for: mx, submission, relay, lmtp, sandbox or no_mail."""
-    tls: Literal["none", "starttls", "implicit"] = "starttls"
-    """How TLS begins, once `[tls]` names a certificate."""
-    require_tls: bool = False
-    """Refuse mail from sessions without TLS (530); not for a public port 25 (RFC 3207 4)."""
-    login_in_clear: bool = False
-    """Offer logins that send the password without TLS; for loopback only."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,6 +73,7 @@ class SmtpProtocol(asyncio.Protocol):
     """One connection. Decisions that need not wait are made at once; only others cost a task."""
 
     __slots__ = (
+        "_choked",
         "_client",
         "_desk",
         "_ended",
@@ -97,7 +83,6 @@ class SmtpProtocol(asyncio.Protocol):
         "_task",
         "_tls_cipher",
         "_transport",
-        "_waiting_octets",
     )
 
     def __init__(self, desk: Desk) -> None:
@@ -105,8 +90,9 @@ class SmtpProtocol(asyncio.Protocol):
         self._desk = desk
         self._letter: Letter | None = None
         self._task: asyncio.Future[Any] | None = None  # the decision or the commit that is waited for
-        self._paused = self._ended = False
-        self._waiting_octets = 0
+        self._paused = False  # we read no more, because enough waits for a decision
+        self._choked = False  # the client does not read its replies
+        self._ended = False  # the client will send no more
         self._tls_cipher = ""
 
     # ------------------------------------------------------------------ the transport's side
@@ -120,7 +106,8 @@ class SmtpProtocol(asyncio.Protocol):
         peer = transport.get_extra_info("peername") or ("local", 0)
         address = peer[0] if isinstance(peer, tuple) else "local"
         port = peer[1] if isinstance(peer, tuple) else 0
-        self._client = Client(f"{_boot}-{next(_numbers)}", address, port, desk.role)
+        number = f"{_boot}-{next(_numbers)}"
+        self._client = Client(number, address, port, desk.role, tls=desk.implicit_tls)
         refusal = self._greeting_refusal(address)
         self._session = ServerSession(
             desk.profile, now=time.monotonic(), tls=desk.implicit_tls, refusal=refusal
@@ -156,18 +143,19 @@ class SmtpProtocol(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Octets have come."""
         self._session.receive(data, time.monotonic())
-        if self._task is None:
+        if self._task is None and not self._choked:
             self._pump()
-            return
-        self._waiting_octets += len(data)
-        if self._waiting_octets > _MAX_WAITING_OCTETS and not self._paused:
+        elif not self._paused and self._session.waiting_octets > _MAX_WAITING_OCTETS:
             self._paused = True
             self._transport.pause_reading()
 
     def eof_received(self) -> bool:
-        """The client is done sending; a decision in progress is still answered, then the connection is closed."""
+        """The client is done sending: what it asked for is still answered, then the connection is closed.
+
+        With TLS no connection can be half closed.
+        """
         self._ended = True
-        return self._task is not None
+        return (self._task is not None or self._choked) and not self._session.tls
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - why does not matter here
         """The connection is gone: what was not committed is forgotten."""
@@ -175,13 +163,14 @@ class SmtpProtocol(asyncio.Protocol):
         self._forget_letter()
 
     def pause_writing(self) -> None:
-        """The client does not read its replies: take no more commands from it."""
-        self._transport.pause_reading()
+        """The client does not read its replies: handle no more of its commands."""
+        self._choked = True
 
     def resume_writing(self) -> None:
         """The client reads again."""
-        if not self._paused:
-            self._transport.resume_reading()
+        self._choked = False
+        if self._task is None:
+            self._resume()
 
     # ------------------------------------------------------------------ the listener's side
 
@@ -191,9 +180,12 @@ class SmtpProtocol(asyncio.Protocol):
         return self._session.deadline
 
     def expire(self, now: float) -> None:
-        """Say so and close."""
-        self._session.expire(now)
-        self._pump()
+        """Say so and close; a client that does not even read that is cut off."""
+        if self._choked or self._transport.is_closing():
+            self._transport.abort()
+        elif self._task is None:
+            self._session.expire(now)
+            self._pump()
 
     def drain(self) -> None:
         """Close at the next command boundary."""
@@ -217,17 +209,19 @@ class SmtpProtocol(asyncio.Protocol):
             try:
                 answer = _HANDLERS[type(event)](self, event)
             except Exception as error:  # noqa: BLE001 - a bug must cost one reply, not the session or the mail
-                answer = self._incident(error)
+                answer = self._bungled(event, error)
             if type(answer) is Reply:
                 current.answer(answer)
             elif answer is not None:
                 self._await_answer(answer)
                 break
         else:
-            self._await(asyncio.sleep(0))
+            event = Signal.BUSY
         self._flush()
         if event is Signal.CLOSED:
             self._transport.close()
+        elif event is Signal.BUSY:
+            self._await(asyncio.sleep(0))
 
     def _flush(self) -> None:
         out = self._session.to_send()
@@ -244,25 +238,11 @@ class SmtpProtocol(asyncio.Protocol):
 
     def _answered(self, done: asyncio.Future[Reply]) -> None:
         if done.cancelled():
+            self._transport.abort()
             return
         error = done.exception()
-        self._give(done.result() if error is None else self._incident(error))
+        self._session.answer(done.result() if error is None else self._incident(error))
         self._resume()
-
-    def _give(self, reply: Reply) -> None:
-        """Give the reply that is owed, for each recipient if this is LMTP's end of data."""
-        letter = self._letter
-        if (
-            self._desk.profile.lmtp
-            and letter is not None
-            and letter.draft is not None
-            and self._session.owes_body_end
-        ):
-            self._session.answer_each([reply] * len(letter.recipients))
-        else:
-            self._session.answer(reply)
-        if not self._session.in_transaction:
-            self._letter = None
 
     async def _answer_later(self, answer: Awaitable[Reply | None]) -> None:
         try:
@@ -270,7 +250,7 @@ class SmtpProtocol(asyncio.Protocol):
         except Exception as error:  # noqa: BLE001 - as in _pump
             reply = self._incident(error)
         if reply is not None:
-            self._give(reply)
+            self._session.answer(reply)
 
     def _await(self, work: Any) -> None:
         """Do something that takes time; meanwhile the client's octets are kept, not handled."""
@@ -279,6 +259,7 @@ class SmtpProtocol(asyncio.Protocol):
 
     def _worked(self, done: asyncio.Future[None]) -> None:
         if done.cancelled():
+            self._transport.abort()
             return
         error = done.exception()
         if error is not None:
@@ -288,21 +269,35 @@ class SmtpProtocol(asyncio.Protocol):
         self._resume()
 
     def _resume(self) -> None:
+        """A decision was made, or the client reads again: go on with what it sent meanwhile."""
         self._task = None
-        self._waiting_octets = 0
         if self._transport.is_closing():
             return
-        if self._paused:
+        self._session.renew(time.monotonic())
+        if not self._choked:
+            self._pump()
+        if self._task is not None or self._choked:
+            return
+        if self._ended:
+            self._transport.close()
+        elif self._paused:
             self._paused = False
             self._transport.resume_reading()
-        self._pump()
-        if self._ended and self._task is None:
-            self._transport.close()
 
     def _incident(self, error: BaseException) -> Reply:
         """A bug: one log line with an id, and a reply that lets the client try again."""
         incident = observe.report_incident(error, session=self._client.session)
         return content.INTERNAL_ERROR.reply(incident=incident)
+
+    def _bungled(self, event: Event, error: Exception) -> Reply | None:
+        """Handling an event failed: the reply to it, if one is owed."""
+        reply = self._incident(error)
+        if type(event) is BodyEnd:
+            self._forget_letter()
+        if event.owed:
+            return reply
+        self._session.fail_body(reply)
+        return None
 
     def _refused(self, reply: Reply, stage: str, **facts: object) -> Reply:
         """Note a refusal of ours and give it back."""
@@ -311,6 +306,7 @@ class SmtpProtocol(asyncio.Protocol):
             cause=reply.cause_id,
             stage=stage,
             client=self._client.address,
+            reply=str(reply),
             **facts,
         )
         return reply
@@ -395,29 +391,26 @@ class SmtpProtocol(asyncio.Protocol):
         try:
             letter.draft.write(event.data)
         except SpoolError as error:
-            observe.SPOOL_TROUBLE.note(session=self._client.session, error=str(error))
+            observe.SPOOL_TROUBLE.note(session=self._client.session, problem=str(error))
             letter.draft = None
             self._session.fail_body(error.reply)
 
-    def _on_body_end(self, event: BodyEnd) -> Reply | Awaitable[Reply] | None:
+    def _on_body_end(self, event: BodyEnd) -> Reply | Awaitable[Reply]:
         letter = self._letter
         if letter is None or letter.draft is None or event.fault is not None:
             fault = event.fault or content.INTERNAL_ERROR.reply(incident="no draft")
-            recipients = len(letter.recipients) if letter is not None else 1
             self._forget_letter()
-            self._refused(fault, "body")
-            if not self._desk.profile.lmtp:
-                return fault
-            self._session.answer_each([fault] * recipients)
-            return None
-        return self._desk.door.admit(letter)
+            return self._refused(fault, "body")
+        answer = self._desk.door.admit(letter)
+        self._letter = None  # it is the door's now, whatever becomes of this connection
+        return answer
 
     def _on_body_dropped(self, _event: BodyDropped) -> None:
         self._forget_letter()
 
     def _forget_letter(self) -> None:
         letter, self._letter = self._letter, None
-        if letter is not None and letter.draft is not None and self._task is None:
+        if letter is not None and letter.draft is not None:
             letter.draft.discard()
 
     def _on_login(self, event: Login) -> Awaitable[None]:
@@ -431,10 +424,10 @@ class SmtpProtocol(asyncio.Protocol):
             "mechanism": event.mechanism,
         }
         if isinstance(found, Reply):
-            observe.LOGIN_FAILED.note(cause=found.cause_id, user=event.user, **facts)
+            observe.LOGIN_FAILED.note(cause=found.cause_id, login=event.user, **facts)
             self._session.answer(found)
             return
-        observe.LOGIN_OK.note(user=found, **facts)
+        observe.LOGIN_OK.note(login=found, **facts)
         self._client = msgspec.structs.replace(self._client, login=found)
         self._session.answer(auth.AUTHENTICATED.reply(), login=found)
 
@@ -442,12 +435,12 @@ class SmtpProtocol(asyncio.Protocol):
         return self._desk.rules.decide_verify(expand=event.expand)
 
     def _on_tls_wanted(self, _event: TlsWanted) -> Awaitable[None]:
+        """Reading is paused before the 220 goes out, so that nothing slips in between (RFC 3207 6)."""
+        self._transport.pause_reading()
         return self._start_tls()
 
     async def _start_tls(self) -> None:
-        """Shake hands. Reading is paused before the 220 goes out, so that nothing slips in between (RFC 3207 6)."""
-        self._transport.pause_reading()
-        self._flush()
+        """Shake hands."""
         loop = asyncio.get_running_loop()
         try:
             encrypted = await loop.start_tls(
@@ -457,14 +450,16 @@ class SmtpProtocol(asyncio.Protocol):
                 server_side=True,
                 ssl_handshake_timeout=_HANDSHAKE_S,
             )
-        except (OSError, TimeoutError):
+        except (OSError, TimeoutError) as error:
             self._transport.abort()
+            self.connection_lost(error)  # the loop tells it only to a connection that got as far as TLS
             return
         if encrypted is None:
+            self.connection_lost(None)
             return
         self._transport = encrypted
         self._session.tls_started(time.monotonic())
-        self._client = msgspec.structs.replace(self._client, tls=True, helo="")
+        self._client = msgspec.structs.replace(self._client, tls=True, helo="", login="")
         self._note_cipher()
 
     def _note_cipher(self) -> None:

@@ -49,9 +49,10 @@ class Watched(Protocol):
 class Connections:
     """All connections of a worker: their number, their number per address, their deadlines."""
 
-    def __init__(self, limits: ConnectionLimits) -> None:
-        """Begin with none."""
+    def __init__(self, limits: ConnectionLimits, *, most: int = 1 << 30) -> None:
+        """Begin with none; there will never be more than `most`, whatever the limits say."""
         self._limits = limits
+        self._most = min(limits.total, most)
         self._open: set[Watched] = set()
         self._per_address: dict[str, int] = {}
         self.draining = False
@@ -63,7 +64,7 @@ class Connections:
     @property
     def full(self) -> bool:
         """Whether there are as many as there may be."""
-        return len(self._open) >= self._limits.total
+        return len(self._open) >= self._most
 
     def crowded(self, address: str) -> bool:
         """Whether one address has as many as it may."""
