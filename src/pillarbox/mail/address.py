@@ -24,7 +24,9 @@ _HOST = re.compile(rf"{_LABEL}(?:\.{_LABEL})*", re.ASCII)
 _SIMPLE = re.compile(rf"({_ATEXT}+(?:\.{_ATEXT}+)*)@({_LABEL}(?:\.{_LABEL})+)", re.ASCII)
 _ROUTE = re.compile(r"@[^@:,\s]{1,255}(?:,@[^@:,\s]{1,255})*:")
 _QUOTED_PAIR = re.compile(r"\\(.)")
-_INVISIBLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_INVISIBLE = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]"
+)  # surrogates: octets that are not UTF-8
 
 
 class AddressError(ValueError):
@@ -73,7 +75,7 @@ def parse_address(text: str) -> Address:
 
 def _parse_unusual(text: str) -> Address:
     if _INVISIBLE.search(text):
-        msg = "control characters are not allowed in an address"
+        msg = "control characters and broken UTF-8 are not allowed in an address"
         raise AddressError(msg)
     if text.lower() == "postmaster":
         return Address(text, "")
@@ -124,7 +126,7 @@ def parse_domain(text: str) -> str:
 
 def _parse_literal(text: str) -> str:
     """An address literal, normalised (RFC 5321 4.1.3)."""
-    inner = text[1:-1] if text.endswith("]") else ""
+    inner = text[1:-1] if text.endswith("]") and "%" not in text else ""  # a zone means nothing to others
     try:
         if inner[:5].lower() == "ipv6:":
             return f"[IPv6:{ipaddress.IPv6Address(inner[5:])}]"

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 MAX_REPLY_LINE_OCTETS = 512  # RFC 5321 4.5.3.1.5, CRLF included
-_STATUS = re.compile(r"([245])\.(\d{1,3})\.(\d{1,3})(?=\s|$)", re.ASCII)
+_ROOMY_LINE = 480  # text that fits beside any code and status
+_STATUS = re.compile(r"([245])\.(\d{1,3})\.(\d{1,3})(?:\s+|$)", re.ASCII)
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
 _FIELD = re.compile(r"\{[a-z_]+\}")
 
@@ -158,7 +159,12 @@ def _check_ours(reply: Reply) -> None:
     for line in reply.lines:
         if len(line) <= room and line.isascii() and line.isprintable():
             continue
-        if len(line.encode("utf-8", "surrogateescape")) > room or "\r" in line or "\n" in line or "\0" in line:
+        if (
+            len(line.encode("utf-8", "surrogateescape")) > room
+            or "\r" in line
+            or "\n" in line
+            or "\0" in line
+        ):
             msg = f"line not fit for a reply: {line!r}"
             raise ValueError(msg)
 
@@ -187,18 +193,23 @@ class Cause:
 
     def __post_init__(self) -> None:
         if not _FIELD.search(self.text):
-            object.__setattr__(self, "_plain", Reply(self.code, self.status, tuple(self.text.split("\n")), self))
+            object.__setattr__(
+                self, "_plain", Reply(self.code, self.status, tuple(self.text.split("\n")), self)
+            )
 
     def reply(self, **fields: object) -> Reply:
         """Build the reply, with foreign text in `fields` made printable."""
         if self._plain is not None:
             return self._plain
         text = self.text.format(**{name: printable(str(value)) for name, value in fields.items()})
-        return Reply(self.code, self.status, tuple(text.split("\n")), self)
+        lines = text.split("\n")
+        if len(text) > _ROOMY_LINE:
+            lines = [printable(line, _ROOMY_LINE) for line in lines]
+        return Reply(self.code, self.status, tuple(lines), self)
 
     def because(self, *lines: str) -> Reply:
         """Build the reply with other text than the default, for instance a hook's own words."""
-        return Reply(self.code, self.status, tuple(printable(line, 480) for line in lines), self)
+        return Reply(self.code, self.status, tuple(printable(line, _ROOMY_LINE) for line in lines), self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +225,9 @@ class Result:
     origin: Origin
     host: str = ""
     reports: bool = False  # the host took over the duty to report success to the sender (RFC 3461 5.2.1)
-    wait_s: float = 0.0  # the host asked not to be tried sooner; not kept beyond the decision when to try again
+    wait_s: float = (
+        0.0  # the host asked not to be tried sooner; not kept beyond the decision when to try again
+    )
 
     @property
     def in_doubt(self) -> bool:
@@ -226,8 +239,11 @@ def parse_reply(lines: Sequence[bytes]) -> Reply:
     """Read a peer's complete reply from its lines without CRLF (RFC 5321 4.2, RFC 2034 3).
 
     The last line's code counts, unless any line says 421. Oddities such as a status of another class, missing text or
-    non-ASCII octets are kept; raises ValueError if the last line does not begin with three digits.
+    non-ASCII octets are kept; raises ValueError if there is no line, or one does not begin with three digits.
     """
+    if not lines:
+        msg = "not a reply: no lines"
+        raise ValueError(msg)
     code, texts = 0, []
     for line in lines:
         digits = line[:3]
@@ -238,11 +254,17 @@ def parse_reply(lines: Sequence[bytes]) -> Reply:
         texts.append(line[4:].decode("utf-8", "surrogateescape"))
     if any(line.startswith(b"421") for line in lines):
         code = 421
-    found = _STATUS.match(texts[0]) if texts else None
-    status = found[0] if found else ""
+    found = _STATUS.match(texts[0])
+    status = found[0].rstrip() if found else ""
     if status:
-        texts = [text.removeprefix(status).lstrip() for text in texts]
+        texts = [_without_status(text, status) for text in texts]
     return Reply(code, status, tuple(texts))
+
+
+def _without_status(text: str, status: str) -> str:
+    """The text behind the status; a line that has another one, or none, is kept whole."""
+    found = _STATUS.match(text)
+    return text[found.end() :] if found and found[0].rstrip() == status else text
 
 
 def with_status(reply: Reply, status: str) -> Reply:
