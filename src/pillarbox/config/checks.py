@@ -1,0 +1,184 @@
+"""Find what cannot work in settings that are each well formed: names that nothing defines, demands that nothing can meet.
+
+The form of each setting is checked in `config.strict`; whether files, ports and folders can be used when the server
+starts is looked at by `pillarbox check-config`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import re
+from typing import TYPE_CHECKING
+
+from pillarbox.config.source import Path, parse_key
+from pillarbox.config.strict import Finding, objection
+from pillarbox.mail.address import AddressError, parse_domain
+from pillarbox.policy.directory import Directory
+from pillarbox.policy.rules import Role
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from pillarbox.config.settings import Config, ListenSettings
+
+_ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]\s]*):([0-9]{1,5})")
+_ROUTE_KEY = re.compile(r"route ([0-9]+)")
+_MAX_WORKERS = 64  # as many slots as the store has
+
+
+def check(config: Config) -> list[Finding]:
+    """Everything that keeps these settings from working together."""
+    return [
+        *_check_identity(config),
+        *_check_listeners(config),
+        *_check_accounts(config),
+        *_check_names(config),
+        *_check_policy(config),
+    ]
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Read "host:port", "[v6]:port" or ":port". Raises ValueError."""
+    found = _ADDRESS.fullmatch(address)
+    if found is None or int(found[2]) > 65535:
+        raise ValueError('not an address; write host and port, such as "0.0.0.0:25" or "[::]:25"')
+    return found[1].strip("[]"), int(found[2])
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address to listen on."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _check_identity(config: Config) -> Iterator[Finding]:
+    try:
+        parse_domain(config.hostname)
+    except AddressError as error:
+        yield Finding(
+            ("hostname",), f"not a host name: {error}", 'write the full name, such as "mx1.example.org"'
+        )
+    if not config.data.startswith("/"):
+        yield Finding(("data",), "must be an absolute path", f'write "/.../{config.data}"')
+    if not 1 <= config.workers <= _MAX_WORKERS:
+        yield Finding(("workers",), f"must be between 1 and {_MAX_WORKERS}")
+    if bool(config.tls.certificate) != bool(config.tls.key):
+        given, missing = ("certificate", "key") if config.tls.certificate else ("key", "certificate")
+        yield Finding(("tls", given), f"of no use without {missing}", f"add {missing} = ... to [tls]")
+
+
+def _check_listeners(config: Config) -> Iterator[Finding]:
+    seen: dict[tuple[str, int], int] = {}
+    addresses: list[tuple[Path, str]] = [
+        (("listen", number, "address"), one.address) for number, one in enumerate(config.listen)
+    ]
+    if config.console.address:
+        addresses.append((("console", "address"), config.console.address))
+    for number, (path, text) in enumerate(addresses):
+        try:
+            address = split_address(text)
+        except ValueError as error:
+            yield objection(path, str(error))
+            continue
+        if address[1] and address in seen:
+            yield Finding(path, f"the same address as that of [[listen]] number {seen[address] + 1}")
+        seen[address] = number
+    for number, listener in enumerate(config.listen):
+        for key, problem, suggestion in _check_demands(listener, config):
+            yield Finding(("listen", number, key), problem, suggestion)
+
+
+def _check_demands(listener: ListenSettings, config: Config) -> Iterator[tuple[str, str, str]]:
+    """What one listener demands, and nothing can give."""
+    certificate = bool(config.tls.certificate)
+    advice = "set certificate and key in [tls]"
+    if listener.tls == "implicit" and not certificate:
+        yield "tls", "there is no certificate for TLS", advice
+    if listener.require_tls and listener.tls == "none":
+        yield "require_tls", "TLS is demanded but not offered", 'remove tls = "none"'
+    elif listener.require_tls and not certificate:
+        yield "require_tls", "there is no certificate for TLS", advice
+    if listener.role is Role.SUBMISSION:
+        if not config.accounts:
+            yield (
+                "role",
+                "nobody could log in: there is no account",
+                "add a table [account.NAME] with a password",
+            )
+        elif not certificate and not listener.login_in_clear:
+            yield "role", "nobody could log in: there is no certificate for TLS", advice
+
+
+def _check_accounts(config: Config) -> Iterator[Finding]:
+    for name, account in config.accounts.items():
+        if not account.password.startswith("$argon2"):
+            yield Finding(
+                ("account", name, "password"), "must be an argon2 hash", "`pillarbox user hash` makes one"
+            )
+
+
+def _check_names(config: Config) -> Iterator[Finding]:
+    """Programs and web services that are named somewhere must be defined."""
+    for path, value in _ways(config):
+        for prefix, table, defined in (
+            ("pipe:", "program", config.programs),
+            ("webhook:", "webhook", config.webhooks),
+        ):
+            name = value.removeprefix(prefix)
+            if value.startswith(prefix) and name not in defined:
+                close = difflib.get_close_matches(name, defined, n=1)
+                advice = f'did you mean "{prefix}{close[0]}"?' if close else f"add a table [{table}.{name}]"
+                yield Finding(path, f'nothing defines "{value}"', advice)
+
+
+def _ways(config: Config) -> Iterator[tuple[Path, str]]:
+    """Every value that may name a way out."""
+    for name, domain in config.domains.items():
+        yield ("domain", name, "deliver"), domain.deliver
+        yield ("domain", name, "catch_all"), domain.catch_all or ""
+        for alias, values in domain.aliases.items():
+            for value in [values] if isinstance(values, str) else values:
+                yield ("domain", name, "aliases", alias), value
+    for number, route in enumerate(config.routes):
+        yield ("route", number, "via"), route.via
+
+
+def _check_policy(config: Config) -> Iterator[Finding]:
+    """Networks must be some, and the directory must be able to work with its settings; it stops at its first objection."""
+    for number, network in enumerate(config.policy.relay_networks):
+        try:
+            ipaddress.ip_network(network)
+        except ValueError as error:
+            yield Finding(
+                ("policy", "relay_networks", number), str(error), 'write one such as "192.0.2.0/24"'
+            )
+    try:
+        Directory(config.directory)
+    except ValueError as error:
+        yield _objection(str(error))
+
+
+def _objection(text: str) -> Finding:
+    """Take the key from the front of an objection: `domain."example.org".deliver: ...` or `route 2: ...`."""
+    key, colon, problem = text.partition(": ")
+    numbered = _ROUTE_KEY.fullmatch(key)
+    if colon and numbered is not None:
+        return Finding(("route", int(numbered[1]) - 1), problem)
+    try:
+        return objection(parse_key(key), problem)
+    except ValueError:
+        return objection((), text)
+
+
+def unused(config: Config) -> Iterable[str]:
+    """What is allowed and yet seldom meant."""
+    if not config.listen:
+        yield "no [[listen]]: the server takes no mail"
+    if any(listener.role is Role.MX for listener in config.listen) and not config.domains:
+        yield 'a listener has role = "mx", but there is no [domain."..."]: only relay_networks can send mail'
+    for listener in config.listen:
+        if listener.login_in_clear and not is_loopback(split_address(listener.address)[0]):
+            yield f"{listener.address}: login_in_clear lets everybody on the way read passwords"

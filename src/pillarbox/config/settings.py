@@ -1,0 +1,119 @@
+"""Gather the settings of all parts into one value, with defaults that are right for most.
+
+What each part's settings mean is written where they are used; reading a file is `config`'s business.
+"""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from pillarbox.inbound.accept import AcceptSettings
+from pillarbox.mail.units import Seconds, Settings
+from pillarbox.net.listener import ConnectionLimits
+from pillarbox.net.resolver import ResolverSettings
+from pillarbox.net.tls import TlsSettings
+from pillarbox.observe import LogSettings
+from pillarbox.policy.accounts import AccountSettings
+from pillarbox.policy.directory import DirectorySettings, DomainSettings, RouteSettings
+from pillarbox.policy.rules import Role, RuleSettings
+from pillarbox.queue.schedule import QueueSettings
+from pillarbox.relay.pipe import ProgramSettings
+from pillarbox.relay.session import SmtpSettings
+from pillarbox.relay.webhook import WebhookSettings
+from pillarbox.smtp.profile import Limits
+
+SANDBOX_SMTP = "127.0.0.1:1025"
+SANDBOX_CONSOLE = "127.0.0.1:8025"
+DEFAULT_DATA = "/var/lib/pillarbox"
+
+
+class ListenSettings(Settings, frozen=True):
+    """One address to listen on: `[[listen]]`."""
+
+    address: str
+    """Host and port, such as "0.0.0.0:25", "[::]:25" or "127.0.0.1:2525"."""
+    role: Role = Role.MX
+    """What it is for: `mx` takes mail for our domains, `submission` that of users who log in, `relay` that of the hosts
+    in `policy.relay_networks`, `lmtp` that of another mail server; `sandbox` takes everything and keeps it, `no_mail`
+    refuses everything."""
+    tls: Literal["starttls", "implicit", "none"] = "starttls"
+    """Offer STARTTLS if there is a certificate, begin with TLS at once (ports 465 and 993 style), or neither."""
+    require_tls: bool = False
+    """Take no mail over a connection without TLS."""
+    login_in_clear: bool = False
+    """Let users log in without TLS. Passwords can then be read on the way."""
+
+
+class ConsoleSettings(Settings, frozen=True):
+    """The web side: metrics and health."""
+
+    address: str = ""
+    """Host and port for /metrics, /healthz and /readyz; "" for none."""
+
+
+class Config(Settings, frozen=True):
+    """Everything that the operator can set."""
+
+    hostname: str = msgspec.field(default_factory=lambda: socket.getfqdn().lower())
+    """Our name in greetings, EHLO and Received; other servers look it up. The machine's full name if not given."""
+    data: str = DEFAULT_DATA
+    """The folder of the queue: messages, their history, and who works on them."""
+    workers: int = 1
+    """Equal processes that share the work; 1 is enough for thousands of messages a second."""
+    event_loop: Literal["uvloop", "asyncio"] = "uvloop"
+    """The event loop; asyncio's own is slower."""
+    drain_s: Seconds = Seconds(30)
+    """How long sessions and deliveries may take to finish when the server stops."""
+    hooks: tuple[str, ...] = ()
+    """Python modules with hooks, asked in this order."""
+    recipient_delimiter: str = "+"
+    """Characters that separate the user from a tag, as in user+tag; "" for none."""
+    postmaster: str = ""
+    """Where mail for postmaster of any of our domains goes; "" for a mailbox of that name in each domain."""
+    log: LogSettings = LogSettings()
+    listen: tuple[ListenSettings, ...] = ()
+    tls: TlsSettings = TlsSettings()
+    policy: RuleSettings = RuleSettings()
+    connections: ConnectionLimits = ConnectionLimits()
+    limits: Limits = Limits()
+    spool: AcceptSettings = AcceptSettings()
+    queue: QueueSettings = QueueSettings()
+    relay: SmtpSettings = SmtpSettings()
+    dns: ResolverSettings = ResolverSettings()
+    console: ConsoleSettings = ConsoleSettings()
+    domains: dict[str, DomainSettings] = msgspec.field(default_factory=dict, name="domain")
+    routes: tuple[RouteSettings, ...] = msgspec.field(default=(), name="route")
+    accounts: dict[str, AccountSettings] = msgspec.field(default_factory=dict, name="account")
+    programs: dict[str, ProgramSettings] = msgspec.field(default_factory=dict, name="program")
+    webhooks: dict[str, WebhookSettings] = msgspec.field(default_factory=dict, name="webhook")
+
+    @property
+    def directory(self) -> DirectorySettings:
+        """What the directory needs to know of this."""
+        return DirectorySettings(
+            domains=self.domains,
+            routes=list(self.routes),
+            recipient_delimiter=self.recipient_delimiter,
+            postmaster=self.postmaster,
+        )
+
+
+def sandbox(*, data: str, smtp: str = SANDBOX_SMTP, console: str = SANDBOX_CONSOLE) -> Config:
+    """A server for developers: it takes everything, holds it in `data`, and lets nothing leave this machine."""
+    return Config(
+        hostname="sandbox.localhost",
+        data=data,
+        listen=(ListenSettings(address=smtp, role=Role.SANDBOX, tls="none"),),
+        routes=(RouteSettings(match="*", via="hold"),),
+        console=ConsoleSettings(address=console),
+    )
+
+
+def sandbox_folder(environment: dict[str, str]) -> Path:
+    """Where the sandbox keeps its mail: in the user's state folder (XDG base directories)."""
+    home = Path(environment.get("HOME") or "/tmp")  # noqa: S108 - a user without a home
+    return Path(environment.get("XDG_STATE_HOME") or home / ".local/state") / "pillarbox" / "sandbox"

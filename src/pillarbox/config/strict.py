@@ -1,0 +1,222 @@
+"""Turn a parsed document into settings, and say for everything that is wrong where it stands and what to write instead.
+
+It knows no setting by name: those are declared where they are used, and gathered in `config.settings`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import types
+import typing
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import msgspec
+
+from pillarbox.config.source import Path, format_key
+from pillarbox.mail.units import Settings, decode_unit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+S = TypeVar("S", bound=Settings)
+
+_WORDS = {
+    "str": "text in quotes", "int": "a whole number", "float": "a number", "bool": "true or false",
+    "array": "a list in [ ]", "list": "a list in [ ]", "dict": "a table", "object": "a table",
+    "datetime": "a date", "date": "a date", "time": "a time",
+}  # fmt: skip
+_EXPECTED = re.compile(r"Expected `([^`]*)`, got `([^`]*)`(?: - at `\$\[(\d+)\])?")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something wrong with the setting at `path`, before its line is known."""
+
+    path: Path
+    problem: str
+    suggestion: str = ""
+
+
+def objection(path: Path, text: str) -> Finding:
+    """Make a finding of a ValueError's text, in which the advice stands behind a semicolon."""
+    problem, _, suggestion = text.partition("; ")
+    return Finding(path, problem, suggestion)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something wrong in a configuration file; `line` is 0 if it stands nowhere."""
+
+    file: str
+    line: int
+    key: str
+    problem: str
+    suggestion: str = ""
+
+    def __str__(self) -> str:
+        """All of it on one line, as compilers do."""
+        place = f"{self.file}:{self.line}" if self.line else self.file
+        key = f" {self.key}:" if self.key else ""
+        advice = f" ({self.suggestion})" if self.suggestion else ""
+        return f"{place}:{key} {self.problem}{advice}"
+
+
+class ConfigError(Exception):
+    """A configuration that cannot be used; `problems` names everything that was found, in the order of the file."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        """Keep at least one problem."""
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = tuple(problems)
+
+
+class _Reader:
+    """One pass over a document; it goes on after an error, so that all are found."""
+
+    def __init__(self, root: type[Settings]) -> None:
+        self.findings: list[Finding] = []
+        self._places = _places(root)
+
+    def table(self, document: object, kind: type[S], path: Path) -> S | None:
+        """Read one table; None if anything in it is wrong."""
+        if not isinstance(document, dict):
+            self._refuse(path, f"must be a table, not {_word_of(document)}", f"write [{format_key(path)}]")
+            return None
+        fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
+        before = len(self.findings)
+        values: dict[str, Any] = {}
+        for key, value in document.items():
+            if key not in fields:
+                self._refuse_unknown(key, list(fields), path)
+            else:
+                values[fields[key].name] = self._value(value, fields[key].type, (*path, key))
+        for key, field in fields.items():
+            if field.required and key not in document:
+                self._refuse(path, f"the key {key!r} is missing", f"write {key} = ... below this line")
+        if len(self.findings) > before:
+            return None
+        try:
+            return kind(**values)
+        except ValueError as error:
+            first_word = str(error).partition(" ")[0].strip("`'\":")
+            self.findings.append(objection((*path, first_word) if first_word in fields else path, str(error)))
+            return None
+
+    def _value(self, value: object, kind: Any, path: Path) -> object:
+        inner = _settings_inside(kind)
+        if inner is None:
+            return self._leaf(value, kind, path)
+        if kind is inner:
+            return self.table(value, inner, path)
+        if typing.get_origin(kind) is dict:
+            if isinstance(value, dict):
+                return {name: self.table(one, inner, (*path, name)) for name, one in value.items()}
+            self._refuse(path, f"must be a table, not {_word_of(value)}", f"write [{format_key(path)}.NAME]")
+        elif isinstance(value, list):
+            return tuple(self.table(one, inner, (*path, number)) for number, one in enumerate(value))
+        else:
+            self._refuse(
+                path, f"must be a list of tables, not {_word_of(value)}", f"write [[{format_key(path)}]]"
+            )
+        return None
+
+    def _leaf(self, value: object, kind: Any, path: Path) -> object:
+        try:
+            return msgspec.convert(value, kind, dec_hook=decode_unit)
+        except msgspec.ValidationError as error:
+            self.findings.append(_explain(str(error), value, kind, path))
+            return None
+
+    def _refuse(self, path: Path, problem: str, suggestion: str = "") -> None:
+        self.findings.append(Finding(path, problem, suggestion))
+
+    def _refuse_unknown(self, key: str, known: list[str], path: Path) -> None:
+        close = difflib.get_close_matches(key, known, n=1)
+        elsewhere = [place for place in self._places.get(key, ()) if place != path]
+        if close:
+            suggestion = f'did you mean "{close[0]}"?'
+        elif () in elsewhere:
+            suggestion = f"{key} belongs to the top of the file, above the first [table]"
+        elif elsewhere:
+            suggestion = f"{key} belongs into [{format_key(elsewhere[0])}]"
+        else:
+            suggestion = f"the keys here are: {', '.join(sorted(known))}"
+        self._refuse((*path, key), "there is no such setting", suggestion)
+
+
+def read_settings(document: Mapping[str, object], kind: type[S]) -> S | list[Finding]:
+    """Make settings of a document, or tell everything that is wrong with it."""
+    reader = _Reader(kind)
+    settings = reader.table(document, kind, ())
+    return settings if settings is not None else reader.findings
+
+
+def locate(finding: Finding, lines: Mapping[Path, int], file: str) -> Problem:
+    """Give a finding its line: that of the nearest part of its path that stands in the file."""
+    path = finding.path
+    while path and path not in lines:
+        path = path[:-1]
+    return Problem(file, lines.get(path, 0), format_key(finding.path), finding.problem, finding.suggestion)
+
+
+def _settings_inside(kind: Any) -> type[Settings] | None:
+    """The settings class that a field holds, be it one, or many in a dict, list or tuple."""
+    for candidate in (kind, *typing.get_args(kind)):
+        if (
+            isinstance(candidate, type)
+            and not typing.get_origin(candidate)
+            and issubclass(candidate, Settings)
+        ):
+            return candidate
+    return None
+
+
+def _places(kind: type[Settings], path: Path = ()) -> dict[str, list[Path]]:
+    """For each key, the tables below `kind` that know it."""
+    places: dict[str, list[Path]] = {}
+    for field in msgspec.structs.fields(kind):
+        places.setdefault(field.encode_name, []).append(path)
+        inner = _settings_inside(field.type)
+        if inner is not None:
+            below = (*path, field.encode_name) if inner is field.type else (*path, field.encode_name, "NAME")
+            for key, found in _places(inner, below).items():
+                places.setdefault(key, []).extend(found)
+    return places
+
+
+def _explain(error: str, value: object, kind: Any, path: Path) -> Finding:
+    """Put an error of the converter into words."""
+    choices = list(_choices(kind))
+    if choices and isinstance(value, str):
+        close = difflib.get_close_matches(value, choices, n=1)
+        quoted = ", ".join(f'"{choice}"' for choice in choices)
+        return Finding(
+            path, f'"{value}" is not possible here', f'write "{close[0]}"' if close else f"write {quoted}"
+        )
+    found = _EXPECTED.search(error)
+    if found is None:
+        return objection(path, error.partition(" - at `$")[0])
+    where = (*path, int(found[3])) if found[3] else path
+    wanted = " or ".join(
+        dict.fromkeys(_WORDS.get(name, name) for name in found[1].split(" | ") if name != "null")
+    )
+    return Finding(where, f"must be {wanted}, not {_WORDS.get(found[2], found[2])}")
+
+
+def _choices(kind: Any) -> Iterator[str]:
+    """The words that a field may have."""
+    if typing.get_origin(kind) is Literal:
+        yield from map(str, typing.get_args(kind))
+    elif isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
+        for part in typing.get_args(kind):
+            yield from _choices(part)
+    elif isinstance(kind, type) and issubclass(kind, Enum):
+        yield from (str(member.value) for member in kind)
+
+
+def _word_of(value: object) -> str:
+    name = type(value).__name__
+    return _WORDS.get(name, name)

@@ -1,0 +1,184 @@
+"""A good file becomes settings; a bad one is refused with line, key and what to write instead."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pillarbox.config import ConfigError, load, parse, sandbox
+from pillarbox.mail.address import parse_address
+from pillarbox.mail.route import Transport
+from pillarbox.policy.directory import Directory
+from pillarbox.policy.rules import Role
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+GOOD = """
+hostname = "mx1.example.org"
+data = "/srv/mail"
+drain = "10s"
+hooks = ["myhooks"]
+
+[log]
+level = "warning"
+levels = { session = "debug" }
+
+[[listen]]
+address = "0.0.0.0:25"
+
+[[listen]]
+address = "[::1]:587"
+role = "submission"
+login_in_clear = true
+
+[limits]
+message = "64M"
+command_timeout = "2m"
+
+[retry]
+first = 60
+max = "1h"
+
+[domain."example.org"]
+deliver = "maildir:/var/mail/{user}"
+aliases = { info = ["alice", "bob@elsewhere.example"], bot = "pipe:bot" }
+
+[[route]]
+match = "*.example.net"
+via = "smtp://smart.example:587"
+
+[program.bot]
+command = ["/usr/bin/bot", "{recipient}"]
+
+[account.alice]
+password = "$argon2id$v=19$m=65536,t=3,p=4$c2FsdHNhbHQ$aGFzaA"
+
+[policy]
+relay_networks = ["192.0.2.0/24"]
+"""
+
+
+def test_a_good_file_gives_every_part_its_settings() -> None:
+    config = parse(GOOD, "good.toml")
+    assert config.hostname == "mx1.example.org"
+    assert [listener.role for listener in config.listen] == [Role.MX, Role.SUBMISSION]
+    assert config.limits.message_octets == 64 << 20
+    assert config.limits.command_timeout_s == 120
+    assert (config.retry.first_s, config.retry.max_s) == (60, 3600)
+    assert config.drain_s == 10
+    assert config.log.levels == {"session": "debug"}
+    assert config.programs["bot"].command == ["/usr/bin/bot", "{recipient}"]
+    assert Directory(config.directory).serves("example.org")
+
+
+def test_an_empty_file_has_defaults_for_everything() -> None:
+    config = parse("", "empty.toml")
+    assert config.workers == 1
+    assert config.hostname
+
+
+BAD = [
+    # text, line, key, part of the problem, part of the suggestion
+    ("[retry]\nfrist = 3\n", 2, "retry.frist", "no such setting", 'did you mean "first"?'),
+    ("[retri]\nfirst = 3\n", 1, "retri", "no such setting", 'did you mean "retry"?'),
+    ('[log]\n\nhostname = "x"\n', 3, "log.hostname", "no such setting", "belongs to the top of the file"),
+    ('[limits]\n"give_up" = "5d"\n', 2, "limits.give_up", "no such setting", "belongs into [retry]"),
+    ("[tls]\nzzzz = 1\n", 2, "tls.zzzz", "no such setting", "the keys here are: certificate, key"),
+    ('[retry]\nfirst = "soon"\n', 2, "retry.first", "not a duration", 'write one such as "90s"'),
+    ('[limits]\nmessage = "50 MB"\n', 2, "limits.message", "not a size", 'write one such as "64K"'),
+    ('workers = "two"\n', 1, "workers", "must be a whole number, not text in quotes", ""),
+    ("workers = 0\n", 1, "workers", "must be between 1 and 64", ""),
+    ("hostname = 3\n", 1, "hostname", "must be text in quotes, not a whole number", ""),
+    ('hostname = "bad host"\n', 1, "hostname", "not a host name", "write the full name"),
+    ('data = "queue"\n', 1, "data", "must be an absolute path", 'write "/.../queue"'),
+    ('hooks = ["a",\n  3]\n', 2, "hooks[2]", "must be text in quotes, not a whole number", ""),
+    ("log = 3\n", 1, "log", "must be a table, not a whole number", "write [log]"),
+    ("listen = 3\n", 1, "listen", "must be a list of tables", "write [[listen]]"),
+    ("domain = 3\n", 1, "domain", "must be a table", "write [domain.NAME]"),
+    ('[log]\nlevel = "warn"\n', 2, "log.level", '"warn" is not possible here', 'write "warning"'),
+    ('[log]\nlevel = "loud"\n', 2, "log.level", "is not possible here", '"debug", "info", "warning", "error"'),
+    ("[log.levels]\nsesion = 'debug'\n", 1, "log", "'sesion'", "the groups are "),
+    ('[[listen]]\naddress = "x"\n', 2, "listen[1].address", "not an address", "write host and port"),
+    ('[[listen]]\naddress = "1.2.3.4:99999"\n', 2, "listen[1].address", "not an address", ""),
+    ('[[listen]]\nrole = "mx"\n', 1, "listen[1]", "the key 'address' is missing", "write address = ..."),
+    ('[[listen]]\naddress = ":25"\nrole = "max"\n', 3, "listen[1].role", "not possible here", 'write "mx"'),
+    (
+        '[[listen]]\naddress = ":25"\n[[listen]]\naddress = ":25"\n',
+        4, "listen[2].address", "the same address as that of [[listen]] number 1", "",
+    ),
+    (
+        '[[listen]]\naddress = ":465"\ntls = "implicit"\n',
+        3, "listen[1].tls", "there is no certificate", "set certificate and key in [tls]",
+    ),
+    (
+        '[[listen]]\naddress = ":25"\ntls = "none"\nrequire_tls = true\n',
+        4, "listen[1].require_tls", "demanded but not offered", "remove",
+    ),
+    (
+        '[[listen]]\naddress = ":587"\nrole = "submission"\n',
+        3, "listen[1].role", "nobody could log in: there is no account", "[account.NAME]",
+    ),
+    ('[tls]\nkey = "/k.pem"\n', 2, "tls.key", "of no use without certificate", "add certificate"),
+    ('[account.bob]\npassword = "x"\n', 2, "account.bob.password", "must be an argon2 hash", "pillarbox user hash"),
+    (
+        '[domain."a.example"]\ndeliver = "pipe:bott"\n[program.bot]\ncommand = ["/bin/bot"]\n',
+        2, 'domain."a.example".deliver', 'nothing defines "pipe:bott"', 'did you mean "pipe:bot"?',
+    ),
+    (
+        '[domain."a.example"]\ndeliver = "maildir:/m/{user}"\naliases = { x = "webhook:y" }\n',
+        3, 'domain."a.example".aliases.x', 'nothing defines "webhook:y"', "add a table [webhook.y]",
+    ),
+    (
+        '[domain."a.example"]\ndeliver = "mail:/m"\n',
+        2, 'domain."a.example".deliver', "is no way out", "it begins with one of",
+    ),
+    (
+        '[domain."a.example".aliases]\na = "b"\nb = "a"\npostmaster = "x@y.example"\n',
+        0, "", "aliases form a loop", "",
+    ),
+    ('[[route]]\nmatch = "*"\n\nvia = "smtp:x"\n', 1, "route[1]", "write smtp://host", ""),
+    ('[program.bot]\ncommand = ["bot"]\n', 2, "program.bot.command", "must begin with the absolute path", ""),
+    ('[webhook.x]\nurl = "ftp://x"\n', 2, "webhook.x.url", "url must be https", ""),
+    ('[policy]\nrelay_networks = [\n"10.0.0.1/8"]\n', 3, "policy.relay_networks[1]", "host bits", "192.0.2.0/24"),
+    ("a = \n", 1, "", "not TOML: invalid value", ""),
+    ("[log]\n[log]\n", 2, "", "not TOML", ""),
+    ("x = [1,\n", 1, "", "not TOML", ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "line", "key", "problem", "suggestion"), BAD)
+def test_a_bad_file_is_refused_with_line_key_and_advice(
+    text: str, line: int, key: str, problem: str, suggestion: str
+) -> None:
+    with pytest.raises(ConfigError) as refused:
+        parse(text, "bad.toml")
+    (found,) = refused.value.problems
+    assert (found.line, found.key) == (line, key)
+    assert problem in found.problem
+    assert suggestion in found.suggestion
+
+
+def test_all_errors_are_told_at_once_in_the_order_of_the_file() -> None:
+    text = '[retry]\nfrist = 3\nmax = "x"\n[log]\nlevel = 3\n[nonsense]\n'
+    with pytest.raises(ConfigError) as refused:
+        parse(text, "/etc/x.toml")
+    assert [problem.line for problem in refused.value.problems] == [2, 3, 5, 6]
+    assert str(refused.value).startswith(
+        '/etc/x.toml:2: retry.frist: there is no such setting (did you mean "first"?)\n/etc/x.toml:3: retry.max: '
+    )
+
+
+def test_a_file_that_is_not_utf8_is_refused_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "x.toml").write_bytes(b'hostname = "a.example"\ndata = "\xff"\n')
+    with pytest.raises(ConfigError, match=r"x\.toml:2: not UTF-8"):
+        load(tmp_path / "x.toml")
+
+
+def test_in_the_sandbox_everything_is_held_and_only_this_machine_can_connect() -> None:
+    config = sandbox(data="/tmp/x")
+    directory = Directory(config.directory)
+    assert directory.route(parse_address("anybody@anywhere.example")).transport is Transport.HOLD
+    assert all(listener.address.startswith("127.0.0.1:") for listener in config.listen)
+    assert config.console.address.startswith("127.0.0.1:")
