@@ -37,7 +37,7 @@ login_in_clear = true
 message = "64M"
 command_timeout = "2m"
 
-[retry]
+[queue.retry]
 first = 60
 max = "1h"
 
@@ -66,7 +66,7 @@ def test_a_good_file_gives_every_part_its_settings() -> None:
     assert [listener.role for listener in config.listen] == [Role.MX, Role.SUBMISSION]
     assert config.limits.message_octets == 64 << 20
     assert config.limits.command_timeout_s == 120
-    assert (config.retry.first_s, config.retry.max_s) == (60, 3600)
+    assert (config.queue.retry.first_s, config.queue.retry.max_s) == (60, 3600)
     assert config.drain_s == 10
     assert config.log.levels == {"session": "debug"}
     assert config.programs["bot"].command == ["/usr/bin/bot", "{recipient}"]
@@ -81,12 +81,12 @@ def test_an_empty_file_has_defaults_for_everything() -> None:
 
 BAD = [
     # text, line, key, part of the problem, part of the suggestion
-    ("[retry]\nfrist = 3\n", 2, "retry.frist", "no such setting", 'did you mean "first"?'),
-    ("[retri]\nfirst = 3\n", 1, "retri", "no such setting", 'did you mean "retry"?'),
+    ("[queue.retry]\nfrist = 3\n", 2, "queue.retry.frist", "no such setting", 'did you mean "first"?'),
+    ("[queu]\nlanes = 3\n", 1, "queu", "no such setting", 'did you mean "queue"?'),
     ('[log]\n\nhostname = "x"\n', 3, "log.hostname", "no such setting", "belongs to the top of the file"),
-    ('[limits]\n"give_up" = "5d"\n', 2, "limits.give_up", "no such setting", "belongs into [retry]"),
+    ('[limits]\n"give_up" = "5d"\n', 2, "limits.give_up", "no such setting", "belongs into [queue.retry]"),
     ("[tls]\nzzzz = 1\n", 2, "tls.zzzz", "no such setting", "the keys here are: certificate, key"),
-    ('[retry]\nfirst = "soon"\n', 2, "retry.first", "not a duration", 'write one such as "90s"'),
+    ('[queue.retry]\nfirst = "soon"\n', 2, "queue.retry.first", "not a duration", 'write one such as "90s"'),
     ('[limits]\nmessage = "50 MB"\n', 2, "limits.message", "not a size", 'write one such as "64K"'),
     ('workers = "two"\n', 1, "workers", "must be a whole number, not text in quotes", ""),
     ("workers = 0\n", 1, "workers", "must be between 1 and 64", ""),
@@ -161,12 +161,12 @@ def test_a_bad_file_is_refused_with_line_key_and_advice(
 
 
 def test_all_errors_are_told_at_once_in_the_order_of_the_file() -> None:
-    text = '[retry]\nfrist = 3\nmax = "x"\n[log]\nlevel = 3\n[nonsense]\n'
+    text = '[queue.retry]\nfrist = 3\nmax = "x"\n[log]\nlevel = 3\n[nonsense]\n'
     with pytest.raises(ConfigError) as refused:
         parse(text, "/etc/x.toml")
     assert [problem.line for problem in refused.value.problems] == [2, 3, 5, 6]
     assert str(refused.value).startswith(
-        '/etc/x.toml:2: retry.frist: there is no such setting (did you mean "first"?)\n/etc/x.toml:3: retry.max: '
+        '/etc/x.toml:2: queue.retry.frist: there is no such setting (did you mean "first"?)\n/etc/x.toml:3: queue.retry.max: '
     )
 
 
