@@ -145,7 +145,7 @@ class Reader:
         chosen: list[_Row] = []
         spare: list[_Row] = []
         for row in oldest:
-            if row[3] not in barred:
+            if row[3] not in barred or row[6]:  # what is to be returned needs no destination
                 counts[row[3]] += 1
                 (chosen if counts[row[3]] <= share else spare).append(row)
         if len(chosen) < limit and len(oldest) == 2 * limit:  # a few destinations stand before all others

@@ -150,7 +150,7 @@ class Verb:
     at: float
     verb: str  # one of queue.ledger's
     message: int | None
-    destination: str  # as str(route) spells it, or "*"
+    destination: str  # as str(route) spells it
 
 
 class SpoolError(Exception):
