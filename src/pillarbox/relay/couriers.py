@@ -27,9 +27,9 @@ class Couriers:
 
     def __init__(
         self,
-        *,
         settings: SmtpSettings,
         resolver: Resolver,
+        *,
         hostname: str,
         local: Callable[[Route], Courier],
     ) -> None:
