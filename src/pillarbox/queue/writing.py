@@ -140,7 +140,12 @@ def apply(connection: apsw.Connection, batch: Sequence[Work]) -> list[int]:
         if flat:
             insert.run(connection, flat)
     final = list(dict.fromkeys(message for work in batch for message in work.final))
-    return [message for message, filed in _EMPTIED.run(connection, final) if filed] if final else []
+    return empty(connection, final) if final else []
+
+
+def empty(connection: apsw.Connection, messages: Sequence[object]) -> list[int]:
+    """Delete the bodies of those messages that have no open recipient; which of them lie in files. Raises apsw.Error."""
+    return [message for message, filed in _EMPTIED.run(connection, messages) if filed]
 
 
 def claim(connection: apsw.Connection, found: Sequence[Queued]) -> list[Queued]:
