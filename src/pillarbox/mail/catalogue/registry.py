@@ -77,6 +77,11 @@ def of_code(code: int) -> Meaning | None:
     return _load().codes.get(code) or _load().classes.get(code // 100)
 
 
+def of_class(first: str) -> Meaning:
+    """What the first digit of a code or status alone says: "2", "3", "4" or "5"."""
+    return _load().classes[int(first)]
+
+
 def of_status(status: str) -> Meaning | None:
     """What an enhanced status code such as the one of RFC 3463 means, apart from its class; None if unregistered."""
     return _load().statuses.get(status.partition(".")[2])
