@@ -1,0 +1,83 @@
+"""Answer monitoring systems by HTTP: metrics, and whether this server lives and takes mail.
+
+What is counted is declared in `observe`; which address is listened on is the business of `service`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from pillarbox import observe
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Iterator
+
+    from starlette.requests import Request
+
+_MAX_CONNECTIONS = 100
+_STOP_S = 2
+_METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+def create_app(ready: Callable[[], bool]) -> Starlette:
+    """The application; `ready` tells whether the server takes mail now."""
+
+    async def metrics(_request: Request) -> Response:
+        return Response(await asyncio.to_thread(observe.exposition), media_type=_METRICS_TYPE)
+
+    async def healthz(_request: Request) -> Response:
+        return PlainTextResponse("ok\n")
+
+    async def readyz(_request: Request) -> Response:
+        return PlainTextResponse("ready\n") if ready() else PlainTextResponse("not ready\n", status_code=503)
+
+    return Starlette(
+        routes=[Route("/metrics", metrics), Route("/healthz", healthz), Route("/readyz", readyz)]
+    )
+
+
+class Console:
+    """The HTTP server of one worker, on the loop that starts it."""
+
+    def __init__(self, app: Starlette) -> None:
+        """Nothing runs before `start`."""
+        self._server = _Server(
+            uvicorn.Config(
+                app,
+                http="httptools",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                limit_concurrency=_MAX_CONNECTIONS,
+                timeout_graceful_shutdown=_STOP_S,
+            )
+        )
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self, sock: socket.socket) -> None:
+        """Serve on a socket that listens already; it is closed when serving ends."""
+        self._task = asyncio.create_task(self._server.serve(sockets=[sock]))
+
+    async def stop(self) -> None:
+        """Finish the answers that are being given, then close."""
+        if self._task is not None:
+            self._server.should_exit = True
+            await self._task
+
+
+class _Server(uvicorn.Server):
+    """Leaves the signals alone: they belong to the whole process."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield

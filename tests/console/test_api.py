@@ -1,0 +1,58 @@
+"""What a monitoring system sees, over real HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from pillarbox import observe
+from pillarbox.console.api import Console, create_app
+from pillarbox.net.listener import bind
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+
+@asynccontextmanager
+async def serving(ready: Callable[[], bool] = lambda: True) -> AsyncIterator[int]:
+    sock = bind("127.0.0.1:0", shared=False)
+    console = Console(create_app(ready))
+    console.start(sock)
+    try:
+        yield sock.getsockname()[1]
+    finally:
+        await console.stop()
+
+
+async def get(port: int, path: str) -> tuple[int, str]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+    answer = (await reader.read()).decode()
+    writer.close()
+    return int(answer.split()[1]), answer.partition("\r\n\r\n")[2]
+
+
+async def test_metrics_are_given_in_the_text_format() -> None:
+    observe.MESSAGE_RECEIVED.note(protocol="ESMTP")
+    async with serving() as port:
+        status, text = await get(port, "/metrics")
+    assert status == 200
+    assert 'pillarbox_message_received_total{protocol="ESMTP"}' in text
+
+
+async def test_health_and_readiness() -> None:
+    states = iter([True, False])
+    async with serving(lambda: next(states)) as port:
+        assert await get(port, "/healthz") == (200, "ok\n")
+        assert await get(port, "/readyz") == (200, "ready\n")
+        assert await get(port, "/readyz") == (503, "not ready\n")
+        assert (await get(port, "/other"))[0] == 404
+
+
+async def test_the_signals_of_the_process_are_left_alone() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    async with serving() as port:
+        await get(port, "/healthz")
+        assert signal.getsignal(signal.SIGTERM) is before
