@@ -98,6 +98,7 @@ class Door:
         self._limits = limits
         self._settings = settings
         self._offer = offer
+        self._telling: set[asyncio.Future[None]] = set()
         self._look_again = 0.0
         self._free_octets = 0
 
@@ -165,7 +166,10 @@ class Door:
             return await self._refuse(letter, refusal)
         reply = await self._commit(letter, head)
         if reply.positive:
-            await self._hooks.notify("notify_received", reply.lines[0].rpartition(" ")[2], incoming)
+            queue_id = reply.lines[0].rpartition(" ")[2]
+            told = asyncio.ensure_future(self._hooks.notify("notify_received", queue_id, incoming))
+            self._telling.add(told)  # the client does not wait for it, and the loop keeps no hold of it
+            told.add_done_callback(self._telling.discard)
         return reply
 
     def _commit(self, letter: Letter, head: message.Head) -> asyncio.Future[Reply]:

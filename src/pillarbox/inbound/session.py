@@ -27,7 +27,6 @@ from pillarbox.smtp.events import (
     BodyDropped,
     BodyEnd,
     BodyStart,
-    Event,
     Hello,
     Login,
     MailFrom,
@@ -143,7 +142,7 @@ class SmtpProtocol(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Octets have come."""
         self._session.receive(data, time.monotonic())
-        if self._task is None and not self._choked:
+        if not self._holds_back:
             self._pump()
         elif not self._paused and self._session.waiting_octets > _MAX_WAITING_OCTETS:
             self._paused = True
@@ -155,7 +154,12 @@ class SmtpProtocol(asyncio.Protocol):
         With TLS no connection can be half closed.
         """
         self._ended = True
-        return (self._task is not None or self._choked) and not self._session.tls
+        return self._holds_back and not self._session.tls
+
+    @property
+    def _holds_back(self) -> bool:
+        """Whether what the client sends must wait."""
+        return self._task is not None or self._choked
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - why does not matter here
         """The connection is gone: what was not committed is forgotten."""
@@ -163,8 +167,9 @@ class SmtpProtocol(asyncio.Protocol):
         self._forget_letter()
 
     def pause_writing(self) -> None:
-        """The client does not read its replies: handle no more of its commands."""
-        self._choked = True
+        """The client does not read its replies: take no more commands from it."""
+        self._choked = self._paused = True
+        self._transport.pause_reading()
 
     def resume_writing(self) -> None:
         """The client reads again."""
@@ -276,7 +281,7 @@ class SmtpProtocol(asyncio.Protocol):
         self._session.renew(time.monotonic())
         if not self._choked:
             self._pump()
-        if self._task is not None or self._choked:
+        if self._holds_back:
             return
         if self._ended:
             self._transport.close()
@@ -289,7 +294,7 @@ class SmtpProtocol(asyncio.Protocol):
         incident = observe.report_incident(error, session=self._client.session)
         return content.INTERNAL_ERROR.reply(incident=incident)
 
-    def _bungled(self, event: Event, error: Exception) -> Reply | None:
+    def _bungled(self, event: Any, error: Exception) -> Reply | None:
         """Handling an event failed: the reply to it, if one is owed."""
         reply = self._incident(error)
         if type(event) is BodyEnd:

@@ -10,6 +10,7 @@ import socket
 import time
 from typing import TYPE_CHECKING, Protocol
 
+from pillarbox import observe
 from pillarbox.mail.units import Settings
 
 if TYPE_CHECKING:
@@ -92,7 +93,11 @@ class Connections:
             await asyncio.sleep(_SWEEP_S)
             now = time.monotonic()
             for connection in [late for late in self._open if late.deadline <= now]:
-                connection.expire(now)
+                try:
+                    connection.expire(now)
+                except Exception as error:  # noqa: BLE001 - a bug in one session must not end the watch over all
+                    observe.report_incident(error)
+                    connection.abort()
 
     async def drain(self, limit_s: float) -> None:
         """Ask all to finish; after `limit_s` those that are left are cut off."""
@@ -117,11 +122,13 @@ def bind(address: str, *, shared: bool) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:  # so that 0.0.0.0 and [::] can stand side by side
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         if shared:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.bind((host or "0.0.0.0", int(port)))
         sock.listen(_BACKLOG)
-        sock.setblocking(False)
+        sock.settimeout(0)
     except BaseException:
         sock.close()
         raise

@@ -67,8 +67,10 @@ class Accounts:
 
     def may_send_as(self, name: str, sender: str) -> bool:
         """Whether an account may use a reverse-path; `@domain` among its senders stands for the whole domain."""
-        senders = self._accounts[name].senders if name in self._accounts else []
-        address = sender.lower()
+        account = self._accounts.get(name)
+        if account is None:
+            return False
+        senders, address = account.senders, sender.lower()
         return not senders or address in senders or "@" + address.rpartition("@")[2] in senders
 
     def close(self) -> None:

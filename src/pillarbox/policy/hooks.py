@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import secrets
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +20,14 @@ from pillarbox.mail.catalogue import envelope
 from pillarbox.mail.reply import Reply
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Callable, Sequence
 
     from pillarbox.mail.address import Address
     from pillarbox.mail.envelope import Envelope
     from pillarbox.mail.message import Head
+
+
+_THREADS = 8  # for plain functions; ones that hang must not take the threads of others, such as name look-ups
 
 
 class Client(msgspec.Struct, frozen=True, gc=False):
@@ -77,6 +81,7 @@ class Hooks:
     def __init__(self, plugins: Sequence[object] = (), *, limit_s: float = 30.0) -> None:
         """Find the hooks that the plugins define."""
         self._limit_s = limit_s
+        self._threads = ThreadPoolExecutor(_THREADS, "hook")
         self._found: dict[str, list[Callable[..., Any]]] = {
             name: [getattr(plugin, name) for plugin in plugins if hasattr(plugin, name)] for name in HOOKS
         }
@@ -89,12 +94,12 @@ class Hooks:
         """Ask the plugins in order; the first reply wins, a failure gives `envelope.hook_failed`."""
         for hook in self._found[name]:
             try:
-                opinion = await asyncio.wait_for(_call(hook, arguments), self._limit_s)
-            except Exception as error:  # noqa: BLE001 - a plugin may raise anything; the mail must stay with its sender
+                opinion = _checked(await self._call(hook, arguments))
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin may raise anything; the sender keeps the mail
                 incident = secrets.token_hex(4)
-                observe.HOOK_FAILED.note(hook=name, incident=incident, error=repr(error))
+                observe.HOOK_FAILED.note(hook=name, incident=incident, problem=repr(error))
                 return envelope.HOOK_FAILED.reply(incident=incident)
-            if isinstance(opinion, Reply):
+            if opinion is not None:
                 return opinion
         return None
 
@@ -102,13 +107,21 @@ class Hooks:
         """Tell the plugins; what they do with it changes nothing here."""
         for hook in self._found[name]:
             try:
-                await asyncio.wait_for(_call(hook, arguments), self._limit_s)
-            except Exception as error:  # noqa: BLE001 - as above
-                observe.HOOK_FAILED.note(hook=name, incident=secrets.token_hex(4), error=repr(error))
+                await self._call(hook, arguments)
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - as above
+                observe.HOOK_FAILED.note(hook=name, incident=secrets.token_hex(4), problem=repr(error))
+
+    async def _call(self, hook: Callable[..., Any], arguments: tuple[object, ...]) -> Any:
+        """Plain functions run in a thread: a slow one must not stop the other sessions."""
+        async with asyncio.timeout(self._limit_s):
+            if inspect.iscoroutinefunction(hook):
+                return await hook(*arguments)
+            return await asyncio.get_running_loop().run_in_executor(self._threads, hook, *arguments)
 
 
-def _call(hook: Callable[..., Any], arguments: tuple[object, ...]) -> Awaitable[Any]:
-    """Plain functions run in a thread: a slow one must not stop the other sessions."""
-    if inspect.iscoroutinefunction(hook):
-        return hook(*arguments)  # type: ignore[no-any-return]  # plugins are untyped
-    return asyncio.to_thread(hook, *arguments)
+def _checked(opinion: object) -> Reply | None:
+    """An opinion is a reply or None. Whatever else a hook returns is a mistake in it, and no permission."""
+    if opinion is None or (isinstance(opinion, Reply) and not opinion.intermediate):
+        return opinion
+    msg = f"a hook returns a Reply or None, not {opinion!r}"
+    raise TypeError(msg)

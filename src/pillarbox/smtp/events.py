@@ -20,6 +20,7 @@ class Signal(Enum):
 
     NEED_DATA = "need data"
     OWED = "owed"  # the reply to the last event has not been given yet
+    BUSY = "busy"  # there is more to read, but others should have their turn first
     CLOSED = "closed"  # send what is left, then close the connection
 
 

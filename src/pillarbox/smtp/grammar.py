@@ -19,7 +19,7 @@ MAX_SIZE_DIGITS = 20  # RFC 1870 3
 MAX_ENVID_OCTETS = 100  # RFC 3461 4.4
 MAX_ORCPT_OCTETS = 500  # RFC 3461 4.2
 
-_PATH = re.compile(r'\s*(<(?:[^<>"]|"(?:[^"\\]|\\.)*")*>|[^\s<>]+)(?:\s+(.*))?', re.DOTALL)
+_PATH = re.compile(r'[ \t]*(<(?:[^<>"]|"(?:[^"\\]|\\.)*")*>|[^ \t<>]+)(?:[ \t]+(.*))?', re.DOTALL)
 _PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:=([\x21-\x3c\x3e-\x7e\x80-\U0010ffff]+))?")
 _XTEXT = re.compile(r"(?:[\x21-\x2a\x2c-\x3c\x3e-\x7e]|\+[0-9A-F]{2})*")
 _HEXCHAR = re.compile(r"\+([0-9A-F]{2})")
@@ -109,6 +109,9 @@ def _orcpt(value: str) -> str:
         msg = "must be TYPE;ADDRESS"
         raise _BadValue(msg)
     if kind.lower() == "utf-8":  # RFC 6533 3: may stand raw or with \x{...} escapes
+        if not address.isprintable():
+            msg = "hides characters that are not printable"
+            raise _BadValue(msg)
         return f"{kind};{_UTF8_ORCPT.sub(_unescape, address)}"
     return f"{kind};{xtext_decode(address)}"
 
@@ -207,7 +210,7 @@ def _parameters(
     """Read parameters by their table; each may come once."""
     values: dict[str, Any] = {}
     seen: set[str] = set()
-    for word in text.split():
+    for word in _words(text):
         found = _PARAMETER.fullmatch(word)
         if found is None:
             return envelope.PARAMETER_VALUE.reply(detail=f"{word} is not well formed")
@@ -231,9 +234,14 @@ def _parameters(
     return values
 
 
+def _words(text: str) -> list[str]:
+    """Split at spaces and tabs only: `str.split` knows more kinds of white space than SMTP does."""
+    return [word for word in text.replace("\t", " ").split(" ") if word]
+
+
 def parse_bdat(argument: str) -> tuple[int, bool] | None:
     """Read `octets [LAST]` (RFC 3030 2); None if it can't be read."""
-    words = argument.split()
+    words = _words(argument)
     if (
         not 1 <= len(words) <= 2
         or not (words[0].isascii() and words[0].isdigit())
@@ -246,8 +254,11 @@ def parse_bdat(argument: str) -> tuple[int, bool] | None:
 
 
 def parse_verify(argument: str) -> Address | None:
-    """Read the argument of VRFY: an address with or without brackets, or a bare user name; None if unreadable."""
-    text = argument.strip()
+    """Read the argument of VRFY: an address with or without brackets, or a bare user name; None if unreadable.
+
+    The parameter SMTPUTF8 may follow it (RFC 6531 3.7.4.2).
+    """
+    text = argument.removesuffix(" SMTPUTF8").strip(" \t")
     try:
         if "@" in text or text.startswith("<"):
             return parse_path(text, strict=False)
@@ -258,7 +269,7 @@ def parse_verify(argument: str) -> Address | None:
 
 def parse_hello(argument: str) -> str | None:
     """The client's name, or None if it is missing or not well formed (RFC 5321 4.1.3)."""
-    name = argument.strip()
+    name = argument.strip(" \t")
     if valid_hello_name(name):
         return name
     try:

@@ -34,7 +34,7 @@ from pillarbox.smtp.states import ALWAYS, ORDERED, TRANSITIONS, State
 from pillarbox.smtp.wire import LineFault, LineReader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from pillarbox.mail.address import Address
 
@@ -50,9 +50,10 @@ class _Mode(Enum):
     CLOSED = 5
 
 
-_WITHOUT_TLS = frozenset({"HELO", "EHLO", "LHLO", "NOOP", "RSET", "HELP", "STARTTLS", "QUIT"})
+_WITHOUT_TLS = frozenset({"HELO", "EHLO", "LHLO", "NOOP", "STARTTLS", "QUIT"})  # RFC 3207 4
 _HTTP = frozenset({"GET", "POST", "HEAD", "PUT", "OPTIONS", "CONNECT", "DELETE", "TRACE", "PATCH", "PRI"})
 _TIMED_BY_DATA = (_Mode.DATA, _Mode.CHUNK)
+_MAX_COMMANDS_A_TURN = 50  # answered here, without an event, before others have their turn
 
 
 class LocalProtocolError(Exception):
@@ -62,7 +63,7 @@ class LocalProtocolError(Exception):
 class ServerSession:
     """One session. Feed it with `receive`, ask `next_event`, answer what is owed, send what `to_send` gives.
 
-    `now` is Unix time in seconds. After `Signal.CLOSED` send what is left and close the connection.
+    `now` is in seconds, on a clock that never jumps. After `Signal.CLOSED` send what is left and close.
     """
 
     __slots__ = (
@@ -79,7 +80,6 @@ class ServerSession:
         "_lines",
         "_mail",
         "_mechanism",
-        "_mechanism_name",
         "_messages",
         "_mode",
         "_out",
@@ -103,9 +103,8 @@ class ServerSession:
         self._profile = profile
         self._lines = LineReader()
         self._out: list[bytes] = []
-        self._events: list[
-            Event
-        ] = []  # found and not yet handed out: a chunk and the end of its body come together
+        # found and not yet handed out: a chunk and the end of its body come together
+        self._events: list[Event] = []
         self._mode = _Mode.COMMAND
         self._owed: Event | None = None
         self._errors = self._messages = self._failures = 0
@@ -143,23 +142,33 @@ class ServerSession:
     def receive(self, data: bytes, now: float) -> None:
         """Take what the client sent."""
         mode = self._mode
-        self.deadline = now + (
-            self._profile.limits.data_timeout_s
-            if mode in _TIMED_BY_DATA
-            else self._profile.limits.command_timeout_s
-        )
         if mode is _Mode.DATA:
+            self.deadline = now + self._profile.limits.data_timeout_s
             self._receive_data(data)
         elif mode is _Mode.CHUNK:
+            self.deadline = now + self._profile.limits.data_timeout_s
             self._receive_chunk(data)
         elif mode is not _Mode.HANDSHAKE and mode is not _Mode.CLOSED:
+            if b"\n" in data:  # a command that trickles in octet by octet gets no more time
+                self.deadline = now + self._profile.limits.command_timeout_s
             self._lines.feed(data)
+
+    def renew(self, now: float) -> None:
+        """Begin to time the client anew: the time that a decision took was not its own."""
+        limits = self._profile.limits
+        self.deadline = now + (
+            limits.data_timeout_s if self._mode in _TIMED_BY_DATA else limits.command_timeout_s
+        )
 
     def next_event(self) -> Event | Signal:
         """The next thing to decide or to do, or why there is none."""
         if self._owed is not None:
             return Signal.OWED
+        turns = _MAX_COMMANDS_A_TURN
         while not self._events:
+            if turns == 0:
+                return Signal.BUSY
+            turns -= 1
             mode = self._mode
             if self._body_done:
                 self._end_body()
@@ -196,19 +205,14 @@ class ServerSession:
         return self._owed is None and self._mode is not _Mode.CLOSED
 
     @property
-    def owes_body_end(self) -> bool:
-        """Whether the reply that is owed is the one to a complete body."""
-        return isinstance(self._owed, BodyEnd)
+    def waiting_octets(self) -> int:
+        """How much of what the client sent waits for the reply that is owed."""
+        return self._lines.waiting_octets
 
     @property
     def sender(self) -> Address | None:
         """The reverse-path of the open transaction."""
         return self._mail.sender if self._mail is not None else None
-
-    @property
-    def in_transaction(self) -> bool:
-        """Whether MAIL was accepted and the message is not finished."""
-        return self._mail is not None
 
     def expire(self, now: float) -> None:
         """Close the session if the client has been silent for too long (RFC 5321 4.5.3.2.7)."""
@@ -219,24 +223,27 @@ class ServerSession:
     def drain(self) -> None:
         """Close at the next command boundary (RFC 5321 3.8): now if the session is idle."""
         self._draining = True
-        if self._mode is _Mode.COMMAND and self._owed is None and self._mail is None:
-            self._close(session.SHUTDOWN)
+        self._finish_if_draining()
 
     def tls_started(self, now: float) -> None:
         """The handshake is done: forget all that the client said before it (RFC 3207 4.2)."""
-        self._lines.take_rest()
+        self._lines.forget()
         self._mode = _Mode.COMMAND
         self._reset()
         self.tls = True
-        self.hello = self.hello_verb = ""
+        self.hello = self.hello_verb = self.login = ""
         self.state = State.CONNECTED
         self.offered = frozenset()
-        self.deadline = now + self._profile.limits.command_timeout_s
+        self.renew(now)
+        self._finish_if_draining()
 
     # ------------------------------------------------------------------ answers
 
     def answer(self, reply: Reply, *, login: str = "") -> None:
-        """Give the reply that is owed; `login` names the account when it accepts a `Login`."""
+        """Give the reply that is owed; `login` names the account when it accepts a `Login`.
+
+        In LMTP the end of a body is answered once for each accepted recipient (RFC 2033 4.2).
+        """
         event, self._owed = self._owed, None
         if event is None:
             msg = "no reply is owed"
@@ -249,16 +256,8 @@ class ServerSession:
             self._logged_in(reply, login)
         else:
             _AFTER[type(event)](self, event, reply)
-
-    def answer_each(self, replies: Sequence[Reply]) -> None:
-        """Answer the end of an LMTP body: one reply for each accepted recipient, in order (RFC 2033 4.2)."""
-        if not isinstance(self._owed, BodyEnd):
-            msg = "no end of data is to be answered"
-            raise LocalProtocolError(msg)
-        self._owed = None
-        self._out.extend(reply.wire for reply in replies)
-        self._reset()
-        self._finish_if_draining()
+        if self._draining:
+            self._finish_if_draining()
 
     def fail_body(self, reply: Reply) -> None:
         """Storing the body failed: consume the rest of it, then refuse it with `reply`."""
@@ -294,9 +293,10 @@ class ServerSession:
         else:
             self._reset()
 
-    def _after_body_end(self, _event: BodyEnd, _reply: Reply) -> None:
+    def _after_body_end(self, _event: BodyEnd, reply: Reply) -> None:
+        if self._profile.lmtp:
+            self._out.extend([reply.wire] * (self._accepted - 1))
         self._reset()
-        self._finish_if_draining()
 
     def _after_hello(self, event: Hello, reply: Reply) -> None:
         if reply.positive:
@@ -306,6 +306,7 @@ class ServerSession:
         """Nothing: a look-up has no effect on a transaction (RFC 5321 4.1.1.6)."""
 
     def _greeted(self, event: Hello) -> None:
+        self._drop_body()
         self._reset()
         self.hello, self.hello_verb = event.name, event.verb
         self.offered = self._offer_for(event).keywords
@@ -316,7 +317,8 @@ class ServerSession:
             self.login = login
             self.state = self._idle_state()
             return
-        self._failures += 1
+        if reply.permanent:
+            self._failures += 1
         if self._failures >= self._profile.limits.login_failures:
             self._close(auth.TOO_MANY_FAILURES)
 
@@ -354,7 +356,8 @@ class ServerSession:
         self._mode = _Mode.CLOSED
 
     def _finish_if_draining(self) -> None:
-        if self._draining and self._mode is _Mode.COMMAND:
+        """Close a session that is idle, if it is to be closed."""
+        if self._draining and self._mode is _Mode.COMMAND and self._owed is None and self._mail is None:
             self._close(session.SHUTDOWN)
 
     def _take_line(self, line: bytes | LineFault) -> None:
@@ -414,7 +417,6 @@ class ServerSession:
         if name is None:
             self._say(session.HELLO_SYNTAX.reply())
             return
-        self._drop_body()
         self._events.append(Hello(verb, name))
 
     def _do_helo(self, argument: str) -> None:
@@ -484,15 +486,13 @@ class ServerSession:
         self._verify(argument, expand=True)
 
     def _verify(self, argument: str, *, expand: bool) -> None:
-        if argument:
+        if expand or grammar.parse_verify(argument) is not None:
             self._events.append(Verify(argument, expand))
         else:
             self._say(session.BAD_ARGUMENT.reply(detail="An address or a name must follow"))
 
     def _do_help(self, argument: str) -> None:
-        usable = [
-            verb for verb, cause in TRANSITIONS[self.state].items() if cause is None and self._offers(verb)
-        ]
+        usable = [verb for verb in (*ALWAYS, *ORDERED) if self._offers(verb) and self._refusal(verb) is None]
         lines = help_lines(argument, usable)
         self._say(session.HELP_UNKNOWN.reply() if lines is None else session.HELP.because(*lines))
 
@@ -501,7 +501,8 @@ class ServerSession:
         profile = self._profile
         return {
             "STARTTLS": profile.offers_tls and not self.tls,
-            "AUTH": profile.offers_login and not self.login,
+            "AUTH": profile.offers_login and not self.login and (self.tls or profile.login_in_clear),
+            "EXPN": False,
             "LHLO": profile.lmtp,
             "EHLO": not profile.lmtp,
             "HELO": not profile.lmtp,
@@ -510,15 +511,15 @@ class ServerSession:
     # ------------------------------------------------------------------ AUTH and STARTTLS
 
     def _do_starttls(self, argument: str) -> None:
-        if not self._profile.offers_tls:
-            self._say(session.TLS_NOT_OFFERED.reply())
-        elif self.tls:
+        if self.tls:
             self._say(session.TLS_NOT_NOW.reply())
+        elif not self._profile.offers_tls:
+            self._say(session.TLS_NOT_OFFERED.reply())
         elif argument:
             self._say(session.UNEXPECTED_ARGUMENT.reply())
         else:
             self._out.append(session.START_TLS.reply().wire)
-            self._lines.take_rest()  # whatever came along in clear must not be taken for encrypted (RFC 3207 6)
+            self._lines.forget()  # whatever came along in clear must not be taken for encrypted (RFC 3207 6)
             self._mode = _Mode.HANDSHAKE
             self._events.append(TlsWanted())
 
@@ -593,9 +594,8 @@ class ServerSession:
         self._body = self._new_body(stuffed=True)
         self._mode = _Mode.DATA
         self._chunk_refusal = None
-        rest = self._lines.take_rest()
-        if rest:
-            self._receive_data(rest)
+        if self._lines.waiting_octets:
+            self._receive_data(self._lines.take_body())
 
     def _receive_data(self, data: bytes) -> None:
         body = self._body
@@ -613,19 +613,20 @@ class ServerSession:
     def _bdat(self, argument: str) -> None:
         """BDAT: even a refused one is followed by its octets, which must not be read as commands (RFC 3030 2)."""
         size = grammar.parse_bdat(argument)
+        refusal = self._refusal("BDAT") or self._chunk_fault()
         if size is None:
-            self._say(session.BAD_ARGUMENT.reply(detail="Write BDAT octets, or BDAT octets LAST"))
+            fault = session.BAD_ARGUMENT.reply(detail="Write BDAT octets, or BDAT octets LAST")
+            self.fail_body(fault)  # a message without this chunk is not the client's message
+            self._say(refusal or fault)
             return
         self._chunk_left, self._chunk_last = size
-        self._chunk_refusal = self._refusal("BDAT") or self._chunk_fault()
-        if self._mode is _Mode.CLOSED:
-            return
-        if self._chunk_refusal is None and self._body is None:
+        self._chunk_refusal = refusal
+        if refusal is None and self._body is None:
             self._body = self._new_body(stuffed=False)
             self.state = State.CHUNKS
             self._events.append(BodyStart(owed=False))
         self._mode = _Mode.CHUNK
-        self._receive_chunk(self._lines.take_rest())
+        self._receive_chunk(self._lines.take(self._chunk_left))
 
     def _chunk_fault(self) -> Reply | None:
         """A chunk after one that was refused makes no message any more."""
@@ -642,7 +643,8 @@ class ServerSession:
                 self._events.append(BodyChunk(piece))
         if self._chunk_left == 0:
             self._mode = _Mode.COMMAND
-            self._lines.feed(rest)
+            if rest:
+                self._lines.feed(rest)
             if self._chunk_refusal is None and self._chunk_last:
                 assert self._body is not None  # as above
                 held = self._body.finish_chunks()

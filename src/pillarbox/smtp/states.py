@@ -25,7 +25,7 @@ class State(IntEnum):
 
 ALWAYS = ("HELO", "EHLO", "LHLO", "RSET", "NOOP", "QUIT", "VRFY", "EXPN", "HELP")
 ORDERED = ("MAIL", "RCPT", "DATA", "BDAT", "AUTH", "STARTTLS")
-_NOT_OFFERED = ("ETRN", "ATRN", "TURN", "SEND", "SOML", "SAML", "XCLIENT", "XFORWARD")
+_NOT_OFFERED = ("ETRN", "ATRN", "TURN", "SEND", "SOML", "SAML")
 
 
 def _column(**refusals: Cause) -> dict[str, Cause | None]:

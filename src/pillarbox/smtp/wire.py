@@ -9,6 +9,7 @@ from __future__ import annotations
 from enum import Enum
 
 END_OF_DATA = b"\r\n.\r\n"
+_NOT_LINE_END = bytes(octet for octet in range(256) if octet not in b"\r\n")
 
 
 class LineFault(Enum):
@@ -34,9 +35,8 @@ class LineReader:
     def __init__(self) -> None:
         """Begin with nothing."""
         self._buffer = b""
-        self._position = (
-            0  # lines are not cut off the buffer one by one: that would cost the square of its size
-        )
+        # lines are not cut off the buffer one by one: that would cost the square of its size
+        self._position = 0
         self._skipping = False
 
     def feed(self, data: bytes) -> None:
@@ -44,11 +44,28 @@ class LineReader:
         self._buffer = self._buffer[self._position :] + data if self._position < len(self._buffer) else data
         self._position = 0
 
-    def take_rest(self) -> bytes:
-        """Hand over, and forget, everything that is not yet read as lines."""
-        rest = self._buffer[self._position :]
+    @property
+    def waiting_octets(self) -> int:
+        """How much was fed and not yet handed out."""
+        return len(self._buffer) - self._position
+
+    def forget(self) -> None:
+        """Throw away everything that was not yet handed out."""
         self._buffer, self._position = b"", 0
-        return rest
+
+    def take(self, octets: int) -> bytes:
+        """Hand out the next octets as they are, at most so many."""
+        start = self._position
+        self._position = min(start + octets, len(self._buffer))
+        return self._buffer[start : self._position]
+
+    def take_body(self) -> bytes:
+        """Hand out what followed a DATA command: to the end of data, or all if that has not come yet."""
+        start = self._position
+        if self._buffer.startswith(END_OF_DATA[2:], start):  # the CRLF of the command itself is the first
+            return self.take(3)
+        end = self._buffer.find(END_OF_DATA, start)
+        return self.take(self.waiting_octets if end < 0 else end + 5 - start)
 
     def next_line(self, max_octets: int) -> bytes | LineFault | None:
         """The next line without its CRLF, a fault (the line is thrown away), or None if more is needed.
@@ -84,8 +101,8 @@ class BodyChecker:
 
     def check(self, piece: bytes) -> BodyFault | None:
         """Look at one piece, which must not end between CR and LF."""
-        ends = piece.count(b"\n")
-        if ends != piece.count(b"\r\n") or ends != piece.count(b"\r"):
+        ends = piece.translate(None, _NOT_LINE_END)  # a third of the time that counting them takes
+        if ends != b"\r\n" * (len(ends) // 2):
             return BodyFault.BARE_LINE_ENDING
         if b"\0" in piece:
             return BodyFault.NUL
@@ -121,7 +138,8 @@ class DataReader:
     def feed(self, data: bytes) -> bytes:
         """Take octets, return the body octets that are sure; when the end was found `rest` is set."""
         data = self._tail + data if self._tail else data
-        end = data.find(END_OF_DATA)
+        dot = data.find(b"\r\n.")  # most bodies have none, and one search then answers both questions
+        end = data.find(END_OF_DATA, dot) if dot >= 0 else -1
         if end >= 0:
             self.rest = data[end + 5 :]
             piece = data[: end + 2]
@@ -129,7 +147,7 @@ class DataReader:
         else:
             keep = _held_back(data)
             piece, self._tail = (data[:-keep], data[-keep:]) if keep else (data, b"")
-        if b"\r\n." in piece:
+        if 0 <= dot < end or (dot >= 0 > end):
             piece = piece.replace(b"\r\n.", b"\r\n")
         if self._first and piece:
             self._first = False
