@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from enum import IntEnum
 from functools import cache
 from importlib import import_module
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import msgspec
@@ -21,6 +22,7 @@ import msgspec
 from pillarbox.mail.units import Settings
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 LevelName = Literal["debug", "info", "warning", "error"]
 MAX_VALUE_CHARACTERS = 2000  # of one fact; a traceback, which we make ourselves, may be longer
 MAX_LINE_OCTETS = 4096  # a longer line is looked at again, fact by fact
+_LINES_AT_ONCE = 64  # in one write
 MAX_LABEL_SETS = 500  # of one metric; what comes later is counted as "other", so no peer can grow it
 _MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"
 _COLOURS = {"debug": "\033[2m", "info": "\033[32m", "warning": "\033[33m", "error": "\033[1;31m"}
@@ -309,18 +312,42 @@ def _groups() -> set[str]:
 
 
 class _Log:
-    """Writes lines to a file descriptor, one `write` each, so that lines of several processes do not mix."""
+    """Writes whole lines to a file descriptor, so that lines of several processes do not mix.
+
+    Where a loop runs, the lines of one turn of it are written together at its end.
+    """
 
     def __init__(self) -> None:
         self.descriptor = 2
         self.format: Callable[[Event, dict[str, object]], bytes] = _json_line
         self.worker: int | None = None  # stands in every line when there are several
+        self.soon: Callable[[Callable[[], None]], object] | None = None  # the loop's `call_soon`
+        self._loop_thread = 0
+        self._lines: list[bytes] = []
+
+    def write_behind(self, soon: Callable[[Callable[[], None]], object] | None) -> None:
+        self.flush()
+        self.soon = soon
+        self._loop_thread = get_ident()
 
     def write(self, event: Event, facts: Mapping[str, object]) -> None:
         kept = {name: value for name, value in facts.items() if value is not None and value != ""}
         if self.worker is not None:
             kept["worker"] = self.worker
-        rest = self.format(event, kept)
+        line = self.format(event, kept)
+        if self.soon is None or get_ident() != self._loop_thread:
+            self._put(line)
+            return
+        if not self._lines:
+            self.soon(self.flush)
+        self._lines.append(line)
+
+    def flush(self) -> None:
+        lines, self._lines = self._lines, []
+        for start in range(0, len(lines), _LINES_AT_ONCE):
+            self._put(b"".join(lines[start : start + _LINES_AT_ONCE]))
+
+    def _put(self, rest: bytes) -> None:
         try:
             while rest:
                 rest = rest[os.write(self.descriptor, rest) :]
@@ -388,6 +415,11 @@ def _visible(text: str) -> str:
 
 
 _log = _Log()
+
+
+def write_behind(loop: asyncio.AbstractEventLoop | None) -> None:
+    """Write the lines noted in one turn of `loop`, which runs in this thread, together; None ends it."""
+    _log.write_behind(loop.call_soon if loop is not None else None)
 
 
 def configure(settings: LogSettings, *, descriptor: int = 2, worker: int | None = None) -> None:

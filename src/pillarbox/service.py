@@ -13,6 +13,7 @@ import resource
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pillarbox import observe
 from pillarbox.inbound.accept import Door
 from pillarbox.inbound.session import Desk, SmtpProtocol
 from pillarbox.mail.address import AddressError, parse_address
@@ -77,6 +78,7 @@ class Service:
         Raises OSError, SpoolError or ConfigError.
         """
         config = self.config
+        observe.write_behind(asyncio.get_running_loop())
         self._policy = Policy(config, self._plugins)
         self.spool = SqliteSpool(Path(config.data))
         self._resolver = Resolver(config.dns)
@@ -181,3 +183,4 @@ class Service:
         self._policy.accounts.close()
         await self._local.close()
         await self.spool.close()
+        observe.write_behind(None)

@@ -34,19 +34,24 @@ def trouble(error: BaseException) -> SpoolError:
 class FileDraft:
     """A body on its way in (the contract's `Draft`): kept in memory up to `INLINE_OCTETS`, then in a file."""
 
-    __slots__ = ("_fd", "_path", "_pieces", "octets")
+    __slots__ = ("_fd", "_folder", "_name", "_pieces", "octets")
 
-    def __init__(self, path: Path) -> None:
-        """Begin an empty body that may grow into the file `path`, which does not exist yet."""
+    def __init__(self, folder: Path, name: str) -> None:
+        """Begin an empty body that may grow into the file `name` in `folder`, which does not exist yet."""
         self.octets = 0
         self._pieces: list[bytes] = []
-        self._path = path
+        self._folder = folder
+        self._name = name  # joined only when there is a file: most bodies never need one
         self._fd = -1
 
     @property
     def file(self) -> Path | None:
         """Where the body lies, or None while it is in memory."""
         return self._path if self._fd >= 0 else None
+
+    @property
+    def _path(self) -> Path:
+        return self._folder / self._name
 
     def write(self, piece: bytes) -> None:
         """Append. Raises SpoolError when the disk is full or broken; the draft is then void."""
@@ -137,7 +142,7 @@ class Bodies:
 
     def draft(self, name: str) -> FileDraft:
         """Begin a draft; `name` is unique among all workers, and begins with the worker's own name and a hyphen."""
-        return FileDraft(self._drafts / name)
+        return FileDraft(self._drafts, name)
 
     def sweep_drafts(self, living: frozenset[str]) -> int:
         """Remove the drafts of workers that are not among the `living`; the count of them."""
