@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from typing import get_args, get_origin
 
+import msgspec
 import pytest
 
+from pillarbox.config import Config
 from pillarbox.mail import catalogue
 from pillarbox.mail.catalogue import CAUSES, registry
 from pillarbox.mail.reply import MAX_REPLY_LINE_OCTETS, Reply, Who, parse_reply
@@ -55,6 +58,19 @@ def test_hostile_text_never_splits_a_reply(cause):
     assert (again.code, again.status, again.lines) == (reply.code, reply.status, reply.lines)
     words = cause.because("x\r\ny" * 400)
     assert words.wire.count(b"\r\n") == 1
+
+
+@pytest.mark.parametrize("setting", sorted({cause.setting for cause in CAUSES.values()} - {""}))
+def test_settings_named_are_settings_that_exist(setting):
+    kind: object = Config
+    for key in setting.split("."):
+        if get_origin(kind) is dict:  # a table for each name, such as [domain."example.org"]
+            kind = get_args(kind)[1]
+        elif get_origin(kind) is tuple:  # an array of tables, such as [[listen]]
+            kind = get_args(kind)[0]
+        fields = {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
+        assert key in fields, f"{setting}: no {key} in {kind}"
+        kind = fields[key]
 
 
 def test_ids_are_grouped_by_module_and_found_again():

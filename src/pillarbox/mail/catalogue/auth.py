@@ -18,7 +18,7 @@ AUTHENTICATED = Cause(
     explanation="The session goes on in the name of that account, with its rights.",
     who=Who.NOBODY,
     advice="Nothing needs to be done.",
-    setting="accounts",
+    setting="account",
     scenarios=("E235-1", "E235-2"),
 )
 CHALLENGE = Cause(
@@ -48,7 +48,7 @@ BACKEND_DOWN = Cause(
     ),
     who=Who.OPERATOR,
     advice="Try again in a minute; do not change the password.",
-    setting="accounts",
+    setting="account",
     scenarios=("E454-2",),
 )
 ANSWER_TOO_LONG = Cause(
@@ -148,7 +148,7 @@ TLS_REQUIRED = Cause(
     explanation="Passwords and mail shall not cross the network where others can read them.",
     who=Who.SENDER,
     advice="Turn on STARTTLS, or TLS, in the mail program.",
-    setting="listen.role",
+    setting="listen.require_tls",
     scenarios=("E530-2",),
 )
 BAD_CREDENTIALS = Cause(
@@ -165,7 +165,7 @@ BAD_CREDENTIALS = Cause(
     ),
     who=Who.SENDER,
     advice="Enter user name and password again.",
-    setting="accounts",
+    setting="account",
     scenarios=("E535-1", "E535-2", "E535-4"),
 )
 TLS_FOR_PASSWORD = Cause(
@@ -181,7 +181,7 @@ TLS_FOR_PASSWORD = Cause(
     ),
     who=Who.SENDER,
     advice="Turn on STARTTLS, or TLS, in the mail program.",
-    setting="listen.role",
+    setting="listen.login_in_clear",
     scenarios=("E538-1",),
 )
 TOO_MANY_FAILURES = Cause(

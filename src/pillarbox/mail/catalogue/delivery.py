@@ -75,7 +75,7 @@ DNS_FAILED = Cause(
         "Wait. If it lasts, the administrator of the domain should check its DNS, and the operator here "
         "the resolver."
     ),
-    setting="resolver.nameservers",
+    setting="dns.nameservers",
 )
 NO_ROUTE = Cause(
     "delivery.no_route",
@@ -91,7 +91,7 @@ NO_ROUTE = Cause(
         "Check the part after the @ sign. If it is right, the domain's administrator has to publish an MX "
         "record."
     ),
-    setting="routes",
+    setting="route",
 )
 MX_IS_US = Cause(
     "delivery.mx_is_us",
@@ -122,7 +122,7 @@ CONNECT_FAILED = Cause(
     explanation="Either it is down, or it can't be reached from here. All hosts of the domain were tried.",
     who=Who.RECIPIENT_ADMIN,
     advice="Wait. If it lasts for a day, tell the recipient in another way.",
-    setting="smtp.patience.connect",
+    setting="relay.patience.connect",
 )
 TOO_BUSY = Cause(
     "delivery.too_busy",
@@ -134,8 +134,8 @@ TOO_BUSY = Cause(
     "This server ran out of file descriptors.",
     explanation="It is not the destination's fault: this server may not open more connections.",
     who=Who.OPERATOR,
-    advice="Wait; the operator should raise the limit of open files or lower that of connections.",
-    setting="connections.total",
+    advice="Wait; the operator should raise the limit of open files or lower that of deliveries at a time.",
+    setting="queue.lanes",
 )
 CONNECTION_LOST = Cause(
     "delivery.connection_lost",
@@ -160,7 +160,7 @@ TIMEOUT = Cause(
     explanation="It was connected, but stayed silent for longer than the standard allows.",
     who=Who.RECIPIENT_ADMIN,
     advice="Wait; it is tried again by itself.",
-    setting="smtp.patience",
+    setting="relay.patience",
 )
 IN_DOUBT = Cause(
     "delivery.in_doubt",
@@ -176,7 +176,7 @@ IN_DOUBT = Cause(
     ),
     who=Who.NOBODY,
     advice="If the message arrives twice, this is the reason.",
-    setting="smtp.patience.end",
+    setting="relay.patience.end",
 )
 PROTOCOL = Cause(
     "delivery.protocol",
@@ -240,7 +240,7 @@ TLS_FAILED = Cause(
     advice=(
         "Wait. If it lasts, the administrators of both hosts should check certificates and TLS settings."
     ),
-    setting="smtp.tls",
+    setting="relay.tls",
 )
 TLS_NOT_OFFERED = Cause(
     "delivery.tls_not_offered",
@@ -253,7 +253,7 @@ TLS_NOT_OFFERED = Cause(
     explanation="The message may leave only over an encrypted connection, and the host offers none.",
     who=Who.RECIPIENT_ADMIN,
     advice="The host needs a certificate, or the operator has to allow clear text for this route.",
-    setting="smtp.tls",
+    setting="relay.tls",
 )
 LOGIN_NOT_POSSIBLE = Cause(
     "delivery.login_not_possible",
@@ -268,7 +268,7 @@ LOGIN_NOT_POSSIBLE = Cause(
     ),
     who=Who.OPERATOR,
     advice="The operator should check the route: its port, TLS and user name.",
-    setting="smtp.passwords",
+    setting="relay.passwords",
 )
 NEEDS_SMTPUTF8 = Cause(
     "delivery.needs_smtputf8",
@@ -328,7 +328,7 @@ EXPIRED = Cause(
     explanation="It was tried again and again, and the time allowed for it is over.",
     who=Who.SENDER,
     advice="Send again if it still matters, or reach the recipient in another way.",
-    setting="retry.give_up",
+    setting="queue.retry.give_up",
 )
 BOUNCED_BY_OPERATOR = Cause(
     "delivery.bounced_by_operator",
@@ -410,7 +410,7 @@ PROGRAM_DEFERRED = Cause(
     explanation="The program that takes mail for this address could not do its work this time.",
     who=Who.OPERATOR,
     advice="Wait; the operator should look at the program's own log.",
-    setting="programs",
+    setting="program",
 )
 PROGRAM_REFUSED = Cause(
     "delivery.program_refused",
@@ -423,7 +423,7 @@ PROGRAM_REFUSED = Cause(
     explanation="The program that takes mail for this address said no for good.",
     who=Who.RECIPIENT_ADMIN,
     advice="Read its words; if they do not help, ask the recipient's mail administrator.",
-    setting="programs",
+    setting="program",
 )
 PROGRAM_NO_USER = Cause(
     "delivery.program_no_user",
@@ -436,7 +436,7 @@ PROGRAM_NO_USER = Cause(
     explanation="The program decides for itself which recipients exist.",
     who=Who.SENDER,
     advice="Check the address for typing errors.",
-    setting="programs",
+    setting="program",
 )
 PROGRAM_NOT_ALLOWED = Cause(
     "delivery.program_not_allowed",
@@ -449,7 +449,7 @@ PROGRAM_NOT_ALLOWED = Cause(
     explanation="The program that takes mail for this address has a rule against this message.",
     who=Who.RECIPIENT_ADMIN,
     advice="Read its words; if they do not help, ask the recipient's mail administrator.",
-    setting="programs",
+    setting="program",
 )
 PROGRAM_TIMEOUT = Cause(
     "delivery.program_timeout",
@@ -464,7 +464,7 @@ PROGRAM_TIMEOUT = Cause(
     ),
     who=Who.OPERATOR,
     advice="Wait; the operator should find out why the program takes so long, or give it more time.",
-    setting="programs.limit",
+    setting="program.limit",
 )
 WEBHOOK_DEFERRED = Cause(
     "delivery.webhook_deferred",
@@ -477,7 +477,7 @@ WEBHOOK_DEFERRED = Cause(
     explanation="The web service was not reached, or answered that it can't take the message now.",
     who=Who.OPERATOR,
     advice="Wait; the operator should look at the web service.",
-    setting="domain.deliver",
+    setting="webhook",
 )
 WEBHOOK_REFUSED = Cause(
     "delivery.webhook_refused",
@@ -490,7 +490,7 @@ WEBHOOK_REFUSED = Cause(
     explanation="The web service that takes mail for this address said no for good.",
     who=Who.RECIPIENT_ADMIN,
     advice="Ask the recipient's mail administrator.",
-    setting="domain.deliver",
+    setting="webhook",
 )
 HANDLER_FAILED = Cause(
     "delivery.handler_failed",

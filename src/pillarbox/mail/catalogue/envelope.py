@@ -50,7 +50,7 @@ CANNOT_VERIFY = Cause(
     ),
     who=Who.NOBODY,
     advice="Send a message; that is the only test.",
-    setting="rules.vrfy",
+    setting="policy.vrfy",
     scenarios=("E252-1", "E252-2"),
 )
 SENDER_SYNTAX = Cause(
@@ -140,7 +140,7 @@ NO_SPACE = Cause(
     ),
     who=Who.OPERATOR,
     advice="Wait; the operator has to free space on the disk of the queue.",
-    setting="accept.min_free",
+    setting="spool.min_free",
     scenarios=("E452-1",),
 )
 QUEUE_FULL = Cause(
@@ -149,14 +149,13 @@ QUEUE_FULL = Cause(
     "4.3.1",
     "Too many messages queued, try later",
     (Stage.MAIL,),
-    "RFC 5321 4.5.3.1",
+    "RFC 5321 4.2.2",
     "The queue holds as many messages as it may.",
     explanation=(
         "More mail waits than the operator allows, mostly because a destination does not take its mail."
     ),
     who=Who.OPERATOR,
     advice="Wait; the operator should look at what waits, by `pillarbox queue list`.",
-    setting="queue.max_messages",
     scenarios=("E452-6",),
 )
 TOO_MANY_RECIPIENTS = Cause(
@@ -204,7 +203,7 @@ HOOK_FAILED = Cause(
     ),
     who=Who.OPERATOR,
     advice="Wait; the operator finds the error in the log by the incident number.",
-    setting="hooks.on_error",
+    setting="hooks",
     scenarios=("E451-1",),
 )
 RECIPIENT_UNKNOWN = Cause(
@@ -241,7 +240,7 @@ RELAY_DENIED = Cause(
         "Log in first, or send through the server of your own provider. If the domain should be served "
         "here, the operator has to add it."
     ),
-    setting="rules.relay_networks",
+    setting="policy.relay_networks",
     scenarios=("E550-3",),
 )
 REFUSED_BY_HOOK = Cause(
@@ -287,7 +286,7 @@ SENDER_NOT_OWNED = Cause(
     advice=(
         "Set the sender address of the account in the mail program, or ask the operator to allow this one."
     ),
-    setting="accounts.senders",
+    setting="account.senders",
     scenarios=("E553-3",),
 )
 NEEDS_SMTPUTF8 = Cause(
