@@ -10,7 +10,7 @@ import os
 import re
 import signal
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import msgspec
 
@@ -19,11 +19,11 @@ from pillarbox.mail.catalogue import delivery
 from pillarbox.mail.reply import printable
 from pillarbox.mail.units import Seconds, Settings
 from pillarbox.queue.spool import format_id
-from pillarbox.relay.final import content_of, final_form, here
+from pillarbox.relay.final import final_form, here
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from pillarbox.mail.reply import Reply, Result
     from pillarbox.queue.spool import Pending, Queued
@@ -91,26 +91,35 @@ class Pipe:
         except UnsafeArgumentError as error:
             return delivery.MAILBOX_UNSAFE.reply(detail=error)
         try:
-            process = await asyncio.create_subprocess_exec(
-                *command,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
-                cwd=self._settings.folder,
-                env=self._environment,
-                start_new_session=True,
-            )
-        except OSError as error:
-            return delivery.PROGRAM_DEFERRED.reply(exit="none", detail=f"not started: {error.strerror}")
-        try:
-            async with asyncio.timeout(self._settings.limit_s):
-                output = await _converse(process, queued, pending)
+            with _Output() as output:
+                status = await self._execute(command, final_form(queued, pending), output)
         except TimeoutError:
             return delivery.PROGRAM_TIMEOUT.reply(seconds=f"{self._settings.limit_s:g}")
+        except OSError as error:
+            return delivery.PROGRAM_DEFERRED.reply(exit="none", detail=f"not run: {error.strerror}")
+        return judge(status, output.kept)
+
+    async def _execute(self, command: list[str], message: Iterator[bytes], output: _Output) -> int:
+        """Run to the end; the exit status. Raises OSError if it can't be run, TimeoutError after killing it."""
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=output.inlet,
+            stderr=output.inlet,
+            cwd=self._settings.folder,
+            env=self._environment,
+            start_new_session=True,
+        )
+        output.close_inlet()
+        try:
+            async with asyncio.timeout(self._settings.limit_s):
+                await _feed(process, message)
+                status = await process.wait()
         finally:
             await _end(process)
-        assert process.returncode is not None  # it has ended
-        return judge(process.returncode, output)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(output.ended.wait(), _LINGER_S)
+        return status
 
     def _values(self, queued: Queued, pending: Pending) -> dict[str, str]:
         try:
@@ -144,52 +153,62 @@ def _fill(argument: str, values: Mapping[str, str]) -> str:
     return filled
 
 
-async def _converse(process: Process, queued: Queued, pending: Pending) -> bytes:
-    """Feed the message, collect the beginning of the output, wait for the end."""
-    reading = asyncio.ensure_future(_read(process))
-    try:
-        await _feed(process, queued, pending)
-        await process.wait()
-        await asyncio.wait({reading}, timeout=_LINGER_S)
-    finally:
-        reading.cancel()
-        with suppress(asyncio.CancelledError):
-            await reading
-    return reading.result() if not reading.cancelled() else b""
+async def _feed(process: Process, message: Iterator[bytes]) -> None:
+    """Write the message to standard input; a program that does not want all of it may close it.
 
-
-async def _feed(process: Process, queued: Queued, pending: Pending) -> None:
-    """Write the message to standard input; a program that does not want all of it may close it."""
+    Pieces may come from a file, so they are fetched in a thread.
+    """
     stdin = process.stdin
     assert stdin is not None  # asked for
-    pieces = final_form(queued, pending)
-    in_memory = content_of(queued).path is None
     with suppress(ConnectionError):
-        while True:
-            piece = next(pieces, None) if in_memory else await asyncio.to_thread(next, pieces, None)
-            if piece is None:
-                break
+        while (piece := await asyncio.to_thread(next, message, None)) is not None:
             stdin.write(piece)
             await stdin.drain()
     stdin.close()
 
 
-async def _read(process: Process) -> bytes:
-    stdout = process.stdout
-    assert stdout is not None  # asked for
-    kept = b""
-    while piece := await stdout.read(65536):
-        kept += piece[: KEPT_OUTPUT_OCTETS - len(kept)]
-    return kept
-
-
 async def _end(process: Process) -> None:
-    """Kill the program and its group, unless it has ended, and close our side."""
+    """Kill the program and its group, unless it has ended."""
     if process.returncode is None:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
+        assert process.stdin is not None  # asked for
+        process.stdin.close()
         await process.wait()
-    process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001 - else a child keeps our pipes open
+
+
+class _Output:
+    """The beginning of what a program prints. Whoever still holds the other end after it has ended is ignored."""
+
+    def __init__(self) -> None:
+        self.kept = b""
+        self.ended = asyncio.Event()
+        self._outlet, self.inlet = os.pipe()
+        os.set_blocking(self._outlet, False)
+        self._loop = asyncio.get_running_loop()
+
+    def __enter__(self) -> Self:
+        self._loop.add_reader(self._outlet, self._read)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.remove_reader(self._outlet)
+        os.close(self._outlet)
+        self.close_inlet()
+
+    def close_inlet(self) -> None:
+        """Leave the writing end to the program alone, so that its end is noticed."""
+        if self.inlet >= 0:
+            os.close(self.inlet)
+            self.inlet = -1
+
+    def _read(self) -> None:
+        with suppress(BlockingIOError):
+            piece = os.read(self._outlet, 65536)
+            self.kept += piece[: KEPT_OUTPUT_OCTETS - len(self.kept)]
+            if not piece:
+                self._loop.remove_reader(self._outlet)
+                self.ended.set()
 
 
 def judge(status: int, output: bytes) -> Reply:
