@@ -1,1 +1,24 @@
 """A complete mail transfer agent that can always say why: the public names; it leaves the work to its modules."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pillarbox.library import Received, Server, refuse, send
+    from pillarbox.mail.reply import Reply
+
+__all__ = ["Received", "Reply", "Server", "refuse", "send"]
+
+_HOME = dict.fromkeys(("Received", "Server", "refuse", "send"), "pillarbox.library") | {
+    "Reply": "pillarbox.mail.reply"
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first used: the commands must start fast and need few of them."""
+    if name not in _HOME:
+        msg = f"module 'pillarbox' has no attribute {name!r}"
+        raise AttributeError(msg)
+    return getattr(import_module(_HOME[name]), name)

@@ -95,7 +95,7 @@ class _Metric:
             self._family = self._declare()
         if len(self._children) >= MAX_LABEL_SETS:
             values = ("other",) * len(self._labels)
-        child = self._family.labels(*(_visible(str(value)) for value in values)) if values else self._family
+        child = self._family.labels(*(visible(str(value)) for value in values)) if values else self._family
         self._children[values] = child
         return child
 
@@ -244,7 +244,7 @@ class Event:
 
 SERVER_STARTED = Event("server.started", Level.INFO, "Pillarbox is running on {listeners}")
 SERVER_STOPPING = Event("server.stopping", Level.INFO, "stopping: {reason}")
-CONFIG_RELOADED = Event("config.reloaded", Level.INFO, "configuration read again from {file}")
+CONFIG_RELOADED = Event("config.reloaded", Level.INFO, "configuration read again")
 CONFIG_REFUSED = Event(
     "config.refused", Level.ERROR, "new configuration refused, the old one stays: {problem}"
 )
@@ -383,7 +383,7 @@ class _Shown(dict[str, str]):
     """Facts as shown inside a sentence; remembers which were used."""
 
     def __init__(self, facts: Mapping[str, object]) -> None:
-        super().__init__({name: _visible(str(_shorten(name, value))) for name, value in facts.items()})
+        super().__init__({name: visible(str(_shorten(name, value))) for name, value in facts.items()})
         self.used: set[str] = set()
 
     def __getitem__(self, name: str) -> str:
@@ -403,11 +403,11 @@ def _text_line(event: Event, facts: Mapping[str, object], *, colour: bool) -> by
     line = (
         f"{dim}{clock}{after} {before}{event.level_name:7}{after} {sentence}  {dim}{others}{after}".rstrip()
     )
-    traced = "".join(f"\n    {_visible(row)}" for row in trace.split("\n") if row)
+    traced = "".join(f"\n    {visible(row)}" for row in trace.split("\n") if row)
     return f"{line}{traced}\n".encode("utf-8", "backslashreplace")
 
 
-def _visible(text: str) -> str:
+def visible(text: str) -> str:
     """Escape everything that does not print: controls, line ends, and what turns the reading direction."""
     if text.isprintable():
         return text

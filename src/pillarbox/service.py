@@ -36,7 +36,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pillarbox.config import Config, ListenSettings
+    from pillarbox.console.api import Console
+    from pillarbox.mail.envelope import Envelope
     from pillarbox.mail.route import Route
+    from pillarbox.queue.spool import Draft, Entry
 
 _SPARE_FILES = 128  # kept for the store, the log and deliveries when connections are counted
 
@@ -70,10 +73,13 @@ class Service:
         self._plugins = plugins
         self._servers: list[asyncio.Server] = []
         self._tasks: list[asyncio.Task[None]] = []
+        self._console: Console | None = None
         self.addresses: list[tuple[str, int]] = []  # where it listens, in the order of the configuration
 
-    async def start(self, sockets: Sequence[socket.socket] = ()) -> None:
-        """Open the store, begin to deliver and listen; on `sockets`, or on ones bound here.
+    async def start(
+        self, sockets: Sequence[socket.socket] = (), console: socket.socket | None = None
+    ) -> None:
+        """Open the store, begin to deliver and listen; on `sockets` and `console`, or on ones bound here.
 
         Raises OSError, SpoolError or ConfigError.
         """
@@ -95,7 +101,7 @@ class Service:
             settings=config.queue,
             couriers=couriers,
             route=self._route,
-            prepare_report=lambda *report: self.door.prepare_report(*report),
+            prepare_report=self._prepare_report,
             hostname=config.hostname,
         )
         self.connections = Connections(config.connections, most=most_connections())
@@ -107,10 +113,18 @@ class Service:
             asyncio.create_task(self.connections.watch()),
             asyncio.create_task(self.manager.run()),
         ]
+        if config.console.address:
+            await self._open_console(console)
         # What lives now lives for ever: the collector need not look at it again, and cycles are rare here.
         gc.collect()
         gc.freeze()
         gc.set_threshold(20_000, 20, 50)
+
+    async def _open_console(self, bound: socket.socket | None) -> None:
+        from pillarbox.console.api import Console, create_app  # noqa: PLC0415 - it costs start-up time
+
+        self._console = Console(create_app(lambda: not self.connections.draining))
+        self._console.start(bound or bind(self.config.console.address, shared=False))
 
     async def _listen(self, number: int, settings: ListenSettings, bound: socket.socket) -> None:
         tls = self._policy.tls if settings.tls == "implicit" else None
@@ -156,6 +170,10 @@ class Service:
             implicit_tls=settings.tls == "implicit",
         )
 
+    def _prepare_report(self, envelope: Envelope, octets: bytes, now: float) -> tuple[Draft, Entry]:
+        """The door of the present configuration takes our own reports."""
+        return self.door.prepare_report(envelope, octets, now)
+
     def _route(self, address: str) -> Route | None:
         """The way that mail for an address takes now; asked again at each attempt, so a reload moves queued mail."""
         with contextlib.suppress(AddressError):
@@ -177,6 +195,8 @@ class Service:
             server.close()
         limit_s = self.config.drain_s
         await asyncio.gather(self.connections.drain(limit_s), self.manager.drain(limit_s))
+        if self._console is not None:
+            await self._console.stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
