@@ -145,7 +145,9 @@ def test_t1_a_552_without_status_splits_only_behind_an_accepted_recipient():
     assert action(Stage.RCPT, said("552 5.5.3 too many"), Fact.ACCEPTED) is Action.SPLIT
 
 
-@pytest.mark.parametrize("text", ["452 4.2.2 full", "452 4.5.3 many", "452 x", "452 4.3.1 x", "452 4.1.1 over quota"])
+@pytest.mark.parametrize(
+    "text", ["452 4.2.2 full", "452 4.5.3 many", "452 x", "452 4.3.1 x", "452 4.1.1 over quota"]
+)
 @pytest.mark.parametrize("stage", [Stage.MAIL, Stage.RCPT, Stage.DATA, Stage.BODY])
 def test_t2_a_452_never_bounces(stage, text):
     for attempts in range(30):
@@ -158,7 +160,9 @@ def test_t3_a_block_list_hit_asks_for_a_pause_and_an_alarm_and_nothing_against_t
     assert "zen.spamhaus.org" in found.alarm
 
 
-@pytest.mark.parametrize("stage", [Stage.GREETING, Stage.HELLO, Stage.AUTH, Stage.MAIL, Stage.RCPT, Stage.DATA, Stage.BODY])
+@pytest.mark.parametrize(
+    "stage", [Stage.GREETING, Stage.HELLO, Stage.AUTH, Stage.MAIL, Stage.RCPT, Stage.DATA, Stage.BODY]
+)
 def test_t4_a_421_is_retried_at_every_stage(stage):
     assert verdict(stage, "421 4.3.2 closing").state is State.QUEUED
 

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pillarbox.mail.catalogue import CAUSES, delivery
+from pillarbox.mail.envelope import Body, Envelope, Notify, Recipient, Ret
+from pillarbox.mail.reply import Origin, Reply, Result, Stage, parse_reply
+from pillarbox.queue import records
+from pillarbox.queue.spool import Trace
+
+octets = st.binary(max_size=40).map(lambda raw: raw.decode("utf-8", "surrogateescape"))
+recipients = st.builds(Recipient, octets, st.integers(0, 15).map(Notify), octets, octets)
+envelopes = st.builds(
+    Envelope,
+    octets,
+    st.lists(recipients, max_size=4).map(tuple),
+    st.sampled_from(Body),
+    st.booleans(),
+    st.none() | st.sampled_from(Ret),
+    octets,
+)
+replies = st.builds(
+    lambda code, lines: parse_reply([b"%d " % code + line for line in lines]),
+    st.integers(200, 599),
+    st.lists(st.binary(max_size=30), min_size=1, max_size=3),
+)
+
+
+@given(envelopes)
+def test_envelopes_come_back_as_they_were(envelope):
+    assert records.unpack_envelope(records.pack_envelope(envelope)) == envelope
+
+
+@given(st.builds(Trace, octets, octets, octets, octets, octets))
+def test_traces_come_back_as_they_were(trace):
+    assert records.unpack_trace(records.pack_trace(trace)) == trace
+
+
+@given(st.builds(Result, replies, st.sampled_from(Stage), st.sampled_from(Origin), octets))
+def test_results_of_peers_come_back_as_they_were(result):
+    assert records.unpack_result(records.pack_result(result)) == result
+
+
+def test_our_own_results_keep_their_cause():
+    result = Result(delivery.NULL_MX.reply(domain="example.net"), Stage.DNS, Origin.LOCAL)
+    assert records.unpack_result(records.pack_result(result)).reply.cause is delivery.NULL_MX
+
+
+def test_a_cause_of_another_release_is_left_out(monkeypatch):
+    blob = records.pack_result(Result(delivery.NULL_MX.reply(domain="example.net"), Stage.DNS, Origin.LOCAL))
+    monkeypatch.delitem(CAUSES, delivery.NULL_MX.id)
+    found = records.unpack_result(blob)
+    assert (found.reply.code, found.reply.cause) == (delivery.NULL_MX.code, None)
+    assert isinstance(found.reply, Reply)
+
+
+@given(st.binary(max_size=60))
+@pytest.mark.parametrize(
+    "unpack", [records.unpack_envelope, records.unpack_trace, records.unpack_result, records.unpack_detail]
+)
+def test_any_other_octets_are_damage_and_nothing_worse(unpack, blob):
+    with contextlib.suppress(records.DamagedError):
+        unpack(blob)
