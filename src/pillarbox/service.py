@@ -140,7 +140,6 @@ class Service:
             policy.hooks,
             hostname=config.hostname,
             limits=config.limits,
-            settings=config.spool,
             offer=self.manager.offer,
         )
         self._desks = [self._desk(settings) for settings in config.listen]

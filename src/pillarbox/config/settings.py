@@ -6,12 +6,10 @@ What each part's settings mean is written where they are used; reading a file is
 from __future__ import annotations
 
 import socket
-from pathlib import Path
 from typing import Literal
 
 import msgspec
 
-from pillarbox.inbound.accept import AcceptSettings
 from pillarbox.mail.units import Seconds, Settings
 from pillarbox.net.listener import ConnectionLimits
 from pillarbox.net.resolver import ResolverSettings
@@ -80,7 +78,6 @@ class Config(Settings, frozen=True):
     policy: RuleSettings = RuleSettings()
     connections: ConnectionLimits = ConnectionLimits()
     limits: Limits = Limits()
-    spool: AcceptSettings = AcceptSettings()
     queue: QueueSettings = QueueSettings()
     relay: SmtpSettings = SmtpSettings()
     dns: ResolverSettings = ResolverSettings()
@@ -111,9 +108,3 @@ def sandbox(*, data: str, smtp: str = SANDBOX_SMTP, console: str = SANDBOX_CONSO
         routes=(RouteSettings(match="*", via="hold"),),
         console=ConsoleSettings(address=console),
     )
-
-
-def sandbox_folder(environment: dict[str, str]) -> Path:
-    """Where the sandbox keeps its mail: in the user's state folder (XDG base directories)."""
-    home = Path(environment.get("HOME") or "/tmp")  # noqa: S108 - a user without a home
-    return Path(environment.get("XDG_STATE_HOME") or home / ".local/state") / "pillarbox" / "sandbox"

@@ -17,7 +17,6 @@ from pillarbox.mail.address import AddressError, parse_address
 from pillarbox.mail.catalogue import content, envelope
 from pillarbox.mail.envelope import Envelope, Notify, Recipient
 from pillarbox.mail.reply import Reply
-from pillarbox.mail.units import Octets, Settings
 from pillarbox.policy.directory import Target
 from pillarbox.policy.hooks import Client, Hooks, Incoming
 from pillarbox.queue.spool import Draft, Entry, Queued, Spool, SpoolError, Trace, format_id
@@ -32,13 +31,6 @@ if TYPE_CHECKING:
 
 _NO_PARAMETERS = MailParameters()
 _LOOK_S = 1.0  # free space is looked at no more often than this
-
-
-class AcceptSettings(Settings, frozen=True):
-    """When mail is taken in at all."""
-
-    min_free_octets: Octets = Octets(100 << 20)
-    """Free space on the disk of the queue below which MAIL is answered with 452."""
 
 
 class Accepted(NamedTuple):
@@ -87,7 +79,6 @@ class Door:
         *,
         hostname: str,
         limits: Limits,
-        settings: AcceptSettings,
         offer: Callable[[Queued], None],
     ) -> None:
         """`offer` takes each message that has become durable."""
@@ -96,7 +87,6 @@ class Door:
         self._hooks = hooks
         self._hostname = hostname
         self._limits = limits
-        self._settings = settings
         self._offer = offer
         self._telling: set[asyncio.Future[None]] = set()
         self._look_again = 0.0
@@ -108,7 +98,7 @@ class Door:
         if now >= self._look_again:
             self._look_again = now + _LOOK_S
             self._free_octets = self._spool.free_octets()
-        if self._free_octets - octets < self._settings.min_free_octets:
+        if self._free_octets - octets < self._limits.min_free_octets:
             return envelope.NO_SPACE.reply()
         return None
 

@@ -6,6 +6,7 @@ What is said on a connection is the business of the protocol that the factory ma
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import time
 from typing import TYPE_CHECKING, Protocol
@@ -56,6 +57,7 @@ class Connections:
         self._most = min(limits.total, most)
         self._open: set[Watched] = set()
         self._per_address: dict[str, int] = {}
+        self._emptied = asyncio.Event()  # set when the last one closes
         self.draining = False
 
     def __len__(self) -> int:
@@ -86,6 +88,8 @@ class Connections:
             self._per_address[address] = left
         else:
             del self._per_address[address]
+        if not self._open:
+            self._emptied.set()
 
     async def watch(self) -> None:
         """Expire connections whose deadline has passed, for ever."""
@@ -102,11 +106,12 @@ class Connections:
     async def drain(self, limit_s: float) -> None:
         """Ask all to finish; after `limit_s` those that are left are cut off."""
         self.draining = True
+        self._emptied.clear()
         for connection in list(self._open):
             connection.drain()
-        end = time.monotonic() + limit_s
-        while self._open and time.monotonic() < end:
-            await asyncio.sleep(0.02)
+        if self._open:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._emptied.wait(), limit_s)
         for connection in list(self._open):
             connection.abort()
 

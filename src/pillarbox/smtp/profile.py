@@ -18,6 +18,8 @@ class Limits(Settings, frozen=True):
 
     message_octets: Octets = Octets(50 << 20)
     """The largest message, announced by SIZE (RFC 1870)."""
+    min_free_octets: Octets = Octets(100 << 20)
+    """Free space on the disk of the queue below which MAIL is put off (452)."""
     header_octets: Octets = Octets(256 << 10)
     """The largest header section."""
     command_line_octets: Octets = Octets(2048)

@@ -176,7 +176,7 @@ DISK_FULL = Cause(
     explanation=("The message was read to its end so that the session stays in step, but could not be kept."),
     who=Who.OPERATOR,
     advice="Wait; the operator has to free space on the disk of the queue.",
-    setting="spool.min_free",
+    setting="limits.min_free",
     scenarios=("E452-5",),
 )
 WRITE_FAILED = Cause(

@@ -140,7 +140,7 @@ NO_SPACE = Cause(
     ),
     who=Who.OPERATOR,
     advice="Wait; the operator has to free space on the disk of the queue.",
-    setting="spool.min_free",
+    setting="limits.min_free",
     scenarios=("E452-1",),
 )
 QUEUE_FULL = Cause(
