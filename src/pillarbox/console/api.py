@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 import uvicorn
@@ -37,7 +38,7 @@ def create_app(ready: Callable[[], bool]) -> Starlette:
         return PlainTextResponse("ok\n")
 
     async def readyz(_request: Request) -> Response:
-        return PlainTextResponse("ready\n") if ready() else PlainTextResponse("not ready\n", status_code=503)
+        return PlainTextResponse("ready\n") if ready() else PlainTextResponse("not ready\n", status_code=HTTPStatus.SERVICE_UNAVAILABLE)
 
     return Starlette(
         routes=[Route("/metrics", metrics), Route("/healthz", healthz), Route("/readyz", readyz)]
