@@ -7,10 +7,19 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
+PYTEST := $(BIN)/python -m pytest
+# The mail programs and name servers that the tests talk to; a test whose peer is missing is skipped.
+PEERS := postfix swaks dovecot-core dovecot-lmtpd unbound
+WORKERS ?= 2
+ARGS ?=
 
 .PHONY: help
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: run
+run: venv  ## start the sandbox: accepts every message, shows it, sends nothing on
+	@exec $(BIN)/pillarbox serve $(ARGS)
 
 .PHONY: venv
 venv: $(STAMP)  ## make .venv from the locked requirements, with the project in it (editable)
@@ -27,7 +36,42 @@ $(STAMP): requirements-dev.txt pyproject.toml
 	    echo "This Python has no venv module. On Debian, as root: apt-get install python3-venv"; exit 1; \
 	  fi; \
 	fi
-	@[ -x $(BIN)/python ] && $(BIN)/python -c 'import pip' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -c 'import pip' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
+
+.PHONY: lint
+lint: venv  ## style, format, types, layers
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy --strict
+	$(BIN)/lint-imports
+
+.PHONY: test
+test: venv peers  ## all tests; ARGS="-k name" chooses some
+	$(PYTEST) -n $(WORKERS) --dist loadgroup $(ARGS)
+
+.PHONY: crash
+crash: venv  ## the long crash run: 200 kills under load
+	PILLARBOX_KILLS=200 $(PYTEST) tests/crash --timeout 3600 $(ARGS)
+
+.PHONY: bench
+bench: venv  ## measure this machine, beside the peers that are installed
+	$(BIN)/python bench/run.py $(ARGS)
+
+.PHONY: docs
+docs: venv  ## write the generated reference pages: settings, replies, commands
+	$(BIN)/python docs/generate.py
+
+.PHONY: peers
+peers:
+	@.ci/peers $(PEERS)
+
+.PHONY: lock
+lock:  ## pin the newest versions that pyproject.toml allows (needs uv)
+	uv pip compile $(LOCK) pyproject.toml -o requirements.txt
+	uv pip compile $(LOCK) pyproject.toml --group dev -c requirements.txt -o requirements-dev.txt
+
+LOCK := --quiet --upgrade --generate-hashes --universal --python-version 3.11 \
+  --no-header --no-emit-index-url --annotation-style line

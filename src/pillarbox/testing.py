@@ -10,10 +10,15 @@ import re
 import ssl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Self, cast
 
-from pillarbox.mail.catalogue import auth, content, envelope, session
+from pillarbox.mail.catalogue import auth, envelope, session
+from pillarbox.mail.catalogue import content as content_causes
+from pillarbox.mail.envelope import Envelope, Recipient
+from pillarbox.mail.route import Route, Transport
 from pillarbox.net.resolver import Answer
+from pillarbox.queue.spool import Content, Pending, Queued
 
 _END_OF_DATA = b"\r\n.\r\n"
 _CHUNK = re.compile(rb"BDAT (\d+)( LAST)?", re.IGNORECASE)
@@ -79,7 +84,7 @@ _MANNERS: dict[str, Move] = {
     "HELO": session.HELLO.reply(text=_NAME).bare_wire,
     "MAIL": envelope.SENDER_OK.reply().wire,
     "RCPT": envelope.RECIPIENT_OK.reply().wire,
-    "DATA": content.START_DATA.reply().wire,
+    "DATA": content_causes.START_DATA.reply().wire,
     ".": session.OK.reply().wire,
     "BDAT": session.OK.reply().wire,
     "RSET": session.OK.reply().wire,
@@ -133,6 +138,7 @@ class ScriptedPeer:
         self.visits: list[Visit] = []
         self._tls = tls
         self._server: asyncio.Server | None = None
+        self._happened = asyncio.Event()
         self._connections: set[_PeerConnection] = set()
 
     @property
@@ -161,6 +167,16 @@ class ScriptedPeer:
         for connection in list(self._connections):
             connection.abort()
         await asyncio.gather(*(connection.gone for connection in self._connections))
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until `condition` holds; it is looked at whenever something happens on a connection."""
+        while not condition():
+            self._happened.clear()
+            await self._happened.wait()
+
+    def note(self) -> None:
+        """Something happened on a connection."""
+        self._happened.set()
 
     def next_move(self, name: str) -> Move:
         """The next entry of the script for `name`."""
@@ -193,6 +209,7 @@ class _PeerConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         self._visit.lost = True
+        self._peer.note()
         self._peer._connections.discard(self)  # noqa: SLF001
         if not self.gone.done():
             self.gone.set_result(None)
@@ -204,6 +221,7 @@ class _PeerConnection(asyncio.Protocol):
         self._visit.reads.append(data)
         self._buffer += data
         self._go_on()
+        self._peer.note()
 
     def _go_on(self) -> None:
         while not self._waiting and not self._transport.is_closing() and self._step():
@@ -371,3 +389,23 @@ class FakeResolver:
         if name not in self._mx and name not in self._addresses:
             return Answer(no_domain=True)
         return Answer(tuple(records.get(name, ())))
+
+
+def letter(
+    *recipients: str | Recipient,
+    sender: str = "sender@example.org",
+    body: bytes = b"Subject: hello\r\n\r\n.a line with a dot\r\n",
+    file: Path | None = None,
+    number: int = 1,
+    parameters: Mapping[str, Any] | None = None,
+) -> Queued:
+    """A message as a courier gets it: loaded, and due for all its recipients.
+
+    With `file` the body is written there and read from there. `parameters` are further fields of the envelope.
+    """
+    who = tuple(Recipient(one) if isinstance(one, str) else one for one in recipients)
+    if file is not None:
+        file.write_bytes(body)
+    content = Content(b"", None if file else body, file, len(body))
+    pending = [Pending(number, index, one, Route(Transport.HOLD), 0.0) for index, one in enumerate(who)]
+    return Queued(number, Envelope(sender, who, **(parameters or {})), 0.0, pending, content)

@@ -53,7 +53,10 @@ REPLY_CODES = frozenset(
 STATUS = re.compile(r"[245]\.\d{1,3}\.\d{1,3}(?=\s|$)")
 SPELT_CODE = re.compile(r"(\d{3})(?=[ -]|\r?\n?$)")
 
-# A number so named is a size, a count or a time.
+# The two codes that are also round numbers: as the value of a name they are a count.
+ROUND = frozenset({250, 500})
+
+# A number so named is a size, a count or a time, whatever it is.
 QUANTITY = re.compile(
     r"_?(max|min)_|\w*_(s|ms|octets|bytes|characters|lines|rows|messages|recipients)$", re.IGNORECASE
 )
@@ -96,7 +99,8 @@ def quantities(tree: ast.AST) -> set[int]:
             found.add(id(node.value))
         elif isinstance(node, ast.Assign | ast.AnnAssign):
             target = node.targets[0] if isinstance(node, ast.Assign) else node.target
-            if isinstance(target, ast.Name) and QUANTITY.match(target.id):
+            is_round = isinstance(node.value, ast.Constant) and node.value.value in ROUND
+            if isinstance(target, ast.Name) and (is_round or QUANTITY.match(target.id)):
                 found.add(id(node.value))
     return found
 
@@ -164,7 +168,8 @@ def all_causes() -> dict[tuple[str, str], Cause]:
         ("def f():\n    '''550 5.1.1 in words.'''\n    return 999", []),
         ("x = 'RFC 5321 4.2.2'", []),
         ("REFUSED = 550", [550]),
-        ("MAX_ORCPT_OCTETS = 500", []),
+        ("PICK = 500", []),
+        ("MAX_ORCPT_OCTETS = 521", []),
         ("wait(idle_s=250, code=451)", [451]),
         ("good = 400 <= code < 500", []),
         ("x = ('1.2.3', '4.7.1.2', True, 25, 4096, '2500 files')", []),

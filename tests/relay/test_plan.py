@@ -1,7 +1,5 @@
 """Which hosts are tried, and in which order."""
 
-import itertools
-
 import pytest
 
 from pillarbox.mail.catalogue import delivery
@@ -29,14 +27,13 @@ def test_lower_preference_comes_first():
     assert order((20, "b."), (5, "a."), (10, "C.")) == ("a", "c", "b")
 
 
-def test_hosts_of_equal_preference_come_in_random_order():
-    for numbers in itertools.permutations([0.1, 0.2, 0.3]):
-        source = iter(numbers)
-        found = order((10, "a"), (10, "b"), (10, "c"), random=lambda: next(source))
-        assert sorted(found) == ["a", "b", "c"]
-    source = itertools.cycle([0.9, 0.1])
-    seen = {order((10, "a"), (10, "b"), random=lambda: next(source)) for _ in range(9)}
-    assert seen <= {("a", "b"), ("b", "a")}
+@pytest.mark.parametrize(
+    ("numbers", "found"), [([0.1, 0.2, 0.3], "abc"), ([0.3, 0.2, 0.1], "cba"), ([0.2, 0.3, 0.1], "cab")]
+)
+def test_hosts_of_equal_preference_come_in_random_order(numbers, found):
+    source = iter(numbers)
+    records = ((10, "a"), (10, "b"), (10, "c"), (20, "d"))
+    assert "".join(order(*records, random=lambda: next(source, 0.0))) == found + "d"
 
 
 def test_without_mx_the_domain_itself_is_the_host():
@@ -71,7 +68,9 @@ def test_a_domain_with_hundreds_of_hosts_gets_the_best_few():
 
 def test_addresses_take_turns_between_the_families():
     found = order_addresses(
-        ["192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8::2"], families=("ipv6", "ipv4"), random=lambda: 0.0
+        ["192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8::2"],
+        families=("ipv6", "ipv4"),
+        random=lambda: 0.0,
     )
     assert found == ("2001:db8::1", "192.0.2.1", "2001:db8::2", "192.0.2.2")
 
@@ -115,7 +114,21 @@ def test_fixed_hosts_are_read(target, found):
 
 @pytest.mark.parametrize(
     "target",
-    ["", "mx.test", "//", "//:25", "//mx.test:x", "//mx.test:99999", "//u:secret@mx.test", "//mx.test/path", "//mx.test?tls=maybe", "//mx.test?TLS", "//mx.test?a=b", "//[::1", "//mx.test#x"],
+    [
+        "",
+        "mx.test",
+        "//",
+        "//:25",
+        "//mx.test:x",
+        "//mx.test:99999",
+        "//u:secret@mx.test",
+        "//mx.test/path",
+        "//mx.test?tls=maybe",
+        "//mx.test?TLS",
+        "//mx.test?a=b",
+        "//[::1",
+        "//mx.test#x",
+    ],
 )
 def test_what_is_no_host_is_refused(target):
     with pytest.raises(ValueError):

@@ -23,7 +23,9 @@ from pillarbox.smtp.replies import Extensions, ProtocolError, ReplyReader, parse
 from pillarbox.smtp.wire import DataReader
 
 PLAIN = Extensions()
-FULL = Extensions(keywords=frozenset({"PIPELINING", "SIZE", "8BITMIME", "SMTPUTF8", "DSN", "CHUNKING", "BINARYMIME"}))
+FULL = Extensions(
+    keywords=frozenset({"PIPELINING", "SIZE", "8BITMIME", "SMTPUTF8", "DSN", "CHUNKING", "BINARYMIME"})
+)
 PIPELINING = Extensions(keywords=frozenset({"PIPELINING"}))
 
 
@@ -54,7 +56,9 @@ def test_mail_carries_what_the_server_offers():
 
 def test_rcpt_carries_what_the_server_offers():
     one = Recipient("x@y.test", Notify.SUCCESS | Notify.DELAY, "rfc822;old+1@y.test")
-    assert rcpt_command(one, FULL) == b"RCPT TO:<x@y.test> NOTIFY=SUCCESS,DELAY ORCPT=rfc822;old+2B1@y.test\r\n"
+    assert (
+        rcpt_command(one, FULL) == b"RCPT TO:<x@y.test> NOTIFY=SUCCESS,DELAY ORCPT=rfc822;old+2B1@y.test\r\n"
+    )
     assert rcpt_command(one, FULL, hints=False) == b"RCPT TO:<x@y.test>\r\n"
     assert rcpt_command(one, PLAIN) == b"RCPT TO:<x@y.test>\r\n"
     assert rcpt_command(Recipient("x@y.test", Notify.NEVER), FULL).endswith(b" NOTIFY=NEVER\r\n")
@@ -98,7 +102,17 @@ def test_extensions_are_read():
 
 
 @pytest.mark.parametrize(
-    "line", ["SIZE", "SIZE x", "SIZE -5", "SIZE +5", "SIZE 1_0", f"SIZE {'9' * 5000}", "SIZE \u0663", "LIMITS RCPTMAX="]
+    "line",
+    [
+        "SIZE",
+        "SIZE x",
+        "SIZE -5",
+        "SIZE +5",
+        "SIZE 1_0",
+        f"SIZE {'9' * 5000}",
+        "SIZE \u0663",
+        "LIMITS RCPTMAX=",
+    ],
 )
 def test_numbers_that_are_none_count_as_not_said(line):
     offered = parse_extensions(said(f"250-mx.test\n250 {line}")[0])
@@ -160,12 +174,11 @@ def test_t9_a_server_that_makes_no_sense_is_given_up(data):
         ReplyReader().feed(data)
 
 
-def test_what_was_half_read_can_be_forgotten():
+def test_what_follows_the_answer_to_starttls_is_dropped():
     reader = ReplyReader()
-    reader.feed(b"250-PIPEL")
-    reader.feed(b"INING\r\n250-AUTH")
-    reader.forget()
-    assert [str(reply) for reply in reader.feed(b"220 fresh\r\n")] == ["220 fresh"]
+    assert reader.feed_first(b"220-go\r\n22") == []
+    assert [str(reply) for reply in reader.feed_first(b"0 on\r\n250-evil\r\nxx\r\nxx\r\n250-ev")] == ["220 go on"]
+    assert [str(reply) for reply in reader.feed(b"250 fresh\r\n")] == ["250 fresh"]
 
 
 def feed_all(pieces: list[bytes]) -> tuple[list[Reply], str]:
@@ -179,7 +192,17 @@ def feed_all(pieces: list[bytes]) -> tuple[list[Reply], str]:
 
 
 LINES = st.sampled_from(
-    [b"250 ok\r\n", b"250-a\r\n", b"421 bye\r\n", b"250\n", b"x\r\n", b"550 5.1.1 no\r\n", b"354 \r\n", b"\0\xff\r", b"-"]
+    [
+        b"250 ok\r\n",
+        b"250-a\r\n",
+        b"421 bye\r\n",
+        b"250\n",
+        b"x\r\n",
+        b"550 5.1.1 no\r\n",
+        b"354 \r\n",
+        b"\0\xff\r",
+        b"-",
+    ]
 )
 
 
@@ -220,7 +243,12 @@ def converse(transaction: Transaction, *replies: str) -> list[bytes]:
 
 def test_without_pipelining_commands_go_one_by_one():
     transaction = Transaction(envelope("x@y.test", "z@y.test"), 9, PLAIN)
-    assert converse(transaction, "250 ok", "450 no", "251 ok", "354 go") == [b"MAIL", b"RCPT", b"RCPT", b"DATA"]
+    assert converse(transaction, "250 ok", "450 no", "251 ok", "354 go") == [
+        b"MAIL",
+        b"RCPT",
+        b"RCPT",
+        b"DATA",
+    ]
     assert transaction.next is Next.BODY
 
 
@@ -245,7 +273,9 @@ def test_without_pipelining_there_is_no_data_for_nobody():
 def test_t5_the_echo_of_a_refused_mail_is_not_reported():
     transaction = Transaction(envelope("x@y.test", "z@y.test"), 9, PIPELINING)
     transaction.commands()
-    transaction.take(said("550 5.7.1 not you", "503 5.5.1 MAIL first", "503 5.5.1 MAIL first", "503 5.5.1 no"))
+    transaction.take(
+        said("550 5.7.1 not you", "503 5.5.1 MAIL first", "503 5.5.1 MAIL first", "503 5.5.1 no")
+    )
     assert set(settled(transaction).values()) == {"mail 550 5.7.1 not you"}
     assert transaction.next is Next.NOTHING
 
@@ -314,7 +344,11 @@ def test_lmtp_settles_each_accepted_recipient_by_its_own_reply():
     transaction.take(said("250 ok", "250 ok", "550 5.1.1 no", "250 ok", "354 go"))
     assert transaction.final_replies == 2
     transaction.take_final(said("250 2.0.0 stored", "452 4.2.2 full"))
-    assert settled(transaction) == {0: "body 250 2.0.0 stored", 1: "rcpt 550 5.1.1 no", 2: "body 452 4.2.2 full"}
+    assert settled(transaction) == {
+        0: "body 250 2.0.0 stored",
+        1: "rcpt 550 5.1.1 no",
+        2: "body 452 4.2.2 full",
+    }
 
 
 def test_lmtp_replies_that_are_missing_leave_their_recipients_open():
@@ -337,7 +371,9 @@ def test_chunks_need_no_data():
     assert transaction.dirty  # RSET before the next one
 
 
-REPLIES = st.sampled_from(["250 ok", "251 ok", "354 go", "421 bye", "450 4.2.0 x", "452 4.5.3 x", "550 x", "503 x", "254 x"])
+REPLIES = st.sampled_from(
+    ["250 ok", "251 ok", "354 go", "421 bye", "450 4.2.0 x", "452 4.5.3 x", "550 x", "503 x", "254 x"]
+)
 
 
 @given(st.lists(REPLIES, min_size=1, max_size=8), st.integers(1, 4), st.booleans(), st.booleans())
@@ -391,7 +427,12 @@ def test_dots_are_doubled_and_lines_end_in_crlf_alone(pieces, wire):
     assert encode(pieces) == wire
 
 
-@given(st.lists(st.lists(st.sampled_from([b"\r", b"\n", b".", b"a", b"\r\n", b"\0"]), max_size=8).map(b"".join), max_size=6))
+@given(
+    st.lists(
+        st.lists(st.sampled_from([b"\r", b"\n", b".", b"a", b"\r\n", b"\0"]), max_size=8).map(b"".join),
+        max_size=6,
+    )
+)
 def test_no_body_can_end_itself_or_smuggle_a_line_end(pieces):
     wire = encode(pieces)
     assert wire.endswith(b".\r\n")

@@ -43,10 +43,10 @@ _NEXT_DESTINATION = (
 _NEXT_DUE = (
     "SELECT min(due) FROM recipient INDEXED BY waiting_due WHERE slot = ? AND state = 0 AND claimed = 0"
 )
-_CONTENT = (
-    "SELECT prefix, octets, body.message, content FROM message LEFT JOIN body ON body.message = message.id"
-    " WHERE message.id = ?"
-)
+_BODY = "FROM message LEFT JOIN body ON body.message = message.id WHERE message.id = ?"
+_CONTENT = f"SELECT prefix, octets, body.message, content {_BODY}"  # noqa: S608
+_ENVELOPE = "SELECT envelope, received_at FROM message WHERE id = ?"
+_ENVELOPE_AND_CONTENT = f"SELECT envelope, received_at, prefix, octets, body.message, content {_BODY}"  # noqa: S608
 
 _Row = tuple[int, int, float, str, int, int, int]  # the columns of _PENDING
 
@@ -83,9 +83,15 @@ class Reader:
 
     def _content(self, message: int) -> Content:
         row = self._connection.execute(_CONTENT, (message,)).fetchone()
-        if row is None or row[2] is None:
+        if row is None:
             raise DamagedError("no body in the store")
-        prefix, octets, _message, inline = row
+        return self._check_content(message, *row)
+
+    def _check_content(
+        self, message: int, prefix: bytes, octets: int, kept: int | None, inline: bytes | None
+    ) -> Content:
+        if kept is None:
+            raise DamagedError("no body in the store")
         path = None
         if inline is None:
             path = self._bodies.path(message)
@@ -175,12 +181,12 @@ class Reader:
         return chosen[:limit]
 
     def _queued(self, message: int, rows: list[_Row], *, eager: bool) -> Queued:
-        found = self._connection.execute(
-            "SELECT envelope, received_at FROM message WHERE id = ?", (message,)
-        ).fetchone()
+        sql = _ENVELOPE_AND_CONTENT if eager else _ENVELOPE
+        found = self._connection.execute(sql, (message,)).fetchone()
         if found is None:
             raise DamagedError("no envelope in the store")
-        envelope, received_at = unpack_envelope(found[0]), found[1]
+        envelope, received_at, *kept = found
+        envelope = unpack_envelope(envelope)
         pending = []
         for _message, number, due, destination, attempts, delay_notified, bounce in rows:
             if number >= len(envelope.recipients):
@@ -193,5 +199,5 @@ class Reader:
             pending.append(
                 Pending(message, number, recipient, route, due, attempts, bool(delay_notified), bool(bounce))
             )
-        content = self._content(message) if eager else None
+        content = self._check_content(message, *kept) if kept else None
         return Queued(message, envelope, received_at, pending, content)

@@ -55,8 +55,12 @@ class SqliteSpool:
         self._connection = schema.connect(root / schema.FILE, cache_kib=schema.WRITER_CACHE_KIB)
         self._bodies = Bodies(root)
         self._leases = Leases(root)
-        with schema.transaction(self._connection):
-            self._slot = self._leases.acquire(self._connection)
+        try:
+            with schema.transaction(self._connection):
+                self._slot = self._leases.acquire(self._connection)
+        except BaseException:
+            self._leases.close()
+            raise
         self._last_id = int(self._connection.execute("SELECT coalesce(max(id), 0) FROM message").get)
         self._reader = Reader(schema.connect(root / schema.FILE), self._bodies)
         self._root = root

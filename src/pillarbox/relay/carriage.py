@@ -90,6 +90,15 @@ def ascii_address(text: str) -> str:
     return written
 
 
+def needs_smtputf8(address: str) -> bool:
+    """Whether only a host with SMTPUTF8 can be given this address."""
+    try:
+        ascii_address(address)
+    except (AddressError, UnicodeError):
+        return True
+    return False
+
+
 def _header_is_ascii(content: Content) -> bool:
     """Whether the header section, as far as it is worth a look, is free of raw UTF-8."""
     return content.head().partition(b"\r\n\r\n")[0].isascii()

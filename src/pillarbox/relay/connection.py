@@ -66,6 +66,11 @@ class Connection(asyncio.Protocol):
         return self._failure is None and not self._wanted
 
     @property
+    def failure(self) -> Reply | None:
+        """Why nothing further can be asked, if that is so."""
+        return self._failure
+
+    @property
     def answered(self) -> bool:
         """Whether an answer came, or the connection broke, before it was waited for."""
         return bool(self._replies) or self._failure is not None
@@ -152,15 +157,13 @@ class Connection(asyncio.Protocol):
         if self._failure is not None or self._changing:
             return
         try:
-            new = self._reader.feed(data)
+            new = self._reader.feed_first(data) if self._tls_next else self._reader.feed(data)
         except ProtocolError as error:
             self._fail(delivery.PROTOCOL.reply(host=self.host, detail=error))
             return
         if not new:
             return
-        if self._tls_next:  # whatever came in clear behind the answer was put there by somebody else
-            del new[1:]
-            self._reader.forget()
+        if self._tls_next:
             self._tls_next, self._changing = False, new[0].positive
         self._replies += new
         closing = any(reply.code == CLOSING_CODE for reply in new)
@@ -257,6 +260,7 @@ class Connection(asyncio.Protocol):
                 self._transport, self, context, server_hostname=server_name, ssl_handshake_timeout=limit_s
             )
         except (OSError, ssl.SSLError) as error:
+            self.close()
             raise LinkError(tls_failed(self.host, error)) from error
         finally:
             self._changing = False

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pillarbox.net.resolver import Resolver
-    from pillarbox.queue.manager import Courier
+    from pillarbox.queue.attempt import Courier
     from pillarbox.relay.session import SmtpSettings
 
 _BY_NETWORK = frozenset({Transport.MX, Transport.SMTP, Transport.LMTP})

@@ -162,6 +162,8 @@ async def _feed(process: Process, message: Iterator[bytes]) -> None:
     assert stdin is not None  # asked for
     with suppress(ConnectionError):
         while (piece := await asyncio.to_thread(next, message, None)) is not None:
+            if stdin.is_closing():
+                break
             stdin.write(piece)
             await stdin.drain()
     stdin.close()

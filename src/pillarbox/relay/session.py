@@ -171,7 +171,8 @@ class _Opening:
         if refused is not None:
             await self._connection.quit(self._patience.quit_s)
             return refused
-        return self._session()
+        broken = self._connection.failure
+        return self._result(broken) if broken is not None else self._session()
 
     def _session(self) -> Session:
         settings, offered = self._settings, self._extensions

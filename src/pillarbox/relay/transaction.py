@@ -9,13 +9,11 @@ import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pillarbox import observe
 from pillarbox.mail.catalogue import delivery
 from pillarbox.mail.envelope import Body, Envelope
 from pillarbox.mail.reply import Origin, Reply, Result, Stage
 from pillarbox.queue.outcome import Action, Fact, action
-from pillarbox.queue.spool import format_id
-from pillarbox.relay.carriage import fit
+from pillarbox.relay.carriage import fit, needs_smtputf8
 from pillarbox.relay.connection import LinkError
 from pillarbox.relay.plan import Hop, family_of
 from pillarbox.relay.session import Opener, Session, SmtpSettings
@@ -95,16 +93,12 @@ class SmtpCourier:
         attempt = _Attempt(queued, queued.content)
         try:
             await self._run(attempt)
-        except asyncio.CancelledError:
-            self._drop_session()
-            raise
-        except OSError as error:  # the message can't be read: sockets have their own errors
+        except OSError as error:  # the message can't be read: what goes wrong with a host is a LinkError
             self._drop_session()
             attempt.fail(_local(delivery.DAMAGED.reply(detail=error)))
-        except Exception as error:  # noqa: BLE001 - a bug must cost one attempt, not the lane
+        except BaseException:
             self._drop_session()
-            incident = observe.report_incident(error, message=format_id(queued.id))
-            attempt.fail(_local(delivery.INTERNAL_ERROR.reply(incident=incident)))
+            raise
         return attempt.finish(self._destination.name) if attempt.open else attempt.results
 
     async def close(self) -> None:
@@ -208,7 +202,7 @@ class SmtpCourier:
     def _without_misfits(self, session: Session, attempt: _Attempt, refusal: Reply) -> bool:
         """Put those aside who can't be served by this host; whether others are left."""
         result = Result(refusal, Stage.MAIL, Origin.LOCAL, session.hop.name)
-        misfits = [pending for pending in attempt.todo if not pending.recipient.address.isascii()]
+        misfits = [pending for pending in attempt.todo if needs_smtputf8(pending.recipient.address)]
         if refusal.cause is not delivery.NEEDS_SMTPUTF8 or len(misfits) in (0, len(attempt.todo)):
             misfits = list(attempt.todo)
         for pending in misfits:
@@ -340,17 +334,18 @@ class SmtpCourier:
     async def _send_file(self, session: Session, writer: DataWriter | ChunkWriter, content: Content) -> bool:
         """Send a large message piece by piece; whether its end was sent before an answer came."""
         connection = session.connection
-        pieces, octets = content.chunks(), 0
+        pieces, left = content.chunks(), content.octets
         while (piece := await asyncio.to_thread(next, pieces, None)) is not None:  # a disk may be slow
-            octets += len(piece)
-            if octets > content.octets or connection.answered:
+            left -= len(piece)
+            if left < 0:
                 break
-            await connection.write(writer.encode(piece), self._patience.block_s)
-        if connection.answered:
-            return False
-        if octets != content.octets:
-            raise OSError(f"the stored message has not the {content.octets} octets that it should have")
-        return await connection.write(writer.finish(), self._patience.block_s)
+            octets = writer.encode(piece)
+            if left == 0:
+                return await connection.write(octets + writer.finish(), self._patience.block_s)
+            await connection.write(octets, self._patience.block_s)
+            if connection.answered:
+                return False
+        raise OSError(f"the stored message has not the {content.octets} octets that it should have")
 
     async def _take_end(self, session: Session, transaction: Transaction) -> None:
         """The message and its end were sent: without an answer nobody knows whether it arrived (RFC 1047)."""

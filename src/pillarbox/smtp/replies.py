@@ -62,10 +62,18 @@ class ReplyReader:
                 replies.append(reply)
         return replies
 
-    def forget(self) -> None:
-        """Drop what was read but not yet used: nothing said before TLS may count after it (RFC 3207 6)."""
+    def feed_first(self, data: bytes) -> list[Reply]:
+        """Like `feed`, but drop whatever follows the first reply.
+
+        Nothing said in clear behind the answer to STARTTLS may count after it (RFC 3207 6).
+        """
+        *lines, rest = (self._buffer + data).split(b"\n")
         self._buffer = b""
-        self._lines = []
+        for line in lines:
+            reply = self._take_line(line)
+            if reply is not None:
+                return [reply]
+        return self.feed(rest)
 
     def _take_line(self, raw: bytes) -> Reply | None:
         line = raw.removesuffix(b"\r")

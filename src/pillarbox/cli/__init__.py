@@ -1,0 +1,28 @@
+"""The command line: arguments in, one call to `service` or `control`, words or JSON out.
+
+`sendmail` runs once for every message that a program sends, so it starts without everything that others need.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+
+def main() -> None:
+    """Run the command of `sys.argv`; a link called `sendmail`, `mailq` or `newaliases` runs that one."""
+    called = Path(sys.argv[0]).name
+    if called in ("sendmail", "mailq", "newaliases"):
+        arguments: list[str] | None = [
+            *({"mailq": ["-bp"], "newaliases": ["-bi"]}.get(called, [])),
+            *sys.argv[1:],
+        ]
+    else:
+        arguments = sys.argv[2:] if sys.argv[1:2] == ["sendmail"] else None
+    if arguments is not None:
+        from pillarbox.cli.sendmail import run
+
+        sys.exit(run(arguments))
+    from pillarbox.cli.commands import cli
+
+    cli(prog_name="pillarbox")

@@ -1,0 +1,76 @@
+"""The list of commands. Each module is imported only when its command is called, so that none pays for another.
+
+What a command does is its module's business.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import click
+
+from pillarbox.cli.outcome import Exit
+
+click.UsageError.exit_code = Exit.USAGE  # as sysexits.h has it, like all other statuses here
+
+_COMMANDS = {
+    "serve": ("pillarbox.cli.serve", "serve", "Run the server, or without a file the sandbox."),
+    "send": ("pillarbox.cli.send", "send", "Send a message and show the conversation, each refusal explained."),
+    "sendmail": ("pillarbox.cli.commands", "sendmail", "Hand a message to the server, as programs expect it."),
+    "queue": ("pillarbox.cli.queue", "queue", "List, hold, release, retry, bounce or remove messages."),
+    "trace": ("pillarbox.cli.trace", "trace", "Tell what happened to a message, step by step."),
+    "explain": ("pillarbox.cli.explain", "explain", "Explain a reply, a code, a status or a cause."),
+    "check-config": ("pillarbox.cli.check_config", "check_config", "Check a configuration file."),
+    "user": ("pillarbox.cli.user", "user", "Make passwords for accounts."),
+}
+
+
+class _Commands(click.Group):
+    """A group that knows its commands' names and imports one when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in _COMMANDS:
+            return None
+        module, name, _help = _COMMANDS[cmd_name]
+        command: click.Command = getattr(import_module(module), name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, about) for name, (_module, _name, about) in _COMMANDS.items()])
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="pillarbox")
+def cli() -> None:
+    """Pillarbox: a complete mail transfer agent that can always say why."""
+
+
+@click.command(
+    context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]}, add_help_option=True
+)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def sendmail(arguments: tuple[str, ...]) -> None:
+    r"""Hand the message on standard input to the server, as programs call sendmail.
+
+    \b
+    -t          take the recipients from To, Cc and Bcc
+    -i, -oi     a line with a single dot does not end the message
+    -f SENDER   the envelope sender; "<>" for none
+    -F NAME     the full name, if the message has no From
+    -N WHEN     never, or some of success,failure,delay (RFC 3461)
+    -R WHAT     full or hdrs: what a report returns
+    -V ENVID    an id of yours for reports
+    -bs         speak SMTP on standard input and output
+    -bp         list the queue, as mailq does
+
+    The server is $PILLARBOX_SENDMAIL (host:port), else the first listener in $PILLARBOX_CONFIG or
+    /etc/pillarbox/pillarbox.toml that relays for this machine, else 127.0.0.1:25. Exit status: 0 accepted, 64 wrong use,
+    67 a recipient refused, 69 refused, 75 the server cannot be reached or takes no mail now.
+    """
+    from pillarbox.cli.sendmail import run
+
+    raise SystemExit(run(list(arguments)))

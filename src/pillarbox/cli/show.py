@@ -1,0 +1,75 @@
+"""How the commands show results: tables for people, JSON for programs, foreign text always escaped.
+
+What is shown is each command's business.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+from pillarbox.mail.units import format_duration
+from pillarbox.observe import visible
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pillarbox.cli.outcome import Exit
+
+
+def is_colourful(stream: object = None) -> bool:
+    """Whether to colour what goes to standard output."""
+    terminal = bool(getattr(stream or sys.stdout, "isatty", bool)())
+    return terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def fail(text: str, status: Exit) -> NoReturn:
+    """End with a message on standard error."""
+    click.echo(click.style("pillarbox: ", fg="red") + visible(text), err=True, color=is_colourful(sys.stderr))
+    sys.exit(status)
+
+
+def show_json(value: object) -> None:
+    """Print a value for programs; in ASCII, so that it survives every pipe."""
+    click.echo(json.dumps(value, indent=2))
+
+
+def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()) -> None:
+    """Print rows for people; columns named in `right` are numbers."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    terminal = sys.stdout.isatty()
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(visible(cell)) for cell in row))
+    width = None if terminal else 10_000  # a program that reads the table gets one line a row
+    console = Console(highlight=False, markup=False, no_color=not is_colourful(), width=width)
+    console.print(table)
+
+
+def format_when(at: float, now: float) -> str:
+    """A moment relative to now: "3m ago", "in 2h5m", "now"."""
+    if abs(at - now) < 1:
+        return "now"
+    return f"{format_duration(now - at)} ago" if at < now else f"in {format_duration(at - now)}"
+
+
+def format_time(at: float) -> str:
+    """A moment as local time and date."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
+
+
+def iso_time(at: float) -> str:
+    """A moment for programs (RFC 3339)."""
+    from datetime import UTC, datetime
+
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,180 @@
+"""What an operator can do: choose messages, hold, release, retry, bounce or remove them, and ask what happened to one.
+
+It works through the store alone, so it does not matter whether the server runs; how results are shown is the business
+of `cli` and `console`.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pillarbox.diagnose.explain import Explanation, explain
+from pillarbox.mail.route import parse_route
+from pillarbox.queue.ledger import Ledger, ListedMessage, ListedRecipient
+from pillarbox.queue.schema import StoreError
+from pillarbox.queue.spool import Happening, State, parse_id
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+OPEN_STATES = frozenset({State.QUEUED, State.HELD})
+
+
+class ControlError(Exception):
+    """What was asked for can't be done; the message says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Which messages are meant: all that fit every condition that is set."""
+
+    ids: tuple[str, ...] = ()
+    destination: str = ""  # as listed, "mx:example.org", or only its target, "example.org"
+    sender: str = ""  # the address, or "@domain"; "<>" for reports
+    recipient: str = ""  # the address, or "@domain"
+    older_than_s: float = 0.0
+    state: State | None = None
+
+    @property
+    def is_everything(self) -> bool:
+        """Whether no condition is set."""
+        return self == Selection()
+
+    def matches(self, message: ListedMessage, now: float) -> bool:
+        """Whether a message is meant; the ids are not looked at."""
+        if self.older_than_s and now - message.received_at < self.older_than_s:
+            return False
+        if self.sender and (message.envelope is None or not _is_address(message.envelope.sender, self.sender)):
+            return False
+        return any(self._matches_recipient(recipient) for recipient in message.recipients)
+
+    def _matches_recipient(self, recipient: ListedRecipient) -> bool:
+        if self.state is not None and recipient.state is not self.state:
+            return False
+        if self.state is None and not self.ids and recipient.state not in OPEN_STATES:
+            return False
+        if self.destination and self.destination not in _names(recipient.destination):
+            return False
+        return not self.recipient or _is_address(recipient.address, self.recipient)
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What a verb did."""
+
+    messages: int
+    recipients: int
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One line of a message's timeline; `recipient` is "" when it concerns all of them."""
+
+    at: float
+    kind: str
+    recipient: str
+    detail: dict[str, object]
+    explanation: Explanation | None  # of a reply that was no success
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """All that is known of one message."""
+
+    message: ListedMessage
+    steps: tuple[Step, ...]
+
+
+def open_store(data: Path) -> Ledger:
+    """Open the store in the data folder. Raises ControlError."""
+    try:
+        return Ledger(data)
+    except FileNotFoundError as error:
+        raise ControlError(f"there is no mail store in {data}; name its folder with --data or --config") from error
+    except PermissionError as error:
+        raise ControlError(f"the mail store in {data} may not be opened; run this as the server's user") from error
+    except StoreError as error:
+        raise ControlError(str(error)) from error
+
+
+def find(ledger: Ledger, queue_id: str) -> ListedMessage:
+    """The message with this id. Raises ControlError."""
+    try:
+        message = ledger.show(parse_id(queue_id))
+    except ValueError as error:
+        raise ControlError(f"{error}; `pillarbox queue list` shows the ids") from error
+    if message is None:
+        raise ControlError(f"no message {queue_id.upper()} is known; finished ones are forgotten after a while")
+    return message
+
+
+def select(ledger: Ledger, selection: Selection, *, now: float, limit: int = sys.maxsize) -> list[ListedMessage]:
+    """The messages that are meant, at most `limit`. Raises ControlError for an id that is unknown."""
+    if selection.ids:
+        named = [find(ledger, queue_id) for queue_id in dict.fromkeys(selection.ids)]
+        return [message for message in named if selection.matches(message, now)][:limit]
+    return ledger.list_messages(
+        limit, state=selection.state, wanted=lambda message: selection.matches(message, now)
+    )
+
+
+def apply(
+    ledger: Ledger,
+    verb: str,
+    messages: Sequence[ListedMessage],
+    *,
+    now: float,
+    progress: Callable[[int], None] = lambda _done: None,
+) -> Done:
+    """Do the verb with each message; `progress` learns how many are done."""
+    touched = recipients = 0
+    for number, message in enumerate(messages, 1):
+        changed = ledger.apply_verb(verb, message=message.id, now=now)
+        touched += changed > 0
+        recipients += changed
+        progress(number)
+    return Done(touched, recipients)
+
+
+def apply_to_destination(ledger: Ledger, verb: str, destination: str, *, now: float) -> Done:
+    """Do the verb with all mail of one destination at once, or suspend or resume it. Raises ControlError."""
+    try:
+        parse_route(destination)
+        changed = ledger.apply_verb(verb, destination=destination, now=now)
+    except ValueError as error:
+        advice = 'write it as listed by `pillarbox queue list`, such as "mx:example.org"'
+        raise ControlError(f"{destination!r} is no destination; {advice}") from error
+    return Done(0, changed)
+
+
+def trace(ledger: Ledger, queue_id: str) -> Timeline:
+    """What happened to a message, each refusal explained. Raises ControlError."""
+    message = find(ledger, queue_id)
+    names = {recipient.number: recipient.address for recipient in message.recipients}
+    steps = tuple(_step(happening, names) for happening in ledger.history(message.id))
+    return Timeline(message, steps)
+
+
+def _step(happening: Happening, names: dict[int, str]) -> Step:
+    reply = str(happening.detail.get("reply", ""))
+    cause = str(happening.detail.get("cause", ""))
+    explanation = None
+    if reply[:1] in ("4", "5"):
+        explanation = explain(cause if cause not in ("", "peer") else reply)
+    recipient = names.get(happening.number, "") if happening.number is not None else ""
+    return Step(happening.at, happening.kind, recipient, happening.detail, explanation)
+
+
+def _is_address(address: str, wanted: str) -> bool:
+    """Whether an address is the one wanted, or of the domain wanted; case makes no difference."""
+    address, wanted = address.lower(), wanted.lower()
+    if wanted == "<>":
+        return not address
+    return address.endswith(wanted) if wanted.startswith("@") else address == wanted
+
+
+def _names(destination: str) -> tuple[str, str]:
+    return destination, destination.partition(":")[2]

@@ -1,0 +1,387 @@
+"""A small post office for tests: one set of mailboxes and accounts, served by the bare core or over real sockets."""
+
+import asyncio
+import contextlib
+import itertools
+import ssl
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import pytest
+import trustme
+from argon2 import PasswordHasher
+
+from pillarbox.inbound.accept import Door
+from pillarbox.inbound.session import Desk, SmtpProtocol
+from pillarbox.mail.catalogue import auth, content, envelope, session
+from pillarbox.mail.reply import Reply
+from pillarbox.mail.units import Octets
+from pillarbox.net.listener import ConnectionLimits, Connections, bind, listen
+from pillarbox.policy.accounts import Accounts, AccountSettings
+from pillarbox.policy.directory import Directory, DirectorySettings, DomainSettings
+from pillarbox.policy.hooks import Client, Hooks
+from pillarbox.policy.rules import Role, Rules, RuleSettings
+from pillarbox.queue.sqlite import SqliteSpool
+from pillarbox.smtp.events import (
+    BodyChunk,
+    BodyDropped,
+    BodyEnd,
+    BodyStart,
+    Hello,
+    Login,
+    MailFrom,
+    RcptTo,
+    Signal,
+    TlsWanted,
+    Verify,
+)
+from pillarbox.smtp.profile import Limits, Profile
+from pillarbox.smtp.server import ServerSession
+
+HOST = "mx.example.org"
+PASSWORDS = {"alice@example.org": "wonderland", "bob@example.org": "builder"}
+DOMAINS = {
+    "example.org": DomainSettings(deliver="hold", users=["alice", "bob", "carol", "postmaster", "abuse"]),
+    "closed.example": DomainSettings(no_mail=True),
+}
+_QUICK = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+
+
+@dataclass
+class Options:
+    """How a listener of the post office is set up."""
+
+    role: Role = Role.MX
+    tls: str = "none"  # none, offered, implicit
+    needs_tls: bool = False
+    login: bool = False
+    login_in_clear: bool = False
+    vrfy: bool = True
+    relay: tuple[str, ...] = ()
+    limits: Limits = field(default_factory=Limits)
+    connections: ConnectionLimits = field(default_factory=ConnectionLimits)
+    denied: bool = False  # the greeting refuses the client
+    plugins: tuple[object, ...] = ()
+    hook_limit_s: float = 5.0
+    min_free_octets: int = 0
+
+    @property
+    def profile(self) -> Profile:
+        return Profile(
+            hostname=HOST,
+            limits=self.limits,
+            lmtp=self.role is Role.LMTP,
+            offers_tls=self.tls == "offered",
+            offers_login=self.login,
+            needs_tls=self.needs_tls,
+            needs_login=self.role is Role.SUBMISSION,
+            login_in_clear=self.login_in_clear,
+        )
+
+
+def build_accounts():
+    return Accounts(
+        {
+            name: AccountSettings(password=_QUICK.hash(password), senders=("alice@example.org", "@wonder.example"))
+            if name.startswith("alice")
+            else AccountSettings(password=_QUICK.hash(password))
+            for name, password in PASSWORDS.items()
+        }
+    )
+
+
+def build_rules(options, accounts):
+    directory = Directory(DirectorySettings(domains=DOMAINS))
+    return Rules(RuleSettings(relay_networks=options.relay, vrfy=options.vrfy), directory, accounts), directory
+
+
+class Core:
+    """The bare core with somebody who answers it by the same rules as the server, at once and without sockets."""
+
+    def __init__(self, options, accounts=None):
+        self.options = options
+        self.accounts = accounts or Accounts({})
+        self.rules, _ = build_rules(options, self.accounts)
+        profile = options.profile
+        refusal = None
+        if options.role is Role.NO_MAIL:
+            refusal = session.NO_MAIL_HERE.reply(hostname=HOST)
+        elif options.denied:
+            refusal = session.CLIENT_DENIED.reply(hostname=HOST)
+        self.session = ServerSession(profile, now=0.0, tls=options.tls == "implicit", refusal=refusal)
+        self.client = Client("s", "192.0.2.1", 1234, options.role)
+        self.out = b""
+        self.bodies = []  # complete ones
+        self.events = []
+        self.closed = False
+        self.wants_tls = False
+        self._body = bytearray()
+        self.pump()
+
+    def feed(self, data, now=0.0):
+        self.session.receive(data, now)
+        self.pump()
+        return self
+
+    def pump(self):
+        current = self.session
+        while True:
+            event = current.next_event()
+            if event is Signal.BUSY:
+                continue
+            if isinstance(event, Signal):
+                assert event is not Signal.OWED
+                self.closed = event is Signal.CLOSED
+                break
+            self.events.append(event)
+            reply = self.decide(event)
+            if event.owed:
+                login = self._logged_in if isinstance(event, Login) else ""
+                current.answer(reply, login=login)
+            else:
+                assert reply is None
+        self.out += current.to_send()
+
+    def decide(self, event):
+        match event:
+            case Hello():
+                return self.session.welcome()
+            case MailFrom():
+                return self.rules.decide_mail(self.client, event.sender)
+            case RcptTo():
+                found = self.rules.decide_rcpt(self.client, event.recipient)
+                return found if isinstance(found, Reply) else envelope.RECIPIENT_OK.reply()
+            case BodyStart():
+                self._body.clear()
+                return content.START_DATA.reply() if event.owed else None
+            case BodyChunk():
+                self._body += event.data
+                return None
+            case BodyEnd():
+                if event.fault is not None:
+                    return event.fault
+                self.bodies.append(bytes(self._body))
+                return content.QUEUED.reply(id=f"ID{len(self.bodies)}")
+            case Login():
+                return self._log_in(event)
+            case Verify():
+                return self.rules.decide_verify(expand=event.expand)
+            case TlsWanted():
+                self.wants_tls = True
+                return None
+            case BodyDropped():
+                self._body.clear()
+                return None
+        raise AssertionError(event)
+
+    def _log_in(self, event):
+        right = PASSWORDS.get(event.user.lower()) == event.password
+        if not right or event.authorize_as.lower() not in {"", event.user.lower()}:
+            return auth.BAD_CREDENTIALS.reply()
+        self._logged_in = event.user.lower()
+        self.client = Client("s", "192.0.2.1", 1234, self.options.role, login=self._logged_in)
+        return auth.AUTHENTICATED.reply()
+
+    def start_tls(self, now=0.0):
+        assert self.wants_tls
+        self.wants_tls = False
+        self.session.tls_started(now)
+        self.pump()
+
+    def take(self):
+        """What was sent since the last call."""
+        out, self.out = self.out, b""
+        return out
+
+
+class Office:
+    """The same post office on a real socket, with a real door and a real store."""
+
+    def __init__(self, options, folder, accounts, context):
+        self.options = options
+        self.folder = folder
+        self.accounts = accounts
+        self.context = context
+        self.queued = []  # what was offered to the queue
+        self.protocols = []
+
+    async def open(self):
+        options = self.options
+        rules, directory = build_rules(options, self.accounts)
+        self.spool = SqliteSpool(self.folder)
+        self.hooks = Hooks(options.plugins, limit_s=options.hook_limit_s)
+        self.connections = Connections(options.connections)
+        self.door = Door(
+            self.spool,
+            directory,
+            self.hooks,
+            hostname=HOST,
+            limits=msgspec.structs.replace(options.limits, min_free_octets=Octets(options.min_free_octets)),
+            offer=self.queued.append,
+        )
+        self.desk = Desk(
+            role=options.role,
+            profile=options.profile,
+            rules=rules,
+            accounts=self.accounts,
+            hooks=self.hooks,
+            door=self.door,
+            connections=self.connections,
+            tls=self.context,
+            implicit_tls=options.tls == "implicit",
+        )
+        tls = self.context if options.tls == "implicit" else None
+        self.server = await listen(bind("127.0.0.1:0", shared=False), self._protocol, tls=tls)
+        self.port = self.server.sockets[0].getsockname()[1]
+        self.watch = asyncio.create_task(self.connections.watch())
+        return self
+
+    def _protocol(self):
+        self.protocols.append(SmtpProtocol(self.desk))
+        return self.protocols[-1]
+
+    async def close(self):
+        self.watch.cancel()
+        self.server.close()
+        await self.connections.drain(0.0)
+        await settled(lambda: not len(self.connections))
+        await self.spool.close()
+
+    @property
+    def drafts(self):
+        """Files of messages that are not complete."""
+        return list((self.folder / "drafts").iterdir())
+
+    async def stored(self, number=0):
+        """The octets of a message that was accepted, and its envelope."""
+        entry = self.queued[number]
+        kept = await self.spool.load(entry.id)
+        return b"".join(kept.chunks()), entry.envelope
+
+
+async def settled(condition, *, turns=2000):
+    """Let the loop go on until `condition` holds."""
+    for _ in range(turns):
+        if condition():
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError("this never came about")
+
+
+class Caller:
+    """A client on a socket that sends exactly what it is told to."""
+
+    def __init__(self, reader, writer):
+        self.reader, self.writer = reader, writer
+
+    @classmethod
+    async def dial(cls, port, *, tls=None):
+        return cls(*await asyncio.open_connection("127.0.0.1", port, ssl=tls, server_hostname=HOST if tls else None))
+
+    async def send(self, data):
+        self.writer.write(data)
+        await self.writer.drain()
+
+    async def reply(self):
+        """One complete reply, or b"" when the server has hung up."""
+        lines = b""
+        while True:
+            line = await asyncio.wait_for(self.reader.readline(), 20)
+            lines += line
+            if line[3:4] != b"-":
+                return lines
+
+    async def ask(self, command):
+        await self.send(command + b"\r\n")
+        return await self.reply()
+
+    async def rest(self):
+        """All that still comes until the server hangs up."""
+        with contextlib.suppress(ConnectionError):
+            return await asyncio.wait_for(self.reader.read(), 20)
+        return b""
+
+    async def upgrade(self, tls):
+        await self.writer.start_tls(tls, server_hostname=HOST)
+
+    def cut(self):
+        self.writer.transport.abort()
+
+    async def close(self):
+        self.writer.close()
+        with contextlib.suppress(OSError):
+            await self.writer.wait_closed()
+
+
+@dataclass(frozen=True)
+class Certificates:
+    server: ssl.SSLContext
+    client: ssl.SSLContext
+    authority: str  # a file with the authority's certificate
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tls")
+    authority = trustme.CA()
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(HOST, "127.0.0.1").configure_cert(server)
+    client = ssl.create_default_context()
+    authority.configure_trust(client)
+    authority.cert_pem.write_to_path(str(folder / "ca.pem"))
+    return Certificates(server, client, str(folder / "ca.pem"))
+
+
+@pytest.fixture(scope="session")
+def accounts():
+    found = build_accounts()
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="session")
+def new_core(accounts):
+    """Make a core: `new_core(role=Role.LMTP)`."""
+
+    def make(**options):
+        return Core(Options(**options), accounts)
+
+    return make
+
+
+@pytest.fixture
+async def open_office(tmp_path, accounts, certificates):
+    """Open a post office on a free port: `office = await open_office(role=Role.LMTP)`."""
+    opened = []
+    numbers = itertools.count()
+
+    async def make(**options):
+        folder = Path(tmp_path / f"store{next(numbers)}")
+        office = Office(Options(**options), folder, accounts, certificates.server)
+        opened.append(office)
+        return await office.open()
+
+    yield make
+    for office in opened:
+        await office.close()
+
+
+@pytest.fixture
+async def dial():
+    """Call a port: `caller = await dial(office.port)`."""
+    calls = []
+
+    async def make(port, *, tls=None):
+        calls.append(await Caller.dial(port, tls=tls))
+        return calls[-1]
+
+    yield make
+    for caller in calls:
+        await caller.close()
+
+
+@pytest.fixture(scope="session")
+def until():
+    """Wait for a condition: `await until(lambda: office.queued)`."""
+    return settled

@@ -1,0 +1,220 @@
+"""More than one host: which is tried after which, and what is remembered about them."""
+
+from contextlib import AsyncExitStack
+
+import pytest
+
+from pillarbox import testing
+from pillarbox.mail.catalogue import delivery
+from pillarbox.relay.hosts import Remembered
+from pillarbox.relay.session import Patience
+from pillarbox.testing import Drop, FakeResolver, ScriptedPeer
+
+HASTY = Patience(connect_s=0.5, command_s=0.2, end_s=0.2, quit_s=0.1)
+
+
+def letter(*recipients, number=1):
+    return testing.letter(*(recipients or ("b@there.test",)), number=number)
+
+
+@pytest.fixture
+async def exchangers(monkeypatch):
+    """Start a peer for each script given, on 127.0.0.2, .3 ...; they are mx1, mx2 ... of there.test."""
+    async with AsyncExitStack() as stack:
+
+        async def start(*scripts, greeting=None):
+            peers = []
+            for number, script in enumerate(scripts):
+                port = peers[0].port if peers else 0
+                peer = ScriptedPeer(script, host=f"127.0.0.{number + 2}", port=port)
+                peers.append(await stack.enter_async_context(peer))
+            monkeypatch.setattr("pillarbox.relay.destination.SMTP_PORT", peers[0].port)
+            return peers
+
+        yield start
+
+
+def zone(count: int, **changes) -> FakeResolver:
+    values = {
+        "mx": {"there.test": [(10 * number, f"mx{number}.test") for number in range(1, count + 1)]},
+        "addresses": {f"mx{number}.test": [f"127.0.0.{number + 1}"] for number in range(1, count + 1)},
+    }
+    return FakeResolver(**{**values, **changes})
+
+
+def visited(peers) -> list[int]:
+    return [len(peer.visits) for peer in peers]
+
+
+async def test_the_best_host_gets_the_mail_and_the_others_are_not_looked_up(courier_for, exchangers):
+    peers = await exchangers({}, {})
+    resolver = zone(2)
+    results = await courier_for("mx:there.test", resolver=resolver).deliver(letter())
+    assert results[0].reply.positive
+    assert results[0].host.startswith("mx1.test[127.0.0.2]")
+    assert visited(peers) == [1, 0]
+    assert resolver.asked == [("mx", "there.test"), ("addresses", "mx1.test")]
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        {"connect": Drop("421 busy")},
+        {"connect": "554 no service"},
+        {"connect": "521 no mail"},
+        {"EHLO": "450 later"},
+        {"EHLO": Drop(reset=True)},
+        {"MAIL": "452 4.3.1 no space"},
+        {"MAIL": "550 5.7.1 not you"},
+        {"MAIL": Drop()},
+        {"RCPT": Drop("421 bye")},
+        {"DATA": Drop("421 bye")},
+        {"EHLO": "250-x\r\n250 SIZE 5"},
+    ],
+)
+async def test_another_host_is_tried_when_one_fails_as_a_whole(courier_for, exchangers, script):
+    peers = await exchangers(script, {})
+    results = await courier_for("mx:there.test", resolver=zone(2), patience=HASTY).deliver(letter())
+    assert results[0].reply.positive
+    assert visited(peers) == [1, 1]
+
+
+@pytest.mark.parametrize(
+    "script", [{"RCPT": "550 5.1.1 no"}, {"RCPT": "450 4.2.0 later"}, {".": "451 later"}, {".": "550 no"}]
+)
+async def test_no_other_host_is_tried_for_what_concerns_recipient_or_message(courier_for, exchangers, script):
+    peers = await exchangers(script, {})
+    results = await courier_for("mx:there.test", resolver=zone(2)).deliver(letter())
+    assert not results[0].reply.positive
+    assert visited(peers) == [1, 0]
+
+
+async def test_recipients_part_ways(courier_for, exchangers):
+    peers = await exchangers({"RCPT": ["250 ok", "452 4.3.1 no space", "550 5.1.1 no"]}, {})
+    courier = courier_for("mx:there.test", resolver=zone(2))
+    results = await courier.deliver(letter("a@there.test", "b@there.test", "c@there.test"))
+    assert [results[number].reply.code for number in range(3)] == [250, 250, 550]
+    assert [results[number].host[:3] for number in range(3)] == ["mx1", "mx2", "mx1"]
+    assert visited(peers) == [1, 1]
+
+
+async def test_a_temporary_failure_anywhere_outweighs_a_final_one(courier_for, exchangers):
+    for scripts in ([{"MAIL": "550 no"}, {"MAIL": "450 later"}], [{"MAIL": "450 later"}, {"MAIL": "550 no"}]):
+        peers = await exchangers(*scripts)
+        results = await courier_for("mx:there.test", resolver=zone(2)).deliver(letter())
+        assert results[0].reply.code == 450
+        assert visited(peers) == [1, 1]
+        for peer in peers:
+            await peer.__aexit__()
+
+
+async def test_all_hosts_that_take_no_mail_make_it_final(courier_for, exchangers):
+    await exchangers({"connect": "521 no"}, {"connect": "521 no"})
+    results = await courier_for("mx:there.test", resolver=zone(2)).deliver(letter())
+    assert results[0].reply.code == 521
+
+
+async def test_a_greeting_with_our_own_name_is_a_loop(courier_for, exchangers):
+    peers = await exchangers({"connect": "220 HERE.test. ESMTP"}, {})
+    results = await courier_for("mx:there.test", resolver=zone(2)).deliver(letter())
+    assert results[0].reply.cause is delivery.LOOP_TO_SELF
+    assert visited(peers) == [1, 0]
+
+
+async def test_a_fixed_host_may_have_our_name(courier_for):
+    async with ScriptedPeer({"connect": "220 here.test ESMTP"}) as peer:
+        results = await courier_for(f"smtp://127.0.0.1:{peer.port}").deliver(letter())
+    assert results[0].reply.positive
+
+
+async def test_a_host_that_refuses_connections_is_left_alone_for_a_while(courier_for, exchangers):
+    first, second = await exchangers({}, {})
+    await first.__aexit__()
+    courier = courier_for("mx:there.test", resolver=zone(2), shared=1)
+    assert (await courier.deliver(letter())).pop(0).reply.positive
+    async with ScriptedPeer(host=first.host, port=first.port) as again:
+        other = courier_for("mx:there.test", shared=1)
+        assert (await other.deliver(letter(number=2))).pop(0).reply.positive
+        assert again.visits == []
+    assert len(second.messages) == 2
+
+
+async def test_only_so_many_hosts_are_tried_in_one_attempt(courier_for, exchangers):
+    peers = await exchangers(*[{"MAIL": "450 later"}] * 4)
+    results = await courier_for("mx:there.test", resolver=zone(4), max_hosts=2).deliver(letter())
+    assert results[0].reply.code == 450
+    assert visited(peers) == [1, 1, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("resolver", "cause"),
+    [
+        (FakeResolver(), delivery.NO_DOMAIN),
+        (FakeResolver(mx={"there.test": [(0, "")]}), delivery.NULL_MX),
+        (FakeResolver(failing=["there.test"]), delivery.DNS_FAILED),
+        (FakeResolver(mx={"there.test": []}), delivery.NO_ROUTE),
+        (FakeResolver(mx={"there.test": [(10, "here.test")]}), delivery.MX_IS_US),
+        (FakeResolver(mx={"there.test": [(10, "mx1.test")]}), delivery.NO_ROUTE),
+        (
+            FakeResolver(mx={"there.test": [(10, "gone.test"), (20, "mx1.test")]}, failing=["mx1.test"]),
+            delivery.DNS_FAILED,
+        ),
+        (
+            FakeResolver(mx={"there.test": [(10, "mx1.test"), (20, "gone.test")]}, failing=["mx1.test"]),
+            delivery.DNS_FAILED,
+        ),
+    ],
+)
+async def test_what_dns_says_is_a_result_too(courier_for, resolver, cause):
+    results = await courier_for("mx:there.test", resolver=resolver).deliver(
+        letter("a@there.test", "b@there.test")
+    )
+    assert [results[number].reply.cause for number in (0, 1)] == [cause, cause]
+
+
+async def test_a_domain_without_mx_is_its_own_host(courier_for, exchangers):
+    (peer,) = await exchangers({})
+    resolver = FakeResolver(addresses={"there.test": ["127.0.0.2"]})
+    assert (await courier_for("mx:there.test", resolver=resolver).deliver(letter())).pop(0).reply.positive
+    assert len(peer.messages) == 1
+
+
+async def test_an_address_literal_needs_no_dns(courier_for, exchangers):
+    (peer,) = await exchangers({})
+    resolver = FakeResolver()
+    assert (await courier_for("mx:[127.0.0.2]", resolver=resolver).deliver(letter())).pop(0).reply.positive
+    assert resolver.asked == []
+    assert len(peer.messages) == 1
+
+
+async def test_t13_a_refusal_by_ipv6_is_tried_once_by_ipv4(courier_for, monkeypatch):
+    async with (
+        ScriptedPeer({"RCPT": "550 5.7.25 no PTR"}, host="::1") as six,
+        ScriptedPeer(host="127.0.0.1", port=six.port) as four,
+    ):
+        resolver = FakeResolver(addresses={"mx.test": ["::1", "127.0.0.1"]})
+        results = await courier_for(f"smtp://mx.test:{six.port}", resolver=resolver).deliver(letter())
+        assert results[0].reply.positive
+        assert visited([six, four]) == [1, 1]
+
+
+async def test_t13_a_refusal_by_both_families_is_final(courier_for):
+    async with (
+        ScriptedPeer({"RCPT": "550 5.7.25 no PTR"}, host="::1") as six,
+        ScriptedPeer({"RCPT": "550 5.7.25 no PTR"}, host="127.0.0.1", port=six.port) as four,
+    ):
+        resolver = FakeResolver(addresses={"mx.test": ["::1", "127.0.0.1"]})
+        results = await courier_for(f"smtp://mx.test:{six.port}", resolver=resolver).deliver(letter())
+        assert results[0].reply.code == 550
+        assert visited([six, four]) == [1, 1]
+
+
+def test_what_is_remembered_is_bounded_and_ends():
+    memory: Remembered[int, str] = Remembered(max_entries=2)
+    memory.put(1, "a", until=10.0)
+    assert (memory.get(1, 9.9), memory.get(1, 10.0), memory.get(1, 9.0)) == ("a", None, None)
+    for key in range(5):
+        memory.put(key, "x", until=99.0)
+    assert [memory.get(key, 0.0) for key in range(5)] == [None, None, None, "x", "x"]
+    memory.forget(4)
+    assert memory.get(4, 0.0) is None
