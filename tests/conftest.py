@@ -83,7 +83,9 @@ class Options:
 def build_accounts():
     return Accounts(
         {
-            name: AccountSettings(password=_QUICK.hash(password), senders=("alice@example.org", "@wonder.example"))
+            name: AccountSettings(
+                password=_QUICK.hash(password), senders=("alice@example.org", "@wonder.example")
+            )
             if name.startswith("alice")
             else AccountSettings(password=_QUICK.hash(password))
             for name, password in PASSWORDS.items()
@@ -93,7 +95,9 @@ def build_accounts():
 
 def build_rules(options, accounts):
     directory = Directory(DirectorySettings(domains=DOMAINS))
-    return Rules(RuleSettings(relay_networks=options.relay, vrfy=options.vrfy), directory, accounts), directory
+    return Rules(
+        RuleSettings(relay_networks=options.relay, vrfy=options.vrfy), directory, accounts
+    ), directory
 
 
 class Core:
@@ -117,6 +121,7 @@ class Core:
         self.closed = False
         self.wants_tls = False
         self._body = bytearray()
+        self._logged_in = ""
         self.pump()
 
     def feed(self, data, now=0.0):
@@ -277,7 +282,9 @@ class Caller:
 
     @classmethod
     async def dial(cls, port, *, tls=None):
-        return cls(*await asyncio.open_connection("127.0.0.1", port, ssl=tls, server_hostname=HOST if tls else None))
+        return cls(
+            *await asyncio.open_connection("127.0.0.1", port, ssl=tls, server_hostname=HOST if tls else None)
+        )
 
     async def send(self, data):
         self.writer.write(data)

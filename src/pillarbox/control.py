@@ -47,7 +47,9 @@ class Selection:
         """Whether a message is meant; the ids are not looked at."""
         if self.older_than_s and now - message.received_at < self.older_than_s:
             return False
-        if self.sender and (message.envelope is None or not _is_address(message.envelope.sender, self.sender)):
+        if self.sender and (
+            message.envelope is None or not _is_address(message.envelope.sender, self.sender)
+        ):
             return False
         return any(self._matches_recipient(recipient) for recipient in message.recipients)
 
@@ -93,9 +95,13 @@ def open_store(data: Path) -> Ledger:
     try:
         return Ledger(data)
     except FileNotFoundError as error:
-        raise ControlError(f"there is no mail store in {data}; name its folder with --data or --config") from error
+        raise ControlError(
+            f"there is no mail store in {data}; name its folder with --data or --config"
+        ) from error
     except PermissionError as error:
-        raise ControlError(f"the mail store in {data} may not be opened; run this as the server's user") from error
+        raise ControlError(
+            f"the mail store in {data} may not be opened; run this as the server's user"
+        ) from error
     except StoreError as error:
         raise ControlError(str(error)) from error
 
@@ -107,11 +113,15 @@ def find(ledger: Ledger, queue_id: str) -> ListedMessage:
     except ValueError as error:
         raise ControlError(f"{error}; `pillarbox queue list` shows the ids") from error
     if message is None:
-        raise ControlError(f"no message {queue_id.upper()} is known; finished ones are forgotten after a while")
+        raise ControlError(
+            f"no message {queue_id.upper()} is known; finished ones are forgotten after a while"
+        )
     return message
 
 
-def select(ledger: Ledger, selection: Selection, *, now: float, limit: int = sys.maxsize) -> list[ListedMessage]:
+def select(
+    ledger: Ledger, selection: Selection, *, now: float, limit: int = sys.maxsize
+) -> list[ListedMessage]:
     """The messages that are meant, at most `limit`. Raises ControlError for an id that is unknown."""
     if selection.ids:
         named = [find(ledger, queue_id) for queue_id in dict.fromkeys(selection.ids)]

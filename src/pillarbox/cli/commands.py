@@ -15,13 +15,20 @@ click.UsageError.exit_code = Exit.USAGE  # as sysexits.h has it, like all other 
 
 _COMMANDS = {
     "serve": ("pillarbox.cli.serve", "serve", "Run the server, or without a file the sandbox."),
-    "send": ("pillarbox.cli.send", "send", "Send a message and show the conversation, each refusal explained."),
-    "sendmail": ("pillarbox.cli.commands", "sendmail", "Hand a message to the server, as programs expect it."),
+    "send": (
+        "pillarbox.cli.send",
+        "send",
+        "Send a message and show the conversation, each refusal explained.",
+    ),
+    "sendmail": (
+        "pillarbox.cli.commands",
+        "sendmail",
+        "Hand a message to the server, as programs expect it.",
+    ),
     "queue": ("pillarbox.cli.queue", "queue", "List, hold, release, retry, bounce or remove messages."),
     "trace": ("pillarbox.cli.trace", "trace", "Tell what happened to a message, step by step."),
     "explain": ("pillarbox.cli.explain", "explain", "Explain a reply, a code, a status or a cause."),
     "check-config": ("pillarbox.cli.check_config", "check_config", "Check a configuration file."),
-    "user": ("pillarbox.cli.user", "user", "Make passwords for accounts."),
 }
 
 

@@ -27,7 +27,9 @@ F = TypeVar("F", bound="Callable[..., object]")
 
 def store_options(function: F) -> F:
     """Add --data and --config to a command."""
-    data = click.option("--data", type=click.Path(path_type=Path), metavar="DIR", help="The server's data folder.")
+    data = click.option(
+        "--data", type=click.Path(path_type=Path), metavar="DIR", help="The server's data folder."
+    )
     config = click.option(
         "--config",
         type=click.Path(path_type=Path),

@@ -38,7 +38,11 @@ def create_app(ready: Callable[[], bool]) -> Starlette:
         return PlainTextResponse("ok\n")
 
     async def readyz(_request: Request) -> Response:
-        return PlainTextResponse("ready\n") if ready() else PlainTextResponse("not ready\n", status_code=HTTPStatus.SERVICE_UNAVAILABLE)
+        return (
+            PlainTextResponse("ready\n")
+            if ready()
+            else PlainTextResponse("not ready\n", status_code=HTTPStatus.SERVICE_UNAVAILABLE)
+        )
 
     return Starlette(
         routes=[Route("/metrics", metrics), Route("/healthz", healthz), Route("/readyz", readyz)]
