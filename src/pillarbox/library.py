@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Self
 import msgspec
 
 from pillarbox.config import Config, sandbox
-from pillarbox.mail.catalogue import CAUSES
+from pillarbox.mail.catalogue import CAUSES, envelope
 from pillarbox.mail.envelope import Body, Envelope, Recipient
 from pillarbox.mail.reply import Reply
 from pillarbox.mail.route import Route, Transport
@@ -114,24 +114,24 @@ async def send(
         route, settings=settings, resolver=Resolver(ResolverSettings()), hostname=hostname
     )
     courier = SmtpCourier(destination, settings, Hosts())
-    envelope = Envelope(
+    addressed = Envelope(
         sender,
         tuple(Recipient(address) for address in recipients),
         Body.SEVEN_BIT if message.isascii() else Body.EIGHT_BIT,
         not "".join((sender, *recipients)).isascii(),
     )
     now = time.time()
-    pending = [Pending(0, number, one, route, now) for number, one in enumerate(envelope.recipients)]
+    pending = [Pending(0, number, one, route, now) for number, one in enumerate(addressed.recipients)]
     try:
         results = await courier.deliver(
-            Queued(0, envelope, now, pending, Content(b"", message, None, len(message)))
+            Queued(0, addressed, now, pending, Content(b"", message, None, len(message)))
         )
     finally:
         await courier.close()
     return {address: results[number].reply for number, address in enumerate(recipients)}
 
 
-def refuse(cause: str, *lines: str) -> Reply:
+def refuse(cause: str = envelope.REFUSED_BY_HOOK.id, *lines: str) -> Reply:
     """The reply of a cause of the catalogue, with other words if `lines` are given. Raises KeyError."""
     found = CAUSES[cause]
     return found.because(*lines) if lines else found.reply()

@@ -177,7 +177,9 @@ def test_t9_a_server_that_makes_no_sense_is_given_up(data):
 def test_what_follows_the_answer_to_starttls_is_dropped():
     reader = ReplyReader()
     assert reader.feed_first(b"220-go\r\n22") == []
-    assert [str(reply) for reply in reader.feed_first(b"0 on\r\n250-evil\r\nxx\r\nxx\r\n250-ev")] == ["220 go on"]
+    assert [str(reply) for reply in reader.feed_first(b"0 on\r\n250-evil\r\nxx\r\nxx\r\n250-ev")] == [
+        "220 go on"
+    ]
     assert [str(reply) for reply in reader.feed(b"250 fresh\r\n")] == ["250 fresh"]
 
 

@@ -148,13 +148,13 @@ def _ways(config: Config) -> Iterator[tuple[Path, str]]:
 
 def _check_policy(config: Config) -> Iterator[Finding]:
     """Networks must be some, and the directory must be able to work with its settings; it stops at its first objection."""
-    for number, network in enumerate(config.policy.relay_networks):
-        try:
-            ipaddress.ip_network(network)
-        except ValueError as error:
-            yield Finding(
-                ("policy", "relay_networks", number), str(error), 'write one such as "192.0.2.0/24"'
-            )
+    policy = config.policy
+    for key, networks in (("relay_networks", policy.relay_networks), ("deny_networks", policy.deny_networks)):
+        for number, network in enumerate(networks):
+            try:
+                ipaddress.ip_network(network)
+            except ValueError as error:
+                yield Finding(("policy", key, number), str(error), 'write one such as "192.0.2.0/24"')
     try:
         Directory(config.directory)
     except ValueError as error:

@@ -126,6 +126,8 @@ class SmtpProtocol(asyncio.Protocol):
         hostname = desk.profile.hostname
         if desk.role is Role.NO_MAIL:
             return session.NO_MAIL_HERE.reply(hostname=hostname)
+        if desk.rules.denies(address):
+            return session.CLIENT_DENIED.reply(hostname=hostname)
         if desk.connections.draining:
             return session.SHUTDOWN.reply(hostname=hostname)
         if desk.connections.full:

@@ -15,6 +15,8 @@ from pillarbox.mail.units import Settings
 from pillarbox.policy.directory import Directory, Target
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from pillarbox.mail.address import Address
     from pillarbox.policy.accounts import Accounts
     from pillarbox.policy.hooks import Client
@@ -38,6 +40,8 @@ class RuleSettings(Settings, frozen=True):
 
     relay_networks: tuple[str, ...] = ("127.0.0.0/8", "::1/128")
     """Clients in these networks may send to any domain."""
+    deny_networks: tuple[str, ...] = ()
+    """Clients in these networks are refused in the greeting (554)."""
     vrfy: bool = True
     """Answer VRFY with 252, as RFC 5321 7.3 allows; otherwise with 502."""
 
@@ -46,12 +50,12 @@ class Rules:
     """Decides about one command at a time; no look-up here waits."""
 
     def __init__(self, settings: RuleSettings, directory: Directory, accounts: Accounts) -> None:
-        """Raises ValueError if a relay network is not well formed."""
+        """Raises ValueError if a network is not well formed."""
         self._directory = directory
         self._accounts = accounts
         self._vrfy = settings.vrfy
-        self._networks = [ipaddress.ip_network(network) for network in settings.relay_networks]
-        self._trusted: dict[str, bool] = {}  # by client address; small, cleared when full
+        self._relay = _Networks(settings.relay_networks)
+        self._denied = _Networks(settings.deny_networks)
 
     def decide_mail(self, client: Client, sender: Address | None) -> Reply:
         """Whether the reverse-path may be used."""
@@ -77,14 +81,31 @@ class Rules:
 
     def trusts(self, address: str) -> bool:
         """Whether a client address lies in the relay networks."""
-        known = self._trusted.get(address)
+        return self._relay.holds(address)
+
+    def denies(self, address: str) -> bool:
+        """Whether a client address lies in the denied networks."""
+        return self._denied.holds(address)
+
+
+class _Networks:
+    """A list of networks, with a memory for the addresses that were asked about; small, cleared when full."""
+
+    def __init__(self, networks: Iterable[str]) -> None:
+        self._networks = [ipaddress.ip_network(network) for network in networks]
+        self._known: dict[str, bool] = {}
+
+    def holds(self, address: str) -> bool:
+        if not self._networks:
+            return False
+        known = self._known.get(address)
         if known is None:
-            if len(self._trusted) > 10_000:
-                self._trusted.clear()
-            known = self._trusted[address] = self._in_networks(address)
+            if len(self._known) > 10_000:
+                self._known.clear()
+            known = self._known[address] = self._look(address)
         return known
 
-    def _in_networks(self, address: str) -> bool:
+    def _look(self, address: str) -> bool:
         try:
             ip = ipaddress.ip_address(address)
         except ValueError:

@@ -44,9 +44,9 @@ _NEXT_DUE = (
     "SELECT min(due) FROM recipient INDEXED BY waiting_due WHERE slot = ? AND state = 0 AND claimed = 0"
 )
 _BODY = "FROM message LEFT JOIN body ON body.message = message.id WHERE message.id = ?"
-_CONTENT = f"SELECT prefix, octets, body.message, content {_BODY}"  # noqa: S608
+_CONTENT = f"SELECT prefix, octets, body.message, content {_BODY}"
 _ENVELOPE = "SELECT envelope, received_at FROM message WHERE id = ?"
-_ENVELOPE_AND_CONTENT = f"SELECT envelope, received_at, prefix, octets, body.message, content {_BODY}"  # noqa: S608
+_ENVELOPE_AND_CONTENT = f"SELECT envelope, received_at, prefix, octets, body.message, content {_BODY}"
 
 _Row = tuple[int, int, float, str, int, int, int]  # the columns of _PENDING
 

@@ -126,7 +126,7 @@ def exchangers(
         hosts = [(preference, host) for preference, host in hosts if preference < ours]
         if not hosts:
             return delivery.MX_IS_US.reply(domain=domain)
-    ordered = sorted((preference, random(), host) for preference, host in set(hosts))
+    ordered = sorted((preference, random(), host) for preference, host in dict.fromkeys(hosts))
     return tuple(host for _, _, host in ordered[:MAX_EXCHANGERS])
 
 

@@ -317,19 +317,6 @@ OVER_PEER_SIZE = Cause(
     who=Who.SENDER,
     advice="Send it in smaller parts, or put the files where the recipient can fetch them.",
 )
-EXPIRED = Cause(
-    "delivery.expired",
-    554,
-    "5.4.7",
-    "Could not be delivered within {age}",
-    (Stage.LOCAL,),
-    "RFC 3463 3.5",
-    "The message was in the queue for too long.",
-    explanation="It was tried again and again, and the time allowed for it is over.",
-    who=Who.SENDER,
-    advice="Send again if it still matters, or reach the recipient in another way.",
-    setting="queue.retry.give_up",
-)
 BOUNCED_BY_OPERATOR = Cause(
     "delivery.bounced_by_operator",
     550,

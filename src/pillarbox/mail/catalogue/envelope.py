@@ -143,21 +143,6 @@ NO_SPACE = Cause(
     setting="limits.min_free",
     scenarios=("E452-1",),
 )
-QUEUE_FULL = Cause(
-    "envelope.queue_full",
-    452,
-    "4.3.1",
-    "Too many messages queued, try later",
-    (Stage.MAIL,),
-    "RFC 5321 4.2.2",
-    "The queue holds as many messages as it may.",
-    explanation=(
-        "More mail waits than the operator allows, mostly because a destination does not take its mail."
-    ),
-    who=Who.OPERATOR,
-    advice="Wait; the operator should look at what waits, by `pillarbox queue list`.",
-    scenarios=("E452-6",),
-)
 TOO_MANY_RECIPIENTS = Cause(
     "envelope.too_many_recipients",
     452,
@@ -173,21 +158,6 @@ TOO_MANY_RECIPIENTS = Cause(
     advice="Send to the others in another transaction; a mail server does so by itself, at once.",
     setting="limits.recipients",
     scenarios=("E452-2",),
-)
-DIRECTORY_DOWN = Cause(
-    "envelope.directory_down",
-    451,
-    "4.4.3",
-    "Recipient can't be looked up just now",
-    (Stage.RCPT, Stage.VRFY),
-    "RFC 5321 4.2.2",
-    "The user directory or DNS did not answer.",
-    explanation=(
-        "Whether the recipient exists could not be found out. A server that can't ask must not say no."
-    ),
-    who=Who.OPERATOR,
-    advice="Wait; the operator should look at DNS and at the user directory.",
-    scenarios=("E451-2",),
 )
 HOOK_FAILED = Cause(
     "envelope.hook_failed",

@@ -365,22 +365,6 @@ TLS_NOT_OFFERED = Cause(
     setting="tls.certificate",
     scenarios=("E502-2",),
 )
-CHUNKING_NOT_OFFERED = Cause(
-    "session.chunking_not_offered",
-    502,
-    "5.5.1",
-    "BDAT is not offered here",
-    (Stage.BDAT,),
-    "RFC 3030 2",
-    "This listener does not offer CHUNKING.",
-    explanation=(
-        "BDAT was not listed in the answer to EHLO. Its octets can't be told from commands, so the "
-        "session is closed."
-    ),
-    who=Who.SENDER_ADMIN,
-    advice="Send the message by DATA.",
-    scenarios=("E502-2",),
-)
 NEED_HELLO = Cause(
     "session.need_hello",
     503,
@@ -561,5 +545,6 @@ CLIENT_DENIED = Cause(
     explanation="The client's address is one that the operator, or a hook of theirs, does not serve.",
     who=Who.SENDER_ADMIN,
     advice="Ask the operator of this server, or send through another host.",
+    setting="policy.deny_networks",
     scenarios=("E554-1",),
 )
