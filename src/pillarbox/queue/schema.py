@@ -19,7 +19,7 @@ VERSION = 1  # of the tables, kept in PRAGMA user_version
 OLDEST_LIBRARY = (3, 51, 3)  # older ones can corrupt the database when two connections reset the log at once
 BUSY_MS = 10_000
 WRITER_CACHE_KIB = 16_384
-READER_CACHE_KIB = 16384
+READER_CACHE_KIB = 8_192
 CHECKPOINT_PAGES = 4_000
 
 # `claimed` is set while a recipient is in the memory of the worker that holds its slot: such rows are in neither of the
