@@ -57,8 +57,8 @@ crash: venv  ## the long crash run: 200 kills under load
 	PILLARBOX_KILLS=200 $(PYTEST) tests/crash --timeout 3600 $(ARGS)
 
 .PHONY: bench
-bench: venv  ## measure this machine, beside the peers that are installed
-	$(BIN)/python bench/run.py $(ARGS)
+bench: venv  ## measure a store with a million recipients on this machine
+	$(BIN)/python bench/queue_million.py $(ARGS)
 
 .PHONY: docs
 docs: venv  ## write the generated reference pages: settings, replies, commands
