@@ -117,7 +117,7 @@ class Resolver:
             return Answer(failed=True, detail=_failure(error)), settings.failure_ttl_s
         if found.rrset is None:
             return Answer(), min(settings.negative_ttl_s, _negative_ttl(found))
-        records = tuple(_READERS[kind](record) for record in list(found.rrset)[:_MAX_RECORDS])
+        records = tuple(sorted(_READERS[kind](record) for record in found.rrset)[:_MAX_RECORDS])
         return Answer(records), min(settings.max_ttl_s, found.rrset.ttl)
 
 
@@ -137,7 +137,7 @@ def _negative_ttl(found: dns.resolver.Answer) -> float:
     return 60.0
 
 
-_READERS: dict[str, Callable[[Any], object]] = {
+_READERS: dict[str, Callable[[Any], Any]] = {
     "MX": lambda record: (record.preference, record.exchange.to_text(omit_final_dot=True).rstrip(".")),
     "A": lambda record: record.address,
     "AAAA": lambda record: record.address,
@@ -164,7 +164,9 @@ def _make_resolver(settings: ResolverSettings) -> dns.asyncresolver.Resolver:
 def _server(text: str) -> tuple[str, int]:
     """Read `address`, `address:port` or `[address]:port`. Raises ValueError."""
     if text.startswith("["):
-        address, _, port = text[1:].partition("]")
+        address, bracket, port = text[1:].partition("]")
+        if not bracket:
+            raise ValueError(f"not a name server: {text}")
         port = port.removeprefix(":")
     elif text.count(":") == 1:
         address, _, port = text.partition(":")

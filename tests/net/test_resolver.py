@@ -1,0 +1,270 @@
+"""DNS asked over real sockets: a small name server made of records, which can also lie, stall or fail."""
+
+import asyncio
+import contextlib
+import socket
+import struct
+
+import dns.flags
+import dns.message
+import dns.name
+import dns.rcode
+import dns.rdatatype
+import dns.rrset
+import pytest
+
+from pillarbox.net.resolver import Answer, Resolver, ResolverSettings
+
+SOA = "ns.test. admin.test. 1 7200 900 1209600 60"
+
+
+class NameServer(asyncio.DatagramProtocol):
+    """Answers by UDP and TCP on one loopback port. `zone` maps "name type" to (ttl, records) or to a fault."""
+
+    def __init__(self, zone):
+        self.zone = zone
+        self.asked = []
+        self.by_tcp = 0
+
+    async def start(self):
+        loop = asyncio.get_running_loop()
+        self.tcp = await asyncio.start_server(self.serve_tcp, "127.0.0.1", 0)
+        self.port = self.tcp.sockets[0].getsockname()[1]
+        self.transport, _ = await loop.create_datagram_endpoint(
+            lambda: self, local_addr=("127.0.0.1", self.port)
+        )
+
+    async def stop(self):
+        self.transport.close()
+        self.tcp.close()
+        await asyncio.sleep(0)
+
+    def datagram_received(self, data, addr):
+        wire = self.answer(data, tcp=False)
+        if wire:
+            self.transport.sendto(wire, addr)
+
+    async def serve_tcp(self, reader, writer):
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            (octets,) = struct.unpack("!H", await reader.readexactly(2))
+            self.by_tcp += 1
+            wire = self.answer(await reader.readexactly(octets), tcp=True)
+            writer.write(struct.pack("!H", len(wire)) + wire)
+        writer.close()
+
+    def answer(self, data, *, tcp):
+        query = dns.message.from_wire(data)
+        name, kind = query.question[0].name, dns.rdatatype.to_text(query.question[0].rdtype)
+        self.asked.append(f"{name} {kind}")
+        found = self.zone.get(f"{name} {kind}", self.zone.get(f"{name} *", "nxdomain"))
+        response = dns.message.make_response(query)
+        if found == "silent":
+            return None
+        if found == "garbage":
+            return b"\x00garbage"
+        if found == "servfail":
+            response.set_rcode(dns.rcode.SERVFAIL)
+        elif found == "nxdomain":
+            response.set_rcode(dns.rcode.NXDOMAIN)
+            response.authority.append(dns.rrset.from_text("test.", 60, "IN", "SOA", SOA))
+        elif found == "nothing":
+            response.authority.append(dns.rrset.from_text("test.", 60, "IN", "SOA", SOA))
+        elif found == "truncated" and not tcp:
+            response.flags |= dns.flags.TC
+        else:
+            sets = self.zone[f"{name} full"] if found == "truncated" else found
+            response.answer += [dns.rrset.from_text(*one) for one in sets]
+        return response.to_wire(max_size=65535)
+
+
+@pytest.fixture
+async def serve():
+    servers = []
+
+    async def start(zone, **settings):
+        server = NameServer(zone)
+        await server.start()
+        servers.append(server)
+        values = {"timeout_s": 0.6, "nameservers": (f"127.0.0.1:{server.port}",)}
+        return server, Resolver(ResolverSettings(**{**values, **settings}))
+
+    yield start
+    for server in servers:
+        await server.stop()
+
+
+def records(name, kind, *texts, ttl=300):
+    return [(name, ttl, "IN", kind, *texts)]
+
+
+async def test_mx_records_are_pairs(serve):
+    _, resolver = await serve({"d.test. MX": records("d.test.", "MX", "10 MX1.test.", "5 mx2.test.")})
+    answer = await resolver.mx("D.test")
+    assert set(answer.records) == {(10, "MX1.test"), (5, "mx2.test")}
+    assert not answer.failed
+    assert not answer.no_domain
+
+
+async def test_a_null_mx_is_an_empty_host(serve):
+    _, resolver = await serve({"d.test. MX": records("d.test.", "MX", "0 .")})
+    assert (await resolver.mx("d.test")).records == ((0, ""),)
+
+
+async def test_addresses_of_both_families(serve):
+    _, resolver = await serve(
+        {
+            "mx.test. A": records("mx.test.", "A", "192.0.2.1", "192.0.2.2"),
+            "mx.test. AAAA": records("mx.test.", "AAAA", "2001:db8::1"),
+        }
+    )
+    assert set((await resolver.addresses("mx.test")).records) == {"192.0.2.1", "192.0.2.2", "2001:db8::1"}
+
+
+async def test_aliases_are_followed(serve):
+    alias = [("mx.test.", 300, "IN", "CNAME", "real.test."), ("real.test.", 300, "IN", "A", "192.0.2.1")]
+    _, resolver = await serve({"mx.test. A": alias, "mx.test. AAAA": "nothing"})
+    assert (await resolver.addresses("mx.test")).records == ("192.0.2.1",)
+
+
+async def test_an_alias_loop_is_no_answer_and_not_no_domain(serve):
+    loop = [("a.test.", 300, "IN", "CNAME", "b.test."), ("b.test.", 300, "IN", "CNAME", "a.test.")]
+    _, resolver = await serve({"a.test. MX": loop})
+    answer = await resolver.mx("a.test")
+    assert not answer.records
+    assert not answer.no_domain
+
+
+@pytest.mark.parametrize(
+    ("said", "answer"),
+    [
+        ("nxdomain", Answer(no_domain=True)),
+        ("nothing", Answer()),
+        ("servfail", Answer(failed=True, detail="the name servers gave no usable answer")),
+        ("silent", Answer(failed=True, detail="no answer in time")),
+    ],
+)
+async def test_not_there_and_no_answer_are_told_apart(serve, said, answer):
+    _, resolver = await serve({"d.test. *": said})
+    assert await resolver.mx("d.test") == answer
+    assert await resolver.addresses("d.test") == answer
+
+
+async def test_garbage_is_no_answer(serve):
+    _, resolver = await serve({"d.test. *": "garbage"})
+    assert (await resolver.mx("d.test")).failed
+
+
+async def test_a_server_that_is_not_there_is_no_answer():
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings = ResolverSettings(nameservers=(f"127.0.0.1:{port}",), timeout_s=0.5)
+    assert (await Resolver(settings).mx("d.test")).failed
+
+
+async def test_one_family_that_fails_does_not_hide_the_other(serve):
+    _, resolver = await serve(
+        {
+            "mx.test. A": records("mx.test.", "A", "192.0.2.1"),
+            "mx.test. AAAA": "servfail",
+            "x.test. A": "nothing",
+            "x.test. AAAA": "servfail",
+        }
+    )
+    assert (await resolver.addresses("mx.test")).records == ("192.0.2.1",)
+    assert (await resolver.addresses("x.test")).failed
+
+
+async def test_long_answers_come_by_tcp(serve):
+    many = [f"{number} mx{number}.a-rather-long-name-for-a-host.test." for number in range(300)]
+    server, resolver = await serve(
+        {"d.test. MX": "truncated", "d.test. full": records("d.test.", "MX", *many)}
+    )
+    answer = await resolver.mx("d.test")
+    assert server.by_tcp == 1
+    assert answer.records == tuple(
+        (number, f"mx{number}.a-rather-long-name-for-a-host.test") for number in range(100)
+    )  # the best hundred
+
+
+async def test_answers_are_kept_for_their_time_to_live(serve):
+    server, resolver = await serve(
+        {
+            "d.test. MX": records("d.test.", "MX", "10 mx.test."),
+            "short.test. MX": records("short.test.", "MX", "10 mx.test.", ttl=0),
+            "none.test. MX": "nothing",
+            "down.test. MX": "servfail",
+        }
+    )
+    for _ in range(3):
+        for name in ("d.test", "d.test.", "none.test", "gone.test"):
+            await resolver.mx(name)
+    assert sorted(server.asked) == ["d.test. MX", "gone.test. MX", "none.test. MX"]
+    server.asked.clear()
+    for _ in range(3):
+        await resolver.mx("short.test")
+    assert len(server.asked) == 3
+    server.asked.clear()
+    await resolver.mx("down.test")
+    asked = len(server.asked)
+    await resolver.mx("down.test")
+    assert len(server.asked) == asked
+
+
+async def test_the_times_are_settings(serve):
+    zone = {
+        "d.test. MX": records("d.test.", "MX", "10 mx.test."),
+        "down.test. MX": "servfail",
+        "none.test. MX": "nothing",
+    }
+    server, resolver = await serve(zone, max_ttl_s=0.0, negative_ttl_s=0.0, failure_ttl_s=0.0)
+    for name in ("d.test", "none.test", "gone.test", "down.test"):
+        await resolver.mx(name)
+        before = len(server.asked)
+        await resolver.mx(name)
+        assert len(server.asked) > before
+
+
+async def test_the_cache_is_bounded(serve):
+    server, resolver = await serve({}, cache_size=2)
+    for number in range(5):
+        await resolver.mx(f"d{number}.test")
+    server.asked.clear()
+    for number in (4, 3, 0):
+        await resolver.mx(f"d{number}.test")
+    assert server.asked == ["d0.test. MX"]
+
+
+async def test_equal_questions_at_the_same_time_are_asked_once(serve):
+    server, resolver = await serve({"d.test. MX": records("d.test.", "MX", "10 mx.test.")})
+    answers = await asyncio.gather(*(resolver.mx("d.test") for _ in range(20)))
+    assert len(server.asked) == 1
+    assert len(set(answers)) == 1
+
+
+async def test_who_gives_up_does_not_take_the_answer_from_others(serve):
+    server, resolver = await serve({"d.test. MX": records("d.test.", "MX", "10 mx.test.")})
+    first = asyncio.create_task(resolver.mx("d.test"))
+    second = asyncio.create_task(resolver.mx("d.test"))
+    await asyncio.sleep(0)
+    first.cancel()
+    assert (await second).records == ((10, "mx.test"),)
+    assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize("name", ["a" * 64 + ".test", "a..test", ("a" * 60 + ".") * 6, ""])
+async def test_names_that_cannot_exist_do_not(serve, name):
+    server, resolver = await serve({})
+    answer = await resolver.mx(name)
+    assert not answer.records
+    assert server.asked == [] or name == ""
+
+
+@pytest.mark.parametrize("text", ["dns.test", "127.0.0.1:x", "127.0.0.1:99999", "", "[::1", "127.0.0.1:+53"])
+def test_what_is_no_name_server_is_refused(text):
+    with pytest.raises(ValueError):
+        Resolver(ResolverSettings(nameservers=(text,)))
+
+
+def test_name_servers_may_have_ports():
+    Resolver(ResolverSettings(nameservers=("127.0.0.1", "127.0.0.1:5353", "::1", "[::1]:5353")))
