@@ -1,6 +1,7 @@
 """The state table, cell by cell, and what the core does between the cells."""
 
 import base64
+import re
 
 import pytest
 
@@ -20,458 +21,67 @@ PLAIN = base64.b64encode(b"\0alice@example.org\0wonderland")
 
 # --- the table: written by hand from the specification, never derived from the code -------------------------------
 #
-# A cell is "code[/status] state afterwards". C connected, G greeted, N login needed, A logged in, M MAIL accepted,
+# A cell is `code/status`, and `>state` where the state changes. C connected, G greeted, N login needed, A logged in, M MAIL accepted,
 # R recipient accepted, B between chunks, X refused in the greeting (every command but QUIT gets 503), Z no mail (521),
-# - closed, ... = in the middle of something else (a body, a challenge, a handshake).
+# - closed, ... = in the middle of something else (a body, a challenge, a handshake). The empty command is an empty line.
 
-COLUMNS = ("C", "G", "N", "A", "M", "R", "B", "X", "Z")
-X = "503/5.5.1 X"
-Z = "521/5.3.2 Z"
-TABLE = {
-    b"EHLO client.example": ("250 G", "250 G", "250 N", "250 A", "250 G", "250 G", "250 G", X, Z),
-    b"HELO client.example": ("250 G", "250 G", "250 N", "250 A", "250 G", "250 G", "250 G", X, Z),
-    b"LHLO client.example": (
-        "500/5.5.1 C",
-        "500/5.5.1 G",
-        "500/5.5.1 N",
-        "500/5.5.1 A",
-        "500/5.5.1 M",
-        "500/5.5.1 R",
-        "500/5.5.1 B",
-        X,
-        Z,
-    ),
-    b"EHLO": (
-        "501/5.5.4 C",
-        "501/5.5.4 G",
-        "501/5.5.4 N",
-        "501/5.5.4 A",
-        "501/5.5.4 M",
-        "501/5.5.4 R",
-        "501/5.5.4 B",
-        X,
-        Z,
-    ),
-    b"EHLO bad{name}": (
-        "501/5.5.4 C",
-        "501/5.5.4 G",
-        "501/5.5.4 N",
-        "501/5.5.4 A",
-        "501/5.5.4 M",
-        "501/5.5.4 R",
-        "501/5.5.4 B",
-        X,
-        Z,
-    ),
-    b"MAIL FROM:<alice@example.org>": (
-        "503/5.5.1 C",
-        "250/2.1.0 M",
-        "530/5.7.0 N",
-        "250/2.1.0 M",
-        "503/5.5.1 M",
-        "503/5.5.1 R",
-        "503/5.5.1 B",
-        X,
-        Z,
-    ),
-    b"MAIL FROM:<>": (
-        "503/5.5.1 C",
-        "250/2.1.0 M",
-        "530/5.7.0 N",
-        "250/2.1.0 M",
-        "503/5.5.1 M",
-        "503/5.5.1 R",
-        "503/5.5.1 B",
-        X,
-        Z,
-    ),
-    b"MAIL FROM:alice": (
-        "503/5.5.1 C",
-        "501/5.1.7 G",
-        "530/5.7.0 N",
-        "501/5.1.7 A",
-        "503/5.5.1 M",
-        "503/5.5.1 R",
-        "503/5.5.1 B",
-        X,
-        Z,
-    ),
-    b"MAIL FROM:<a@sender.example> SIZE=99999999999": (
-        "503/5.5.1 C",
-        "552/5.3.4 G",
-        "530/5.7.0 N",
-        "552/5.3.4 A",
-        "503/5.5.1 M",
-        "503/5.5.1 R",
-        "503/5.5.1 B",
-        X,
-        Z,
-    ),
-    b"MAIL FROM:<a@sender.example> FLAVOUR=mint": (
-        "503/5.5.1 C",
-        "555/5.5.4 G",
-        "530/5.7.0 N",
-        "555/5.5.4 A",
-        "503/5.5.1 M",
-        "503/5.5.1 R",
-        "503/5.5.1 B",
-        X,
-        Z,
-    ),
-    b"MAIL FROM:<mallory@elsewhere.example>": (
-        "503/5.5.1 C",
-        "250/2.1.0 M",
-        "530/5.7.0 N",
-        "553/5.7.1 A",
-        "503/5.5.1 M",
-        "503/5.5.1 R",
-        "503/5.5.1 B",
-        X,
-        Z,
-    ),
-    b"RCPT TO:<alice@example.org>": (
-        "503/5.5.1 C",
-        "503/5.5.1 G",
-        "530/5.7.0 N",
-        "503/5.5.1 A",
-        "250/2.1.5 R",
-        "250/2.1.5 R",
-        "503/5.5.1 B",
-        X,
-        Z,
-    ),
-    b"RCPT TO:<nobody@example.org>": (
-        "503/5.5.1 C",
-        "503/5.5.1 G",
-        "530/5.7.0 N",
-        "503/5.5.1 A",
-        "550/5.1.1 M",
-        "550/5.1.1 R",
-        "503/5.5.1 B",
-        X,
-        Z,
-    ),
-    b"RCPT TO:<>": (
-        "503/5.5.1 C",
-        "503/5.5.1 G",
-        "530/5.7.0 N",
-        "503/5.5.1 A",
-        "501/5.1.3 M",
-        "501/5.1.3 R",
-        "503/5.5.1 B",
-        X,
-        Z,
-    ),
-    b"DATA": (
-        "503/5.5.1 C",
-        "503/5.5.1 G",
-        "530/5.7.0 N",
-        "503/5.5.1 A",
-        "503/5.5.1 M",
-        "354 ...",
-        "503/5.5.1 B",
-        X,
-        Z,
-    ),
-    b"DATA now": (
-        "503/5.5.1 C",
-        "503/5.5.1 G",
-        "530/5.7.0 N",
-        "503/5.5.1 A",
-        "503/5.5.1 M",
-        "501/5.5.4 R",
-        "503/5.5.1 B",
-        X,
-        Z,
-    ),
-    b"BDAT 6\r\nQUIT\r\n": (
-        "503/5.5.1 C",
-        "503/5.5.1 G",
-        "530/5.7.0 N",
-        "503/5.5.1 A",
-        "503/5.5.1 M",
-        "250/2.0.0 B",
-        "250/2.0.0 B",
-        X,
-        Z,
-    ),
-    b"BDAT 6 LAST\r\nQUIT\r\n": (
-        "503/5.5.1 C",
-        "503/5.5.1 G",
-        "530/5.7.0 N",
-        "503/5.5.1 A",
-        "503/5.5.1 M",
-        "250/2.0.0 G",
-        "250/2.0.0 G",
-        X,
-        Z,
-    ),
-    b"BDAT six": (
-        "503/5.5.1 C",
-        "503/5.5.1 G",
-        "530/5.7.0 N",
-        "503/5.5.1 A",
-        "503/5.5.1 M",
-        "501/5.5.4 R",
-        "501/5.5.4 B",
-        X,
-        Z,
-    ),
-    b"RSET": (
-        "250/2.0.0 C",
-        "250/2.0.0 G",
-        "250/2.0.0 N",
-        "250/2.0.0 A",
-        "250/2.0.0 G",
-        "250/2.0.0 G",
-        "250/2.0.0 G",
-        X,
-        Z,
-    ),
-    b"RSET all": (
-        "501/5.5.4 C",
-        "501/5.5.4 G",
-        "501/5.5.4 N",
-        "501/5.5.4 A",
-        "501/5.5.4 M",
-        "501/5.5.4 R",
-        "501/5.5.4 B",
-        X,
-        Z,
-    ),
-    b"NOOP": (
-        "250/2.0.0 C",
-        "250/2.0.0 G",
-        "250/2.0.0 N",
-        "250/2.0.0 A",
-        "250/2.0.0 M",
-        "250/2.0.0 R",
-        "250/2.0.0 B",
-        X,
-        Z,
-    ),
-    b"NOOP said idly": (
-        "250/2.0.0 C",
-        "250/2.0.0 G",
-        "250/2.0.0 N",
-        "250/2.0.0 A",
-        "250/2.0.0 M",
-        "250/2.0.0 R",
-        "250/2.0.0 B",
-        X,
-        Z,
-    ),
-    b"QUIT": ("221/2.0.0 -",) * 9,
-    b"QUIT now": (
-        "501/5.5.4 C",
-        "501/5.5.4 G",
-        "501/5.5.4 N",
-        "501/5.5.4 A",
-        "501/5.5.4 M",
-        "501/5.5.4 R",
-        "501/5.5.4 B",
-        "501/5.5.4 X",
-        "501/5.5.4 Z",
-    ),
-    b"VRFY alice": (
-        "252/2.5.0 C",
-        "252/2.5.0 G",
-        "530/5.7.0 N",
-        "252/2.5.0 A",
-        "252/2.5.0 M",
-        "252/2.5.0 R",
-        "252/2.5.0 B",
-        X,
-        Z,
-    ),
-    b"VRFY": (
-        "501/5.5.4 C",
-        "501/5.5.4 G",
-        "530/5.7.0 N",
-        "501/5.5.4 A",
-        "501/5.5.4 M",
-        "501/5.5.4 R",
-        "501/5.5.4 B",
-        X,
-        Z,
-    ),
-    b"EXPN staff": (
-        "502/5.5.1 C",
-        "502/5.5.1 G",
-        "530/5.7.0 N",
-        "502/5.5.1 A",
-        "502/5.5.1 M",
-        "502/5.5.1 R",
-        "502/5.5.1 B",
-        X,
-        Z,
-    ),
-    b"HELP": (
-        "214/2.0.0 C",
-        "214/2.0.0 G",
-        "214/2.0.0 N",
-        "214/2.0.0 A",
-        "214/2.0.0 M",
-        "214/2.0.0 R",
-        "214/2.0.0 B",
-        X,
-        Z,
-    ),
-    b"HELP MAIL": (
-        "214/2.0.0 C",
-        "214/2.0.0 G",
-        "214/2.0.0 N",
-        "214/2.0.0 A",
-        "214/2.0.0 M",
-        "214/2.0.0 R",
-        "214/2.0.0 B",
-        X,
-        Z,
-    ),
-    b"HELP cookery": (
-        "504/5.5.4 C",
-        "504/5.5.4 G",
-        "504/5.5.4 N",
-        "504/5.5.4 A",
-        "504/5.5.4 M",
-        "504/5.5.4 R",
-        "504/5.5.4 B",
-        X,
-        Z,
-    ),
-    b"AUTH PLAIN": (
-        "503/5.5.1 C",
-        "334 ...",
-        "334 ...",
-        "503/5.5.1 A",
-        "503/5.5.1 M",
-        "503/5.5.1 R",
-        "503/5.5.1 B",
-        X,
-        Z,
-    ),
-    b"AUTH PLAIN " + PLAIN: (
-        "503/5.5.1 C",
-        "235/2.7.0 A",
-        "235/2.7.0 A",
-        "503/5.5.1 A",
-        "503/5.5.1 M",
-        "503/5.5.1 R",
-        "503/5.5.1 B",
-        X,
-        Z,
-    ),
-    b"AUTH PLAIN bad": (
-        "503/5.5.1 C",
-        "501/5.5.2 G",
-        "501/5.5.2 N",
-        "503/5.5.1 A",
-        "503/5.5.1 M",
-        "503/5.5.1 R",
-        "503/5.5.1 B",
-        X,
-        Z,
-    ),
-    b"AUTH NTLM": (
-        "503/5.5.1 C",
-        "504/5.5.4 G",
-        "504/5.5.4 N",
-        "503/5.5.1 A",
-        "503/5.5.1 M",
-        "503/5.5.1 R",
-        "503/5.5.1 B",
-        X,
-        Z,
-    ),
-    b"AUTH": (
-        "503/5.5.1 C",
-        "501/5.5.4 G",
-        "501/5.5.4 N",
-        "503/5.5.1 A",
-        "503/5.5.1 M",
-        "503/5.5.1 R",
-        "503/5.5.1 B",
-        X,
-        Z,
-    ),
-    b"STARTTLS": (
-        "503/5.5.1 C",
-        "220/2.0.0 ...",
-        "220/2.0.0 ...",
-        "220/2.0.0 ...",
-        "503/5.5.1 M",
-        "503/5.5.1 R",
-        "503/5.5.1 B",
-        X,
-        Z,
-    ),
-    b"STARTTLS now": (
-        "503/5.5.1 C",
-        "501/5.5.4 G",
-        "501/5.5.4 N",
-        "501/5.5.4 A",
-        "503/5.5.1 M",
-        "503/5.5.1 R",
-        "503/5.5.1 B",
-        X,
-        Z,
-    ),
-    b"ETRN example.org": (
-        "502/5.5.1 C",
-        "502/5.5.1 G",
-        "502/5.5.1 N",
-        "502/5.5.1 A",
-        "502/5.5.1 M",
-        "502/5.5.1 R",
-        "502/5.5.1 B",
-        X,
-        Z,
-    ),
-    b"TURN": (
-        "502/5.5.1 C",
-        "502/5.5.1 G",
-        "502/5.5.1 N",
-        "502/5.5.1 A",
-        "502/5.5.1 M",
-        "502/5.5.1 R",
-        "502/5.5.1 B",
-        X,
-        Z,
-    ),
-    b"XCLIENT ADDR=192.0.2.1": (
-        "500/5.5.2 C",
-        "500/5.5.2 G",
-        "500/5.5.2 N",
-        "500/5.5.2 A",
-        "500/5.5.2 M",
-        "500/5.5.2 R",
-        "500/5.5.2 B",
-        X,
-        Z,
-    ),
-    b"FROB": (
-        "500/5.5.2 C",
-        "500/5.5.2 G",
-        "500/5.5.2 N",
-        "500/5.5.2 A",
-        "500/5.5.2 M",
-        "500/5.5.2 R",
-        "500/5.5.2 B",
-        X,
-        Z,
-    ),
-    b"": (
-        "500/5.5.2 C",
-        "500/5.5.2 G",
-        "500/5.5.2 N",
-        "500/5.5.2 A",
-        "500/5.5.2 M",
-        "500/5.5.2 R",
-        "500/5.5.2 B",
-        X,
-        Z,
-    ),
-}
+
+def table(text):
+    """Cells by column and command."""
+    head, *rows = [[cell.strip() for cell in line.split(" | ")] for line in text.strip("\n").split("\n")]
+    return {
+        (column, row[0].replace(r"\r\n", "\r\n").encode()): cell
+        for row in rows
+        for column, cell in zip(head[1:], row[1:], strict=True)
+    }
+
+
+TABLE = table(r"""
+                                                    | C           | G           | N           | A           | M           | R           | B           | X           | Z
+EHLO client.example                                 | 250>G       | 250         | 250         | 250         | 250>G       | 250>G       | 250>G       | 503/5.5.1   | 521/5.3.2
+HELO client.example                                 | 250>G       | 250         | 250         | 250         | 250>G       | 250>G       | 250>G       | 503/5.5.1   | 521/5.3.2
+LHLO client.example                                 | 500/5.5.1   | 500/5.5.1   | 500/5.5.1   | 500/5.5.1   | 500/5.5.1   | 500/5.5.1   | 500/5.5.1   | 503/5.5.1   | 521/5.3.2
+EHLO                                                | 501/5.5.4   | 501/5.5.4   | 501/5.5.4   | 501/5.5.4   | 501/5.5.4   | 501/5.5.4   | 501/5.5.4   | 503/5.5.1   | 521/5.3.2
+EHLO bad{name}                                      | 501/5.5.4   | 501/5.5.4   | 501/5.5.4   | 501/5.5.4   | 501/5.5.4   | 501/5.5.4   | 501/5.5.4   | 503/5.5.1   | 521/5.3.2
+MAIL FROM:<alice@example.org>                       | 503/5.5.1   | 250/2.1.0>M | 530/5.7.0   | 250/2.1.0>M | 503/5.5.1   | 503/5.5.1   | 503/5.5.1   | 503/5.5.1   | 521/5.3.2
+MAIL FROM:<>                                        | 503/5.5.1   | 250/2.1.0>M | 530/5.7.0   | 250/2.1.0>M | 503/5.5.1   | 503/5.5.1   | 503/5.5.1   | 503/5.5.1   | 521/5.3.2
+MAIL FROM:alice                                     | 503/5.5.1   | 501/5.1.7   | 530/5.7.0   | 501/5.1.7   | 503/5.5.1   | 503/5.5.1   | 503/5.5.1   | 503/5.5.1   | 521/5.3.2
+MAIL FROM:<a@sender.example> SIZE=99999999999       | 503/5.5.1   | 552/5.3.4   | 530/5.7.0   | 552/5.3.4   | 503/5.5.1   | 503/5.5.1   | 503/5.5.1   | 503/5.5.1   | 521/5.3.2
+MAIL FROM:<a@sender.example> FLAVOUR=mint           | 503/5.5.1   | 555/5.5.4   | 530/5.7.0   | 555/5.5.4   | 503/5.5.1   | 503/5.5.1   | 503/5.5.1   | 503/5.5.1   | 521/5.3.2
+MAIL FROM:<mallory@elsewhere.example>               | 503/5.5.1   | 250/2.1.0>M | 530/5.7.0   | 553/5.7.1   | 503/5.5.1   | 503/5.5.1   | 503/5.5.1   | 503/5.5.1   | 521/5.3.2
+RCPT TO:<alice@example.org>                         | 503/5.5.1   | 503/5.5.1   | 530/5.7.0   | 503/5.5.1   | 250/2.1.5>R | 250/2.1.5   | 503/5.5.1   | 503/5.5.1   | 521/5.3.2
+RCPT TO:<nobody@example.org>                        | 503/5.5.1   | 503/5.5.1   | 530/5.7.0   | 503/5.5.1   | 550/5.1.1   | 550/5.1.1   | 503/5.5.1   | 503/5.5.1   | 521/5.3.2
+RCPT TO:<>                                          | 503/5.5.1   | 503/5.5.1   | 530/5.7.0   | 503/5.5.1   | 501/5.1.3   | 501/5.1.3   | 503/5.5.1   | 503/5.5.1   | 521/5.3.2
+DATA                                                | 503/5.5.1   | 503/5.5.1   | 530/5.7.0   | 503/5.5.1   | 503/5.5.1   | 354>...     | 503/5.5.1   | 503/5.5.1   | 521/5.3.2
+DATA now                                            | 503/5.5.1   | 503/5.5.1   | 530/5.7.0   | 503/5.5.1   | 503/5.5.1   | 501/5.5.4   | 503/5.5.1   | 503/5.5.1   | 521/5.3.2
+BDAT 6\r\nQUIT\r\n                                  | 503/5.5.1   | 503/5.5.1   | 530/5.7.0   | 503/5.5.1   | 503/5.5.1   | 250/2.0.0>B | 250/2.0.0   | 503/5.5.1   | 521/5.3.2
+BDAT 6 LAST\r\nQUIT\r\n                             | 503/5.5.1   | 503/5.5.1   | 530/5.7.0   | 503/5.5.1   | 503/5.5.1   | 250/2.0.0>G | 250/2.0.0>G | 503/5.5.1   | 521/5.3.2
+BDAT six                                            | 503/5.5.1   | 503/5.5.1   | 530/5.7.0   | 503/5.5.1   | 503/5.5.1   | 501/5.5.4   | 501/5.5.4   | 503/5.5.1   | 521/5.3.2
+RSET                                                | 250/2.0.0   | 250/2.0.0   | 250/2.0.0   | 250/2.0.0   | 250/2.0.0>G | 250/2.0.0>G | 250/2.0.0>G | 503/5.5.1   | 521/5.3.2
+RSET all                                            | 501/5.5.4   | 501/5.5.4   | 501/5.5.4   | 501/5.5.4   | 501/5.5.4   | 501/5.5.4   | 501/5.5.4   | 503/5.5.1   | 521/5.3.2
+NOOP                                                | 250/2.0.0   | 250/2.0.0   | 250/2.0.0   | 250/2.0.0   | 250/2.0.0   | 250/2.0.0   | 250/2.0.0   | 503/5.5.1   | 521/5.3.2
+NOOP said idly                                      | 250/2.0.0   | 250/2.0.0   | 250/2.0.0   | 250/2.0.0   | 250/2.0.0   | 250/2.0.0   | 250/2.0.0   | 503/5.5.1   | 521/5.3.2
+QUIT                                                | 221/2.0.0>- | 221/2.0.0>- | 221/2.0.0>- | 221/2.0.0>- | 221/2.0.0>- | 221/2.0.0>- | 221/2.0.0>- | 221/2.0.0>- | 221/2.0.0>-
+QUIT now                                            | 501/5.5.4   | 501/5.5.4   | 501/5.5.4   | 501/5.5.4   | 501/5.5.4   | 501/5.5.4   | 501/5.5.4   | 501/5.5.4   | 501/5.5.4
+VRFY alice                                          | 252/2.5.0   | 252/2.5.0   | 530/5.7.0   | 252/2.5.0   | 252/2.5.0   | 252/2.5.0   | 252/2.5.0   | 503/5.5.1   | 521/5.3.2
+VRFY                                                | 501/5.5.4   | 501/5.5.4   | 530/5.7.0   | 501/5.5.4   | 501/5.5.4   | 501/5.5.4   | 501/5.5.4   | 503/5.5.1   | 521/5.3.2
+EXPN staff                                          | 502/5.5.1   | 502/5.5.1   | 530/5.7.0   | 502/5.5.1   | 502/5.5.1   | 502/5.5.1   | 502/5.5.1   | 503/5.5.1   | 521/5.3.2
+HELP                                                | 214/2.0.0   | 214/2.0.0   | 214/2.0.0   | 214/2.0.0   | 214/2.0.0   | 214/2.0.0   | 214/2.0.0   | 503/5.5.1   | 521/5.3.2
+HELP MAIL                                           | 214/2.0.0   | 214/2.0.0   | 214/2.0.0   | 214/2.0.0   | 214/2.0.0   | 214/2.0.0   | 214/2.0.0   | 503/5.5.1   | 521/5.3.2
+HELP cookery                                        | 504/5.5.4   | 504/5.5.4   | 504/5.5.4   | 504/5.5.4   | 504/5.5.4   | 504/5.5.4   | 504/5.5.4   | 503/5.5.1   | 521/5.3.2
+AUTH PLAIN                                          | 503/5.5.1   | 334>...     | 334>...     | 503/5.5.1   | 503/5.5.1   | 503/5.5.1   | 503/5.5.1   | 503/5.5.1   | 521/5.3.2
+AUTH PLAIN AGFsaWNlQGV4YW1wbGUub3JnAHdvbmRlcmxhbmQ= | 503/5.5.1   | 235/2.7.0>A | 235/2.7.0>A | 503/5.5.1   | 503/5.5.1   | 503/5.5.1   | 503/5.5.1   | 503/5.5.1   | 521/5.3.2
+AUTH PLAIN bad                                      | 503/5.5.1   | 501/5.5.2   | 501/5.5.2   | 503/5.5.1   | 503/5.5.1   | 503/5.5.1   | 503/5.5.1   | 503/5.5.1   | 521/5.3.2
+AUTH NTLM                                           | 503/5.5.1   | 504/5.5.4   | 504/5.5.4   | 503/5.5.1   | 503/5.5.1   | 503/5.5.1   | 503/5.5.1   | 503/5.5.1   | 521/5.3.2
+AUTH                                                | 503/5.5.1   | 501/5.5.4   | 501/5.5.4   | 503/5.5.1   | 503/5.5.1   | 503/5.5.1   | 503/5.5.1   | 503/5.5.1   | 521/5.3.2
+STARTTLS                                            | 503/5.5.1   | 220/2.0.0>... | 220/2.0.0>... | 220/2.0.0>... | 503/5.5.1   | 503/5.5.1   | 503/5.5.1   | 503/5.5.1   | 521/5.3.2
+STARTTLS now                                        | 503/5.5.1   | 501/5.5.4   | 501/5.5.4   | 501/5.5.4   | 503/5.5.1   | 503/5.5.1   | 503/5.5.1   | 503/5.5.1   | 521/5.3.2
+ETRN example.org                                    | 502/5.5.1   | 502/5.5.1   | 502/5.5.1   | 502/5.5.1   | 502/5.5.1   | 502/5.5.1   | 502/5.5.1   | 503/5.5.1   | 521/5.3.2
+TURN                                                | 502/5.5.1   | 502/5.5.1   | 502/5.5.1   | 502/5.5.1   | 502/5.5.1   | 502/5.5.1   | 502/5.5.1   | 503/5.5.1   | 521/5.3.2
+XCLIENT ADDR=192.0.2.1                              | 500/5.5.2   | 500/5.5.2   | 500/5.5.2   | 500/5.5.2   | 500/5.5.2   | 500/5.5.2   | 500/5.5.2   | 503/5.5.1   | 521/5.3.2
+FROB                                                | 500/5.5.2   | 500/5.5.2   | 500/5.5.2   | 500/5.5.2   | 500/5.5.2   | 500/5.5.2   | 500/5.5.2   | 503/5.5.1   | 521/5.3.2
+                                                    | 500/5.5.2   | 500/5.5.2   | 500/5.5.2   | 500/5.5.2   | 500/5.5.2   | 500/5.5.2   | 500/5.5.2   | 503/5.5.1   | 521/5.3.2
+""")
 SETUP = {
     "C": ({}, b""),
     "G": ({}, EHLO),
@@ -515,140 +125,112 @@ def state_of(core, was):
 
 def check(core, was, command, expected):
     core.feed(command if b"\r\n" in command else command + b"\r\n")
-    replies = core.take()
-    code, _, afterwards = expected.partition(" ")
-    code, _, status = code.partition("/")
-    lines = replies.split(b"\r\n")[:-1]
-    assert [line[:3] for line in lines] == [code.encode()] * len(lines)
-    assert [line[3:4] for line in lines] == [b"-"] * (len(lines) - 1) + [b" "], "not exactly one reply"
-    if status:
-        assert all(line[4:].startswith(status.encode() + b" ") for line in lines)
-    else:
-        assert not any(line[4:7] in {b"2.0", b"3.0", b"5.5"} for line in lines)
-    assert state_of(core, was) == afterwards
+    expected, _, afterwards = expected.partition(">")
+    code, _, status = expected.partition("/")
+    lines = [line.decode() for line in core.take().split(b"\r\n")[:-1]]
+    assert [line[:4] for line in lines] == [f"{code}-"] * (len(lines) - 1) + [f"{code} "], (
+        "not exactly one reply"
+    )
+    found = {match[0] if (match := re.match(r"\d\.\d+\.\d+(?= )", line[4:])) else "" for line in lines}
+    assert found == {status}
+    assert state_of(core, was) == (afterwards or was)
 
 
-def cells(table=TABLE):
+def cells(expected):
     return [
         pytest.param(
-            column, command, row[index], id=f"{column}-{command.decode().split(chr(13))[0] or 'empty'}"
+            column, command, cell, id=f"{column}-{command.decode().splitlines()[0] if command else 'empty'}"
         )
-        for command, row in table.items()
-        for index, column in enumerate(COLUMNS[: len(row)])
+        for (column, command), cell in expected.items()
     ]
 
 
-def test_the_table_has_a_row_for_every_verb_and_a_column_for_every_state():
-    verbs = {command.split(b" ")[0].split(b"\r")[0] for command in TABLE}
+def test_the_table_has_every_verb_and_every_state():
+    verbs = {command.split()[0] for _, command in TABLE if command}
     assert verbs >= set(
         b"HELO EHLO LHLO MAIL RCPT DATA BDAT RSET NOOP QUIT VRFY EXPN HELP AUTH STARTTLS ETRN XCLIENT FROB".split()
     )
-    assert all(len(row) == len(COLUMNS) for row in TABLE.values())
     assert set(STATES) == set(State)
+    assert {column for column, _ in TABLE} == set(SETUP)
 
 
-@pytest.mark.parametrize(("column", "command", "expected"), cells())
+@pytest.mark.parametrize(("column", "command", "expected"), cells(TABLE))
 def test_every_command_in_every_state(new_core, column, command, expected):
     check(in_state(new_core, column), column, command, expected)
 
 
-@pytest.mark.parametrize(("column", "command", "expected"), cells())
-def test_verbs_in_any_case_are_the_same(new_core, column, command, expected):
-    verb, space, rest = command.partition(b" ")
-    if b"\r" in verb:
-        verb, space, rest = command, b"", b""
-    check(
-        in_state(new_core, column),
-        column,
-        verb.swapcase() + space + rest if verb.isalpha() else command,
-        expected,
-    )
+@pytest.mark.parametrize("column", SETUP)
+def test_verbs_in_lower_case_are_the_same(new_core, column):
+    for (state, command), expected in TABLE.items():
+        if state == column:
+            verb = command.split(b" ")[0]
+            check(in_state(new_core, column), column, command.replace(verb, verb.lower(), 1), expected)
 
 
 # In LMTP only LHLO introduces, and DATA without a good recipient is 503 whatever was tried.
-LMTP = {
-    b"LHLO client.example": ("250 G", "250 G", "250 G", "250 G", "250 G"),
-    b"EHLO client.example": ("500/5.5.1 C", "500/5.5.1 G", "500/5.5.1 M", "500/5.5.1 R", "500/5.5.1 B"),
-    b"HELO client.example": ("500/5.5.1 C", "500/5.5.1 G", "500/5.5.1 M", "500/5.5.1 R", "500/5.5.1 B"),
-    b"LHLO": ("501/5.5.4 C", "501/5.5.4 G", "501/5.5.4 M", "501/5.5.4 R", "501/5.5.4 B"),
-    b"MAIL FROM:<a@sender.example>": (
-        "503/5.5.1 C",
-        "250/2.1.0 M",
-        "503/5.5.1 M",
-        "503/5.5.1 R",
-        "503/5.5.1 B",
-    ),
-    b"RCPT TO:<alice@example.org>": (
-        "503/5.5.1 C",
-        "503/5.5.1 G",
-        "250/2.1.5 R",
-        "250/2.1.5 R",
-        "503/5.5.1 B",
-    ),
-    b"DATA": ("503/5.5.1 C", "503/5.5.1 G", "503/5.5.1 M", "354 ...", "503/5.5.1 B"),
-    b"BDAT 6\r\nQUIT\r\n": ("503/5.5.1 C", "503/5.5.1 G", "503/5.5.1 M", "250/2.0.0 B", "250/2.0.0 B"),
-    b"BDAT 6 LAST\r\nQUIT\r\n": ("503/5.5.1 C", "503/5.5.1 G", "503/5.5.1 M", "250/2.0.0 G", "250/2.0.0 G"),
-    b"RSET": ("250/2.0.0 C", "250/2.0.0 G", "250/2.0.0 G", "250/2.0.0 G", "250/2.0.0 G"),
-    b"NOOP": ("250/2.0.0 C", "250/2.0.0 G", "250/2.0.0 M", "250/2.0.0 R", "250/2.0.0 B"),
-    b"QUIT": ("221/2.0.0 -",) * 5,
-    b"VRFY alice": ("252/2.5.0 C", "252/2.5.0 G", "252/2.5.0 M", "252/2.5.0 R", "252/2.5.0 B"),
-    b"HELP": ("214/2.0.0 C", "214/2.0.0 G", "214/2.0.0 M", "214/2.0.0 R", "214/2.0.0 B"),
-    b"FROB": ("500/5.5.2 C", "500/5.5.2 G", "500/5.5.2 M", "500/5.5.2 R", "500/5.5.2 B"),
-}
+LMTP = table(r"""
+                             | C           | G           | M           | R           | B
+LHLO client.example          | 250>G       | 250         | 250>G       | 250>G       | 250>G
+EHLO client.example          | 500/5.5.1   | 500/5.5.1   | 500/5.5.1   | 500/5.5.1   | 500/5.5.1
+HELO client.example          | 500/5.5.1   | 500/5.5.1   | 500/5.5.1   | 500/5.5.1   | 500/5.5.1
+LHLO                         | 501/5.5.4   | 501/5.5.4   | 501/5.5.4   | 501/5.5.4   | 501/5.5.4
+MAIL FROM:<a@sender.example> | 503/5.5.1   | 250/2.1.0>M | 503/5.5.1   | 503/5.5.1   | 503/5.5.1
+RCPT TO:<alice@example.org>  | 503/5.5.1   | 503/5.5.1   | 250/2.1.5>R | 250/2.1.5   | 503/5.5.1
+DATA                         | 503/5.5.1   | 503/5.5.1   | 503/5.5.1   | 354>...     | 503/5.5.1
+BDAT 6\r\nQUIT\r\n           | 503/5.5.1   | 503/5.5.1   | 503/5.5.1   | 250/2.0.0>B | 250/2.0.0
+BDAT 6 LAST\r\nQUIT\r\n      | 503/5.5.1   | 503/5.5.1   | 503/5.5.1   | 250/2.0.0>G | 250/2.0.0>G
+RSET                         | 250/2.0.0   | 250/2.0.0   | 250/2.0.0>G | 250/2.0.0>G | 250/2.0.0>G
+NOOP                         | 250/2.0.0   | 250/2.0.0   | 250/2.0.0   | 250/2.0.0   | 250/2.0.0
+QUIT                         | 221/2.0.0>- | 221/2.0.0>- | 221/2.0.0>- | 221/2.0.0>- | 221/2.0.0>-
+VRFY alice                   | 252/2.5.0   | 252/2.5.0   | 252/2.5.0   | 252/2.5.0   | 252/2.5.0
+HELP                         | 214/2.0.0   | 214/2.0.0   | 214/2.0.0   | 214/2.0.0   | 214/2.0.0
+FROB                         | 500/5.5.2   | 500/5.5.2   | 500/5.5.2   | 500/5.5.2   | 500/5.5.2
+""")
 
 
-@pytest.mark.parametrize("command", LMTP)
-@pytest.mark.parametrize(("index", "column"), list(enumerate("CGMRB")))
-def test_every_command_in_every_state_of_lmtp(new_core, index, column, command):
-    core = new_core(role=Role.LMTP)
-    core.feed(SETUP[column][1].replace(EHLO, LHLO))
+@pytest.mark.parametrize(("column", "command", "expected"), cells(LMTP))
+def test_every_command_in_every_state_of_lmtp(new_core, column, command, expected):
+    core = new_core(role=Role.LMTP).feed(SETUP[column][1].replace(EHLO, LHLO))
     core.take()
-    check(core, column, command, LMTP[command][index])
+    check(core, column, command, expected)
 
 
 # Where TLS is required: RFC 3207 4 leaves NOOP, EHLO, STARTTLS and QUIT, and the older ways to say EHLO.
-NEEDS_TLS = {
-    b"EHLO client.example": ("250 G", "250 G"),
-    b"HELO client.example": ("250 G", "250 G"),
-    b"LHLO client.example": ("500/5.5.1 C", "500/5.5.1 G"),
-    b"NOOP": ("250/2.0.0 C", "250/2.0.0 G"),
-    b"QUIT": ("221/2.0.0 -", "221/2.0.0 -"),
-    b"STARTTLS": ("503/5.5.1 C", "220/2.0.0 ..."),
-    b"FROB": ("500/5.5.2 C", "500/5.5.2 G"),
-    **dict.fromkeys(
-        (
-            b"MAIL FROM:<a@sender.example>",
-            b"MAIL FROM:nonsense",
-            b"RCPT TO:<alice@example.org>",
-            b"DATA",
-            b"BDAT 6\r\nQUIT\r\n",
-            b"BDAT six",
-            b"RSET",
-            b"HELP",
-            b"VRFY alice",
-            b"EXPN staff",
-            b"AUTH PLAIN",
-            b"ETRN example.org",
-        ),
-        ("530/5.7.0 C", "530/5.7.0 G"),
-    ),
-}
+NEEDS_TLS = table(r"""
+                             | C           | G
+EHLO client.example          | 250>G       | 250
+HELO client.example          | 250>G       | 250
+LHLO client.example          | 500/5.5.1   | 500/5.5.1
+NOOP                         | 250/2.0.0   | 250/2.0.0
+QUIT                         | 221/2.0.0>- | 221/2.0.0>-
+STARTTLS                     | 503/5.5.1   | 220/2.0.0>...
+FROB                         | 500/5.5.2   | 500/5.5.2
+MAIL FROM:<a@sender.example> | 530/5.7.0   | 530/5.7.0
+MAIL FROM:nonsense           | 530/5.7.0   | 530/5.7.0
+RCPT TO:<alice@example.org>  | 530/5.7.0   | 530/5.7.0
+DATA                         | 530/5.7.0   | 530/5.7.0
+BDAT 6\r\nQUIT\r\n           | 530/5.7.0   | 530/5.7.0
+BDAT six                     | 530/5.7.0   | 530/5.7.0
+RSET                         | 530/5.7.0   | 530/5.7.0
+HELP                         | 530/5.7.0   | 530/5.7.0
+VRFY alice                   | 530/5.7.0   | 530/5.7.0
+EXPN staff                   | 530/5.7.0   | 530/5.7.0
+AUTH PLAIN                   | 530/5.7.0   | 530/5.7.0
+ETRN example.org             | 530/5.7.0   | 530/5.7.0
+""")
 
 
-@pytest.mark.parametrize("command", NEEDS_TLS)
-@pytest.mark.parametrize(("index", "column"), list(enumerate("CG")))
-def test_every_command_before_the_tls_that_is_required(new_core, index, column, command):
-    check(in_state(new_core, column, needs_tls=True), column, command, NEEDS_TLS[command][index])
+@pytest.mark.parametrize(("column", "command", "expected"), cells(NEEDS_TLS))
+def test_every_command_before_the_tls_that_is_required(new_core, column, command, expected):
+    check(in_state(new_core, column, needs_tls=True), column, command, expected)
 
 
 @pytest.mark.parametrize("column", "CGMRB")
 def test_with_tls_on_the_table_is_the_same_and_starttls_is_out_of_place(new_core, column):
-    for command, row in TABLE.items():
-        core = in_state(new_core, column, tls="implicit", needs_tls=True)
-        expected = row[COLUMNS.index(column)]
-        if command == b"STARTTLS" or (command == b"STARTTLS now" and column == "G"):
-            expected = f"503/5.5.1 {column}"
-        check(core, column, command, expected)
+    for (state, command), expected in TABLE.items():
+        if state == column:
+            core = in_state(new_core, column, tls="implicit", needs_tls=True)
+            check(core, column, command, "503/5.5.1" if command.startswith(b"STARTTLS") else expected)
 
 
 def test_data_and_bdat_after_only_refused_recipients(new_core):
