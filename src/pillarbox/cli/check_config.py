@@ -1,50 +1,193 @@
-"""`pillarbox check-config`: read a configuration as the server would, and say what it means or what is wrong.
+"""Check a configuration before the server meets it: the file itself, and what it names on this machine.
 
-Reading it is `config`'s business.
+The form and sense of the settings is the business of `config`.
 """
 
 from __future__ import annotations
 
+import os
+import socket
+import ssl
+import stat
 import sys
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from pillarbox.cli.outcome import Exit
-from pillarbox.cli.sendmail import CONFIG_FILE
+from pillarbox.cli.sendmail import CONFIG_FILE, CONFIG_VARIABLE
 from pillarbox.cli.show import fail, show_json
 from pillarbox.observe import visible
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
-@click.command("check-config")
-@click.argument("file", type=click.Path(path_type=Path), default=CONFIG_FILE)
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+    from pillarbox.config import Config, Problem
+
+
+@click.command()
+@click.argument(
+    "file",
+    type=click.Path(path_type=Path),
+    envvar=CONFIG_VARIABLE,
+    default=Path(CONFIG_FILE),
+    metavar="[FILE]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def check_config(file: Path, *, as_json: bool) -> None:
-    """Check a configuration FILE. Exit status: 0 good, 66 not readable, 78 wrong."""
+    """Check FILE, and that what it names can be used by whoever runs this: best run as the server's user.
+
+    Exit status: 0 usable, warnings or not; 66 it cannot be read; 78 it is wrong.
+    """
     from pillarbox.config import ConfigError, load
+    from pillarbox.config.checks import unused
 
     try:
         config = load(file)
     except OSError as error:
         fail(f"cannot read {file}: {error.strerror}", Exit.NO_INPUT)
     except ConfigError as error:
-        if as_json:
-            show_json({"good": False, "problems": [str(problem) for problem in error.problems]})
-        else:
-            click.echo(visible(str(error)) if "\n" not in str(error) else str(error), err=True)
+        _report(error.problems, [], [], as_json=as_json)
         sys.exit(Exit.CONFIG)
-    summary = {
-        "hostname": config.hostname,
-        "data": config.data,
-        "workers": config.workers,
-        "listens": [f"{one.address} ({one.role.value}, TLS {one.tls})" for one in config.listen],
-        "domains": sorted(config.domains),
-        "routes": [f"{one.match} via {one.via}" for one in config.routes] or ["* via mx"],
-        "accounts": sorted(config.accounts),
-    }
+    problems = list(_problems(config, str(file)))
+    warnings = [*unused(config), *_warnings(config, file)]
+    _report(problems, warnings, list(_summary(config)), as_json=as_json)
+    sys.exit(Exit.CONFIG if problems else Exit.OK)
+
+
+def _report(
+    problems: list[Problem] | tuple[Problem, ...], warnings: list[str], summary: list[str], *, as_json: bool
+) -> None:
     if as_json:
-        show_json({"good": True, **summary})
+        import msgspec
+
+        found = [msgspec.to_builtins(problem) for problem in problems]
+        show_json({"usable": not problems, "problems": found, "warnings": warnings, "summary": summary})
         return
-    click.echo(f"{file} is good.")
-    for name, value in summary.items():
-        click.echo(visible(f"  {name}: {', '.join(value) if isinstance(value, list) else value}"))
+    for problem in problems:
+        click.echo(visible(str(problem)), err=True)
+    for warning in warnings:
+        click.echo(f"warning: {visible(warning)}", err=True)
+    if not problems:
+        click.echo("The configuration is sound.")
+        for line in summary:
+            click.echo(f"  {visible(line)}")
+
+
+# --- what the file names on this machine
+
+
+def _problems(config: Config, file: str) -> Iterator[Problem]:
+    """What would keep the server from starting here, as far as it can be seen without starting it."""
+    from pillarbox.config import Problem
+
+    for key, problem, advice in (*_files(config), *_addresses(config), *_data(config)):
+        yield Problem(file, 0, key, problem, advice)
+
+
+def _files(config: Config) -> Iterator[tuple[str, str, str]]:
+    tls = config.tls
+    readable = True
+    for key, path in (
+        ("tls.certificate", tls.certificate),
+        ("tls.key", tls.key),
+        ("relay.ca_file", config.relay.ca_file),
+    ):
+        if path and not os.access(path, os.R_OK):
+            readable = False
+            yield key, f"{path} cannot be read", "check that it exists and who may read it"
+    if tls.certificate and readable:
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(tls.certificate, tls.key)
+        except (ssl.SSLError, OSError) as error:
+            yield (
+                "tls",
+                f"certificate and key cannot be used together: {error}",
+                "they must be PEM and belong together",
+            )
+    for name, program in config.programs.items():
+        if not os.access(program.command[0], os.X_OK):
+            yield f"program.{name}.command", f"{program.command[0]} cannot be run", "check its path and mode"
+    for name, webhook in config.webhooks.items():
+        if webhook.ca_file and not os.access(webhook.ca_file, os.R_OK):
+            yield f"webhook.{name}.ca_file", f"{webhook.ca_file} cannot be read", ""
+    for hook in config.hooks:
+        try:
+            found = find_spec(hook)
+        except (ImportError, ValueError):
+            found = None
+        if found is None:
+            yield "hooks", f"there is no Python module {hook!r}", "check PYTHONPATH"
+
+
+def _addresses(config: Config) -> Iterator[tuple[str, str, str]]:
+    """Addresses must be ones of this machine; whether a port is free shows when the server starts."""
+    from pillarbox.config.checks import split_address
+
+    named = [(f"listen[{number}].address", one.address) for number, one in enumerate(config.listen, 1)]
+    if config.console.address:
+        named.append(("console.address", config.console.address))
+    for key, address in named:
+        host, _port = split_address(address)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            with socket.socket(family) as sock:
+                sock.bind((host, 0))
+        except OSError as error:
+            yield (
+                key,
+                f"{address} cannot be listened on: {error.strerror or error}",
+                "name an address of this machine",
+            )
+
+
+def _data(config: Config) -> Iterator[tuple[str, str, str]]:
+    folder = Path(config.data)
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    if folder.exists() and not folder.is_dir():
+        yield "data", f"{folder} is no folder", ""
+    elif not os.access(nearest, os.W_OK | os.X_OK):
+        yield "data", f"{nearest} may not be written to", "change its owner to the server's user"
+
+
+def _warnings(config: Config, file: Path) -> Iterator[str]:
+    folder = Path(config.data)
+    if folder.exists() and folder.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        yield f"data: others may look into {folder}, where the mail lies; chmod 700 it"
+    secrets = config.relay.passwords or any(webhook.secret for webhook in config.webhooks.values())
+    if secrets and file.stat().st_mode & stat.S_IROTH:
+        yield f"{file} holds passwords and everybody may read it; chmod 640 it"
+    if (
+        config.tls.key
+        and Path(config.tls.key).exists()
+        and Path(config.tls.key).stat().st_mode & stat.S_IROTH
+    ):
+        yield f"tls.key: everybody may read {config.tls.key}; chmod 600 it"
+
+
+def _summary(config: Config) -> Iterator[str]:
+    """What a server with these settings does."""
+    for listener in config.listen:
+        encrypted = {
+            "implicit": "TLS",
+            "starttls": "STARTTLS" if config.tls.certificate else "no TLS",
+            "none": "no TLS",
+        }
+        yield f"listens on {listener.address} as {listener.role.value}, {encrypted[listener.tls]}"
+    if config.console.address:
+        yield f"shows metrics on http://{config.console.address}/metrics"
+    for name, domain in config.domains.items():
+        users = "every user" if domain.users == "*" else f"{len(domain.users)} users"
+        what = (
+            "takes no mail"
+            if domain.no_mail
+            else f"{users}, {len(domain.aliases)} aliases, {domain.deliver or 'no mailboxes'}"
+        )
+        yield f"serves {name}: {what}"
+    for route in config.routes:
+        yield f"sends mail for {route.match} by {route.via}"
+    yield f"relays for {', '.join(config.policy.relay_networks) or 'nobody'}; {len(config.accounts)} accounts may log in"
+    workers = "1 worker" if config.workers == 1 else f"{config.workers} workers"
+    yield f"is called {config.hostname}, keeps its mail in {config.data}, {workers}"

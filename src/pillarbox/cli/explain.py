@@ -1,59 +1,66 @@
-"""`pillarbox explain`: what a reply, a code, an enhanced status or a cause means.
+"""Explain a reply, a code, a status or a cause to a person.
 
-The knowledge is `diagnose.explain`'s.
+What it means is `diagnose.explain`'s business.
 """
 
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
 from pillarbox.cli.outcome import Exit
 from pillarbox.cli.show import is_colourful, show_json
-from pillarbox.diagnose.explain import Explanation
-from pillarbox.diagnose.explain import explain as look_up
-from pillarbox.mail.reply import Who
 from pillarbox.observe import visible
 
-_MAX_CHARACTERS = 65_536
+if TYPE_CHECKING:
+    from pillarbox.diagnose.explain import Explanation
+
+_SHOWN_CAUSES = 12
 
 
 @click.command()
-@click.argument("words", nargs=-1)
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
-def explain(words: tuple[str, ...], *, as_json: bool) -> None:
-    """Explain a reply, a code, a status or a cause; from standard input if nothing is given.
+@click.argument("text", nargs=-1, required=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def explain(text: tuple[str, ...], *, as_json: bool) -> None:
+    """Explain a code (550), a status (5.1.1), a cause (envelope.relay_denied) or a whole reply.
 
-    Exit status: 0 if something could be told, 65 if not.
+    "-" reads the reply from standard input. Exit status: 0 explained, 65 nothing is known of it.
     """
-    asked = " ".join(words) if words else sys.stdin.read(_MAX_CHARACTERS)
+    from pillarbox.diagnose.explain import explain as look_up
+
+    asked = sys.stdin.read(65_536) if text == ("-",) else " ".join(text)
     found = look_up(asked)
     if as_json:
         show_json(found.to_dict())
     else:
-        _show(found)
+        _print(found)
     sys.exit(Exit.OK if found.known else Exit.DATA)
 
 
-def _show(found: Explanation) -> None:
-    click.echo(click.style(visible(found.title), bold=True), color=is_colourful())
-    for text in (found.meaning, found.explanation):
-        if text:
-            click.echo(click.wrap_text(visible(text), 100))
-    facts = [
-        ("Whose move", found.who.value if found.who is not Who.NOBODY else ""),
-        ("What to do", found.advice),
-        ("A client", found.client),
-        ("Standard", found.clause),
-    ]
-    for name, text in facts:
-        if text:
-            click.echo(click.wrap_text(visible(f"{name}: {text}"), 100, subsequent_indent="  "))
+def _print(found: Explanation) -> None:
+    colour = is_colourful()
+    click.echo(click.style(visible(found.title), bold=True), color=colour)
+    for line in (found.meaning, found.explanation):
+        if line:
+            click.echo(f"  {visible(line)}")
+    rows = (
+        ("whose move", found.who.value if found.known else ""),
+        ("what to do", found.advice),
+        ("a sender", found.client),
+        ("standard", found.clause),
+    )
+    for name, value in rows:
+        if value:
+            click.echo(f"{click.style(f'{name:>12}', dim=True)}  {visible(value)}", color=colour)
     for note in found.notes:
-        click.echo(click.wrap_text(visible(f"Note: {note}"), 100, subsequent_indent="  "))
+        click.echo(f"        note  {visible(note)}")
     if found.causes:
-        click.echo("\nThis server says it for:")
-        for cause in found.causes:
-            setting = f" ({cause.setting})" if cause.setting else ""
-            click.echo(visible(f"  {cause.id:36} {cause.code} {cause.status} {cause.meaning}{setting}"))
+        click.echo("This server says it because of:")
+    for cause in found.causes[:_SHOWN_CAUSES]:
+        click.echo(f"  {cause.id:32} {cause.meaning}")
+        if cause.setting:
+            click.echo(f"  {'':32} governed by {cause.setting}")
+    if len(found.causes) > _SHOWN_CAUSES:
+        click.echo(f"  and {len(found.causes) - _SHOWN_CAUSES} more; --json lists all")

@@ -1,240 +1,315 @@
-"""`pillarbox queue`: look at the messages in the queue, and change what becomes of them.
+"""Look at the queue and act on it.
 
-What a verb does is `control`'s business.
+What each verb does is the business of `control`.
 """
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from pillarbox.cli.outcome import Exit
-from pillarbox.cli.show import fail, format_when, iso_time, show_json, show_table
+from pillarbox.cli.show import fail, format_time, format_when, iso_time, show_json, show_table
 from pillarbox.cli.store import opened, store_options
-from pillarbox.control import ControlError, Done, Selection, apply, apply_to_destination, select
-from pillarbox.mail.units import parse_duration
-from pillarbox.queue.spool import State
+from pillarbox.mail.units import approximate_size, parse_duration
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pillarbox.control import Selection
     from pillarbox.queue.ledger import ListedMessage, ListedRecipient
 
-F = TypeVar("F", bound=Callable[..., object])
-_STATES = {state.name.lower(): state for state in State}
+F = TypeVar("F", bound="Callable[..., object]")
+_STATES = ("queued", "held", "delivered", "failed", "removed", "damaged")
+_SHOWN_RECIPIENTS = 3
+_PROGRESS_FROM = 50  # messages
 
 
-@click.group()
-def queue() -> None:
-    """List, hold, release, retry, bounce or remove messages."""
+class _Age(click.ParamType[float]):
+    """A duration such as "2h"."""
+
+    name = "age"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            return parse_duration(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
-def _filters(function: F) -> F:
-    """The options that choose messages."""
+def selecting(function: F) -> F:
+    """Add the options that choose messages."""
     for option in (
+        click.option("--state", type=click.Choice(_STATES), help="Only recipients in this state."),
         click.option(
-            "--older-than", metavar="TIME", default="", help='In the queue for longer than, such as "2h".'
+            "--older-than", type=_Age(), default=0.0, metavar="AGE", help='Received before, such as "2h".'
         ),
-        click.option("--recipient", metavar="ADDRESS", default="", help="This recipient, or @domain."),
+        click.option("--recipient", default="", metavar="ADDRESS", help='To this address or "@domain".'),
         click.option(
-            "--sender", metavar="ADDRESS", default="", help='This sender, or @domain; "<>" for reports.'
+            "--sender", default="", metavar="ADDRESS", help='From this address or "@domain"; "<>": reports.'
         ),
         click.option(
-            "--destination", metavar="NAME", default="", help='As listed, such as "mx:example.org".'
+            "--destination", default="", metavar="ROUTE", help='Bound for this, such as "mx:example.org".'
         ),
-        click.argument("ids", nargs=-1),
     ):
         function = option(function)
     return function
 
 
-def _selection(
-    ids: tuple[str, ...],
-    destination: str,
-    sender: str,
-    recipient: str,
-    older_than: str,
-    state: State | None = None,
-) -> Selection:
-    try:
-        age_s = parse_duration(older_than) if older_than else 0.0
-    except ValueError as error:
-        raise click.UsageError(f"--older-than: {error}") from error
+def _selection(given: dict[str, Any]) -> Selection:
+    from pillarbox.control import Selection
+    from pillarbox.queue.spool import State
+
     return Selection(
-        ids=ids, destination=destination, sender=sender, recipient=recipient, older_than_s=age_s, state=state
+        ids=tuple(given.get("ids", ())),
+        destination=given["destination"],
+        sender=given["sender"],
+        recipient=given["recipient"],
+        older_than_s=given["older_than"],
+        state=State[given["state"].upper()] if given["state"] else None,
     )
 
 
+@click.group()
+def queue() -> None:
+    """List, hold, release, retry, bounce or remove messages; works whether the server runs or not."""
+
+
+# --- looking
+
+
 @queue.command("list")
-@_filters
-@click.option("--state", type=click.Choice(list(_STATES)), help="Only recipients in this state.")
-@click.option("--limit", default=100, show_default=True, help="So many messages at most.")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@selecting
+@click.option("--limit", default=100, show_default=True, help="Messages to show.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @store_options
-def list_(
-    *, state: str | None, limit: int, as_json: bool, data: Path | None, config: Path | None, **given: str
-) -> None:
-    """List open messages, or those with recipients in --state."""
-    now = time.time()
-    selection = _selection(**given, state=_STATES[state] if state else None)  # type: ignore[arg-type]
-    with opened(data, config) as ledger:
-        found = _try(lambda: select(ledger, selection, now=now, limit=limit))
-    if as_json:
-        show_json([_to_dict(message) for message in found])
-        return
-    rows = [
-        [
-            message.queue_id if number == 0 else "",
-            _state(recipient),
-            format_when(recipient.due, now) if recipient.state is State.QUEUED else "",
-            _sender(message) if number == 0 else "",
-            recipient.address,
-            recipient.destination,
-            str(recipient.result.reply) if recipient.result is not None else "",
-        ]
-        for message in found
-        for number, recipient in enumerate(message.recipients)
-    ]
-    if rows:
-        show_table(["id", "state", "next try", "sender", "recipient", "destination", "last reply"], rows)
-    else:
-        click.echo("No messages.")
-
-
-@queue.command()
-@click.argument("queue_id")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
-@click.option("--content", is_flag=True, help="Print the message itself, as it is stored.")
-@store_options
-def show(queue_id: str, *, as_json: bool, content: bool, data: Path | None, config: Path | None) -> None:
-    """Show one message: its envelope, where it came from, and each recipient."""
-    from pillarbox.control import find
+def list_command(data: Path | None, config: Path | None, *, limit: int, as_json: bool, **given: Any) -> None:
+    """List messages, those that are due first; finished ones only with --state."""
+    from pillarbox.control import select
 
     now = time.time()
     with opened(data, config) as ledger:
-        message = find(ledger, queue_id)
-        if content:
-            for piece in ledger.load(message.id).chunks():
-                sys.stdout.buffer.write(piece)
-            return
+        found = select(ledger, _selection(given), now=now, limit=limit + 1)
+        depth = ledger.depth()
     if as_json:
-        show_json(_to_dict(message))
+        show_json([to_json(message) for message in found[:limit]])
         return
-    trace = message.trace
-    facts = [
-        ["id", message.queue_id],
-        ["received", format_when(message.received_at, now)],
-        ["sender", _sender(message)],
-        ["octets", str(message.octets)],
-        ["from host", f"{trace.client} ({trace.helo})" if trace is not None else ""],
-        ["protocol", trace.protocol if trace is not None else ""],
-    ]
-    show_table(["", ""], facts)
-    click.echo()
-    rows = [
-        [
-            one.address,
-            _state(one),
-            str(one.attempts),
-            one.destination,
-            str(one.result.reply) if one.result else "",
-        ]
-        for one in message.recipients
-    ]
-    show_table(["recipient", "state", "attempts", "destination", "last reply"], rows, right=["attempts"])
+    if not found:
+        click.echo("No message.")
+        return
+    columns = ("ID", "AGE", "SIZE", "STATE", "NEXT", "FROM", "TO", "LAST REPLY")
+    show_table(columns, [_row(message, now) for message in found[:limit]], right=("AGE", "SIZE"))
+    recipients = sum(one.recipients for one in depth)
+    more = f"; these are the first {limit}, --limit shows more" if len(found) > limit else ""
+    click.echo(
+        f"\n{recipients} recipients wait for {len({one.destination for one in depth})} destinations{more}."
+    )
 
 
-def _verb(name: str, about: str) -> None:
-    """Make one command that changes messages."""
-
-    @_filters
-    @click.option("--all", "everything", is_flag=True, help="All open messages.")
-    @click.option("--json", "as_json", is_flag=True, help="For programs.")
-    @store_options
-    def run(*, everything: bool, as_json: bool, data: Path | None, config: Path | None, **given: str) -> None:
-        now = time.time()
-        selection = _selection(**given)  # type: ignore[arg-type]
-        if selection.is_everything and not everything:
-            raise click.UsageError(f"say which messages to {name}: ids, a filter, or --all")
-        with opened(data, config) as ledger:
-            found = _try(lambda: select(ledger, selection, now=now))
-            with click.progressbar(length=len(found), label=name, file=sys.stderr) as bar:
-                done = apply(ledger, name, found, now=now, progress=lambda _done: bar.update(1))
-        _report(name, done, as_json=as_json)
-
-    run.__doc__ = about
-    queue.command(name)(run)
+def _row(message: ListedMessage, now: float) -> tuple[str, ...]:
+    waiting = [one for one in message.recipients if one.state <= 1] or list(message.recipients)
+    first = min(waiting, key=lambda one: one.due, default=None)
+    names = [one.address for one in waiting[:_SHOWN_RECIPIENTS]]
+    if len(waiting) > _SHOWN_RECIPIENTS:
+        names.append(f"and {len(waiting) - _SHOWN_RECIPIENTS} more")
+    last = next((one.result.reply for one in waiting if one.result is not None), None)
+    states = dict.fromkeys(_state_word(one) for one in waiting)
+    return (
+        message.queue_id,
+        format_when(message.received_at, now).removesuffix(" ago"),
+        approximate_size(message.octets),
+        ", ".join(states),
+        format_when(first.due, now) if first is not None and first.state == 0 and not first.active else "",
+        message.envelope.sender or "<>" if message.envelope is not None else "?",
+        ", ".join(names),
+        str(last) if last is not None else "",
+    )
 
 
-def _destination_verb(name: str, about: str) -> None:
-    """Make one command that changes a destination."""
-
-    @click.argument("destination")
-    @click.option("--json", "as_json", is_flag=True, help="For programs.")
-    @store_options
-    def run(destination: str, *, as_json: bool, data: Path | None, config: Path | None) -> None:
-        with opened(data, config) as ledger:
-            done = apply_to_destination(ledger, name, destination, now=time.time())
-        _report(name, done, as_json=as_json)
-
-    run.__doc__ = about
-    queue.command(name)(run)
+def _state_word(recipient: ListedRecipient) -> str:
+    return "active" if recipient.active else recipient.state.name.lower()
 
 
-_verb("hold", "Keep messages in the queue until they are released.")
-_verb("release", "Let held messages go on.")
-_verb("retry", "Try messages again now.")
-_verb("bounce", "Return messages to their senders with a report.")
-_verb("remove", "Throw messages away; nobody is told.")
-_destination_verb("suspend", "Deliver nothing to a destination until it is resumed.")
-_destination_verb("resume", "Deliver to a destination again.")
-
-
-def _try(call: Callable[[], list[ListedMessage]]) -> list[ListedMessage]:
-    try:
-        return call()
-    except ControlError as error:
-        fail(str(error), Exit.NO_INPUT)
-
-
-def _report(verb: str, done: Done, *, as_json: bool) -> None:
-    if as_json:
-        show_json({"verb": verb, "messages": done.messages, "recipients": done.recipients})
-    else:
-        click.echo(f"{verb}: {done.messages} messages, {done.recipients} recipients")
-
-
-def _sender(message: ListedMessage) -> str:
-    if message.envelope is None:
-        return "(not readable)"
-    return message.envelope.sender or "<>"
-
-
-def _state(recipient: ListedRecipient) -> str:
-    return "active" if recipient.active and recipient.state is State.QUEUED else recipient.state.name.lower()
-
-
-def _to_dict(message: ListedMessage) -> dict[str, object]:
+def to_json(message: ListedMessage) -> dict[str, object]:
+    """A message in plain values."""
+    envelope, trace = message.envelope, message.trace
     return {
         "id": message.queue_id,
         "received_at": iso_time(message.received_at),
         "octets": message.octets,
-        "sender": message.envelope.sender if message.envelope is not None else None,
-        "recipients": [
-            {
-                "address": one.address,
-                "original": one.original,
-                "state": one.state.name.lower(),
-                "active": one.active,
-                "due": iso_time(one.due),
-                "destination": one.destination,
-                "attempts": one.attempts,
-                "reply": str(one.result.reply) if one.result is not None else None,
-                "cause": one.result.reply.cause_id if one.result is not None else None,
-            }
-            for one in message.recipients
-        ],
+        "sender": envelope.sender if envelope is not None else None,
+        "client": trace.client if trace is not None else None,
+        "login": trace.login if trace is not None else None,
+        "protocol": trace.protocol if trace is not None else None,
+        "session": trace.session if trace is not None else None,
+        "recipients": [_recipient_as_json(one) for one in message.recipients],
     }
+
+
+def _recipient_as_json(one: ListedRecipient) -> dict[str, object]:
+    result = one.result
+    return {
+        "address": one.address,
+        "original": one.original or None,
+        "state": _state_word(one),
+        "destination": one.destination,
+        "due": iso_time(one.due) if one.state == 0 else None,
+        "attempts": one.attempts,
+        "reply": str(result.reply) if result is not None else None,
+        "cause": result.reply.cause_id if result is not None else None,
+        "stage": result.stage.value if result is not None else None,
+        "host": result.host or None if result is not None else None,
+    }
+
+
+@queue.command("show")
+@click.argument("queue_id", metavar="ID")
+@click.option("--headers", is_flag=True, help="Print the header section of the message too.")
+@click.option(
+    "--message", is_flag=True, help="Write the whole message, and nothing else, to standard output."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@store_options
+def show(
+    queue_id: str, data: Path | None, config: Path | None, *, headers: bool, message: bool, as_json: bool
+) -> None:
+    """Show one message: envelope, where it came from, and how each recipient stands."""
+    from pillarbox.control import ControlError, find
+    from pillarbox.queue.spool import SpoolError
+
+    with opened(data, config) as ledger:
+        try:
+            found = find(ledger, queue_id)
+            if message:
+                _write_out(ledger.content(found.id).chunks())
+                return
+            head = ledger.content(found.id).head().partition(b"\r\n\r\n")[0] if headers else b""
+        except ControlError as error:
+            fail(str(error), Exit.NO_INPUT)
+        except (SpoolError, OSError) as error:
+            fail(f"the octets of this message are gone: {error}; finished messages keep none", Exit.NO_INPUT)
+    if as_json:
+        text = head.decode("utf-8", "replace")
+        show_json(to_json(found) | ({"headers": text.split("\r\n")} if headers else {}))
+        return
+    print_message(found)
+    for line in head.decode("utf-8", "backslashreplace").split("\r\n") if headers else ():
+        click.echo(f"  | {_safe(line)}")
+
+
+def _safe(line: str) -> str:
+    from pillarbox.observe import visible
+
+    return visible(line.replace("\t", "    "))
+
+
+def _write_out(chunks: Any) -> None:
+    stream = click.get_binary_stream("stdout")
+    for chunk in chunks:
+        stream.write(chunk)
+    stream.flush()
+
+
+def print_message(found: ListedMessage) -> None:
+    """A message for people."""
+    now = time.time()
+    envelope, trace = found.envelope, found.trace
+    sender = (envelope.sender or "<>") if envelope is not None else "? (damaged)"
+    click.echo(f"{found.queue_id}  from {_safe(sender)}  {approximate_size(found.octets)}")
+    click.echo(f"  received {format_time(found.received_at)}, {format_when(found.received_at, now)}")
+    if trace is not None:
+        parts = (
+            trace.client,
+            trace.protocol,
+            trace.helo and f"HELO {trace.helo}",
+            trace.login and f"login {trace.login}",
+        )
+        click.echo("  " + _safe(", ".join(part for part in parts if part)))
+    for one in found.recipients:
+        when = f", next {format_when(one.due, now)}" if one.state == 0 and not one.active else ""
+        original = f" (for {one.original})" if one.original else ""
+        click.echo(f"  to {_safe(one.address + original)}: {_state_word(one)}, {one.attempts} attempts{when}")
+        click.echo(f"     by {_safe(one.destination)}")
+        if one.result is not None:
+            click.echo(f"     last: {_safe(str(one.result.reply))} {_safe(one.result.host)}".rstrip())
+    click.echo(f"`pillarbox trace {found.queue_id}` tells its whole history.")
+
+
+# --- acting
+
+_VERBS = {
+    "hold": ("Keep messages until they are released.", "held"),
+    "release": ("Deliver held messages now.", "released"),
+    "retry": ("Try waiting messages now.", "to be tried now"),
+    "bounce": ("Give messages up and report that to their senders.", "to be returned"),
+    "remove": ("Throw messages away; nobody is told.", "removed"),
+}
+
+
+def _add_verb(verb: str, about: str, participle: str) -> None:
+    @queue.command(verb, help=f"{about} Choose them by ID, by options, or all with --all.")
+    @click.argument("ids", nargs=-1, metavar="[ID]...")
+    @selecting
+    @click.option("--all", "everything", is_flag=True, help="All messages of the queue.")
+    @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+    @store_options
+    def act(data: Path | None, config: Path | None, *, everything: bool, as_json: bool, **given: Any) -> None:
+        selection = _selection(given)
+        if selection.is_everything and not everything:
+            raise click.UsageError(
+                f"which messages? Name ids or conditions; --all means all of them ({verb})"
+            )
+        _act(verb, participle, selection, data, config, as_json=as_json)
+
+
+def _act(
+    verb: str, participle: str, selection: Selection, data: Path | None, config: Path | None, *, as_json: bool
+) -> None:
+    from pillarbox.control import ControlError, apply, select
+
+    now = time.time()
+    with opened(data, config) as ledger:
+        try:
+            messages = select(ledger, selection, now=now)
+        except ControlError as error:
+            fail(str(error), Exit.NO_INPUT)
+        hidden = as_json or len(messages) < _PROGRESS_FROM
+        with click.progressbar(length=len(messages), label=verb, hidden=hidden) as bar:
+            done = apply(ledger, verb, messages, now=now, progress=lambda _number: bar.update(1))
+    if as_json:
+        show_json({"verb": verb, "messages": done.messages, "recipients": done.recipients})
+    elif not messages:
+        click.echo("No message fits.")
+    else:
+        click.echo(f"{done.messages} messages with {done.recipients} recipients {participle}.")
+
+
+for _verb, (_about, _participle) in _VERBS.items():
+    _add_verb(_verb, _about, _participle)
+
+
+def _add_destination_verb(verb: str, about: str, participle: str) -> None:
+    @queue.command(verb, help=about)
+    @click.argument("destination")
+    @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+    @store_options
+    def act(destination: str, data: Path | None, config: Path | None, *, as_json: bool) -> None:
+        from pillarbox.control import ControlError, apply_to_destination
+
+        with opened(data, config) as ledger:
+            try:
+                apply_to_destination(ledger, verb, destination, now=time.time())
+            except ControlError as error:
+                fail(str(error), Exit.USAGE)
+            suspended = ledger.suspended()
+        if as_json:
+            show_json({"verb": verb, "destination": destination, "suspended": suspended})
+        else:
+            click.echo(f"{_safe(destination)} {participle}.")
+
+
+_add_destination_verb("suspend", 'Send nothing to a destination such as "mx:example.org".', "suspended")
+_add_destination_verb("resume", "Send to a destination again.", "resumed")

@@ -1,94 +1,115 @@
-"""`pillarbox serve`: run the server in the foreground, or without a file the sandbox.
+"""Run the server in the foreground, and tell a newcomer to the sandbox what to try next.
 
-Running it is `supervisor`'s business.
+Building and running it is the business of `service` and `supervisor`.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-import msgspec
 
 from pillarbox.cli.outcome import Exit
-from pillarbox.cli.sendmail import CONFIG_VARIABLE
 from pillarbox.cli.show import fail
-from pillarbox.cli.store import load_config, sandbox_folder
+from pillarbox.cli.store import sandbox_folder
 
 if TYPE_CHECKING:
     from pillarbox.config import Config
     from pillarbox.service import Service
 
+_SANDBOX_WELCOME = """\
+Pillarbox sandbox: it takes every message, keeps it, and sends nothing on.
+
+  SMTP       {smtp}
+  metrics    {console}
+  mail in    {data}
+
+Try next, in another terminal:
+  pillarbox send --to someone@example.org --server {smtp}
+  pillarbox queue list{option}
+  pillarbox explain 550
+End with Ctrl-C."""
+
 
 @click.command()
-@click.option("--config", "file", type=click.Path(path_type=Path), metavar="FILE", help="The configuration.")
-@click.option("--data", type=click.Path(path_type=Path), metavar="DIR", help="The data folder.")
-@click.option("--smtp", metavar="HOST:PORT", help="Where the sandbox listens; 127.0.0.1:1025 if not given.")
-@click.option("--console", metavar="HOST:PORT", help="Where /metrics, /healthz and /readyz are.")
-def serve(file: Path | None, data: Path | None, smtp: str | None, console: str | None) -> None:
-    """Run the server until it gets SIGTERM or SIGINT; SIGHUP reads the configuration again.
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="The configuration. Without it: a sandbox for this machine.",
+)
+@click.option(
+    "--data", type=click.Path(path_type=Path), metavar="DIR", help="The data folder, instead of the file's."
+)
+@click.option("--smtp", metavar="HOST:PORT", help="The first address to listen on, instead of the file's.")
+@click.option("--console", metavar="HOST:PORT", help="Where metrics are shown, instead of the file's.")
+def serve(config: Path | None, data: Path | None, smtp: str | None, console: str | None) -> None:
+    """Run the server until SIGTERM or Ctrl-C; SIGHUP reads the file again without dropping a session.
 
-    Without a file it is the sandbox: loopback only, every message is taken and kept, nothing leaves this machine.
-    Exit status: 0 stopped, 75 an address or the store can't be used now, 78 the configuration is wrong.
+    Without --config it is a sandbox: only this machine can connect, every message is kept, nothing leaves.
+    Exit status: 0 ended as asked, 71 an address cannot be used, 78 the configuration is wrong.
     """
     import apsw
 
+    from pillarbox.config import ConfigError
     from pillarbox.queue.schema import StoreError
+    from pillarbox.queue.spool import SpoolError
     from pillarbox.supervisor import run
 
-    named = file or (Path(os.environ[CONFIG_VARIABLE]) if CONFIG_VARIABLE in os.environ else None)
-    if named is not None and smtp is not None:
-        raise click.UsageError("--smtp is for the sandbox; with a configuration write [[listen]]")
-
-    def read() -> Config:
-        return _configuration(named, data, smtp, console)
-
-    config = read() if named is None else _with_options(load_config(named), data, console)
     try:
-        sys.exit(run(config, read, None if named is not None else _tell))
-    except (OSError, StoreError, apsw.Error) as error:
-        fail(f"cannot start: {error}", Exit.TEMPORARY)
-    except ValueError as error:
-        fail(f"cannot start: {error}", Exit.CONFIG)
+        settings = _settings(config, data, smtp, console)
+    except ConfigError as error:
+        click.echo(str(error), err=True)
+        sys.exit(Exit.CONFIG)
+    except OSError as error:
+        fail(f"cannot read {config}: {error.strerror}", Exit.NO_INPUT)
+    reload = None if config is None else lambda: _settings(config, data, smtp, console)
+    try:
+        sys.exit(run(settings, reload, _welcome if config is None else None))
+    except (StoreError, SpoolError, apsw.Error) as error:
+        fail(f"the store in {settings.data} cannot be opened: {error}", Exit.OS)
+    except (OSError, ImportError) as error:
+        fail(f"cannot start: {error}", Exit.OS)
 
 
-def _configuration(file: Path | None, data: Path | None, smtp: str | None, console: str | None) -> Config:
-    """The configuration as the options have it. Raises ConfigError or OSError."""
-    from pillarbox.config import load, sandbox
-    from pillarbox.config.settings import SANDBOX_CONSOLE, SANDBOX_SMTP
+def _settings(file: Path | None, data: Path | None, smtp: str | None, console: str | None) -> Config:
+    """The file's settings, or the sandbox's, and those of the command line instead. Raises ConfigError or OSError."""
+    import msgspec
 
-    if file is not None:
-        return _with_options(load(file), data, console)
-    folder = data or sandbox_folder()
-    return sandbox(data=str(folder.absolute()), smtp=smtp or SANDBOX_SMTP, console=console or SANDBOX_CONSOLE)
+    from pillarbox.config import ConfigError, ListenSettings, load, sandbox
+    from pillarbox.config.checks import check
+    from pillarbox.config.strict import locate
 
-
-def _with_options(config: Config, data: Path | None, console: str | None) -> Config:
-    """Options of the command line win over the file."""
-    from pillarbox.config import ConsoleSettings
-
+    if file is None:
+        settings = sandbox(data=str(data.absolute() if data is not None else sandbox_folder()))
+    else:
+        settings = load(file)
+    changes: dict[str, object] = {}
     if data is not None:
-        config = msgspec.structs.replace(config, data=str(data.absolute()))
+        changes["data"] = str(data.absolute())
+    if smtp is not None:
+        first, *others = settings.listen or (ListenSettings(address=smtp),)
+        changes["listen"] = (msgspec.structs.replace(first, address=smtp), *others)
     if console is not None:
-        config = msgspec.structs.replace(config, console=ConsoleSettings(address=console))
-    return config
+        changes["console"] = msgspec.structs.replace(settings.console, address=console)
+    changed: Config = msgspec.structs.replace(settings, **changes)
+    problems = [locate(finding, {}, "command line") for finding in check(changed)]
+    if problems:
+        raise ConfigError(problems)
+    return changed
 
 
-def _tell(service: Service) -> None:
-    """Say what to try next."""
+def _welcome(service: Service) -> None:
+    """Say what the sandbox is for."""
+    settings = service.config
     host, port = service.addresses[0]
-    here = f"{host}:{port}"
-    click.echo(f"""
-  The sandbox takes mail at {here}. Every message is kept, none leaves this machine.
-
-  Try:   pillarbox send --server {here} --to you@example.org --subject Hello --body 'It works'
-         pillarbox queue list --data {service.config.data}
-         pillarbox trace QUEUE-ID --data {service.config.data}
-         pillarbox explain '550 5.1.1 No such user'
-         curl http://{service.config.console.address}/metrics
-
-  Point your application's mail settings at {here}, without TLS or login. Stop with Ctrl-C.
-""")
+    click.echo(
+        _SANDBOX_WELCOME.format(
+            smtp=f"{host}:{port}",
+            console=f"http://{settings.console.address}/metrics",
+            data=settings.data,
+            option="" if settings.data == str(sandbox_folder()) else f" --data {settings.data}",
+        )
+    )

@@ -1,6 +1,6 @@
-"""`pillarbox trace`: what happened to one message, step by step, each refusal explained.
+"""Tell what happened to a message, step by step.
 
-The history itself is kept by the store and read by `control`.
+What is known is the business of `control`.
 """
 
 from __future__ import annotations
@@ -13,69 +13,78 @@ import click
 from pillarbox.cli.outcome import Exit
 from pillarbox.cli.show import fail, format_time, is_colourful, iso_time, show_json
 from pillarbox.cli.store import opened, store_options
-from pillarbox.control import ControlError
-from pillarbox.control import trace as read_trace
+from pillarbox.mail.units import format_duration
 from pillarbox.observe import visible
 
 if TYPE_CHECKING:
     from pillarbox.control import Step, Timeline
 
+_COLOURS = {"delivered": "green", "failed": "red", "returned": "red", "damaged": "red", "deferred": "yellow"}
+
 
 @click.command()
-@click.argument("queue_id")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.argument("queue_id", metavar="ID")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @store_options
-def trace(queue_id: str, *, as_json: bool, data: Path | None, config: Path | None) -> None:
-    """Tell what happened to a message, step by step. Exit status: 0, or 66 if no such message is known."""
+def trace(queue_id: str, data: Path | None, config: Path | None, *, as_json: bool) -> None:
+    """Tell what happened to a message, each refusal explained. It works for finished messages too."""
+    from pillarbox.control import ControlError
+    from pillarbox.control import trace as ask
+
     with opened(data, config) as ledger:
         try:
-            timeline = read_trace(ledger, queue_id)
+            timeline = ask(ledger, queue_id)
         except ControlError as error:
             fail(str(error), Exit.NO_INPUT)
     if as_json:
-        show_json(_to_dict(timeline))
-        return
-    message = timeline.message
-    sender = message.envelope.sender or "<>" if message.envelope is not None else "(not readable)"
-    click.echo(visible(f"{message.queue_id} from {sender}, {message.octets} octets"))
-    if message.trace is not None:
-        source = message.trace
-        click.echo(
-            visible(
-                f"  came from {source.client} ({source.helo}) by {source.protocol}, session {source.session}"
-            )
-        )
+        show_json(_as_json(timeline))
+    else:
+        _print(timeline)
+
+
+def _as_json(timeline: Timeline) -> dict[str, object]:
+    from pillarbox.cli.queue import to_json
+
+    steps = [
+        {
+            "at": iso_time(step.at),
+            "kind": step.kind,
+            "recipient": step.recipient or None,
+            **step.detail,
+            "explanation": step.explanation.to_dict() if step.explanation is not None else None,
+        }
+        for step in timeline.steps
+    ]
+    return to_json(timeline.message) | {"steps": steps}
+
+
+def _print(timeline: Timeline) -> None:
+    from pillarbox.cli.queue import print_message
+
+    print_message(timeline.message)
+    click.echo()
+    start = timeline.message.received_at
     for step in timeline.steps:
-        _show(step)
+        _print_step(step, start)
 
 
-def _show(step: Step) -> None:
-    colour = {"delivered": "green", "failed": "red", "deferred": "yellow"}.get(step.kind)
-    words = [format_time(step.at), click.style(step.kind, fg=colour)]
-    if step.recipient:
-        words.append(visible(step.recipient))
-    reply = step.detail.get("reply")
+def _print_step(step: Step, start: float) -> None:
+    colour = is_colourful()
+    after = f"+{format_duration(max(0.0, step.at - start))}"
+    kind = click.style(f"{step.kind:10}", fg=_COLOURS.get(step.kind))
+    who = f" {visible(step.recipient)}" if step.recipient else ""
+    click.echo(f"{format_time(step.at)} {after:>8}  {kind}{who}", color=colour)
+    indent = " " * 31
+    reply = str(step.detail.get("reply", ""))
     if reply:
-        host = step.detail.get("host")
-        words.append(visible(f"{f'{host} said: ' if host else ''}{reply}"))
-    click.echo("  ".join(words), color=is_colourful())
+        host = str(step.detail.get("host") or "")
+        speaker = f"{host} said" if step.detail.get("origin") == "peer" and host else "this server noted"
+        click.echo(f"{indent}{visible(speaker)}: {visible(reply)}")
     if step.explanation is not None:
-        click.echo(visible(f"    {step.explanation.meaning} {step.explanation.advice}".rstrip()))
-
-
-def _to_dict(timeline: Timeline) -> dict[str, object]:
-    message = timeline.message
-    return {
-        "id": message.queue_id,
-        "sender": message.envelope.sender if message.envelope is not None else None,
-        "steps": [
-            {
-                "at": iso_time(step.at),
-                "kind": step.kind,
-                "recipient": step.recipient or None,
-                "detail": {name: str(value) for name, value in step.detail.items()},
-                "explanation": step.explanation.to_dict() if step.explanation is not None else None,
-            }
-            for step in timeline.steps
-        ],
-    }
+        found = step.explanation
+        for line in (found.meaning, found.advice):
+            if line:
+                click.echo(click.style(f"{indent}{visible(line)}", dim=True), color=colour)
+    due = step.detail.get("due")
+    if isinstance(due, int | float) and due > step.at and step.kind == "deferred":
+        click.echo(f"{indent}next attempt {format_time(due)}")
