@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import trustme
+import uvloop
 from argon2 import PasswordHasher
 
 from pillarbox.inbound.accept import Door
@@ -40,12 +41,24 @@ from pillarbox.smtp.profile import Limits, Profile
 from pillarbox.smtp.server import ServerSession
 
 HOST = "mx.example.org"
+ADDRESS = "127.0.0.1"  # of every client
 PASSWORDS = {"alice@example.org": "wonderland", "bob@example.org": "builder"}
 DOMAINS = {
     "example.org": DomainSettings(deliver="hold", users=["alice", "bob", "carol", "postmaster", "abuse"]),
     "closed.example": DomainSettings(no_mail=True),
 }
 _QUICK = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+
+
+_ON_BOTH_LOOPS = {"dialogues", "inbound", "net"}
+
+
+def pytest_asyncio_loop_factories(config, item):
+    """The server runs on uvloop and as a library on asyncio's own loop: what touches sockets is tested on both."""
+    loops = {"asyncio": asyncio.new_event_loop}
+    if not _ON_BOTH_LOOPS.isdisjoint(item.path.parts):
+        loops["uvloop"] = uvloop.new_event_loop
+    return loops
 
 
 @dataclass
@@ -61,7 +74,7 @@ class Options:
     relay: tuple[str, ...] = ()
     limits: Limits = field(default_factory=Limits)
     connections: ConnectionLimits = field(default_factory=ConnectionLimits)
-    denied: bool = False  # the greeting refuses the client
+    deny: tuple[str, ...] = ()
     plugins: tuple[object, ...] = ()
     hook_limit_s: float = 5.0
     min_free_octets: int = 0
@@ -96,7 +109,9 @@ def build_accounts():
 def build_rules(options, accounts):
     directory = Directory(DirectorySettings(domains=DOMAINS))
     return Rules(
-        RuleSettings(relay_networks=options.relay, vrfy=options.vrfy), directory, accounts
+        RuleSettings(relay_networks=options.relay, deny_networks=options.deny, vrfy=options.vrfy),
+        directory,
+        accounts,
     ), directory
 
 
@@ -111,10 +126,10 @@ class Core:
         refusal = None
         if options.role is Role.NO_MAIL:
             refusal = session.NO_MAIL_HERE.reply(hostname=HOST)
-        elif options.denied:
+        elif self.rules.denies(ADDRESS):
             refusal = session.CLIENT_DENIED.reply(hostname=HOST)
         self.session = ServerSession(profile, now=0.0, tls=options.tls == "implicit", refusal=refusal)
-        self.client = Client("s", "192.0.2.1", 1234, options.role)
+        self.client = Client("s", ADDRESS, 1234, options.role)
         self.out = b""
         self.bodies = []  # complete ones
         self.events = []
@@ -185,7 +200,7 @@ class Core:
         if not right or event.authorize_as.lower() not in {"", event.user.lower()}:
             return auth.BAD_CREDENTIALS.reply()
         self._logged_in = event.user.lower()
-        self.client = Client("s", "192.0.2.1", 1234, self.options.role, login=self._logged_in)
+        self.client = Client("s", ADDRESS, 1234, self.options.role, login=self._logged_in)
         return auth.AUTHENTICATED.reply()
 
     def start_tls(self, now=0.0):

@@ -90,7 +90,7 @@ SETUP = {
     "M": ({}, EHLO + MAIL),
     "R": ({}, EHLO + MAIL + RCPT),
     "B": ({}, EHLO + MAIL + RCPT + b"BDAT 3\r\nHi!"),
-    "X": ({"denied": True}, b""),
+    "X": ({"deny": ("127.0.0.0/8",)}, b""),
     "Z": ({"role": Role.NO_MAIL}, b""),
 }
 STATES = {

@@ -447,25 +447,27 @@ class SmtpProtocol(asyncio.Protocol):
         return self._start_tls()
 
     async def _start_tls(self) -> None:
-        """Shake hands."""
-        loop = asyncio.get_running_loop()
+        """Shake hands. Octets may come out of the new channel before this task learns that it is open."""
+        loop, plain = asyncio.get_running_loop(), self._transport
+        self._session.tls_started(time.monotonic())
         try:
             encrypted = await loop.start_tls(
-                self._transport,
+                plain,
                 self,
                 self._desk.tls,  # type: ignore[arg-type]  # STARTTLS is offered only with a context
                 server_side=True,
                 ssl_handshake_timeout=_HANDSHAKE_S,
             )
         except (OSError, TimeoutError) as error:
-            self._transport.abort()
+            plain.abort()
             self.connection_lost(error)  # the loop tells it only to a connection that got as far as TLS
             return
         if encrypted is None:
             self.connection_lost(None)
             return
         self._transport = encrypted
-        self._session.tls_started(time.monotonic())
+        if self._paused:
+            plain.resume_reading()
         self._client = msgspec.structs.replace(self._client, tls=True, helo="", login="")
         self._note_cipher()
 

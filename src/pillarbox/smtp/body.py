@@ -47,10 +47,12 @@ class BodyReader:
         assert self._stuffed is not None  # the session calls this for DATA bodies alone
         piece = self._stuffed.feed(data)
         self.rest = self._stuffed.rest
+        self.octets += len(piece)
         return self._accept(piece)
 
     def feed_chunk(self, data: bytes) -> bytes:
         """Take octets of a BDAT chunk."""
+        self.octets += len(data)
         if self._checker is None:
             return self._accept(data)
         data = self._held + data
@@ -64,7 +66,6 @@ class BodyReader:
 
     def _accept(self, piece: bytes) -> bytes:
         """The piece, or nothing if the body has a fault."""
-        self.octets += len(piece)
         if self.fault is None and piece:
             self.fault = self._find_fault(piece)
         return piece if self.fault is None else b""

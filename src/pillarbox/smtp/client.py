@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from pillarbox.mail.envelope import Body, Notify
 from pillarbox.mail.reply import Stage
-from pillarbox.smtp.grammar import xtext_encode
 from pillarbox.smtp.replies import CLOSING_CODE, Extensions, ProtocolError
 from pillarbox.smtp.wire import stuff
 
@@ -29,6 +28,7 @@ LONE_DOT = b".\r\n"
 MECHANISMS = ("PLAIN", "LOGIN")  # those we can use, the best first
 _LINE_END = re.compile(rb"\r\n|\r|\n")
 _NOT_IN_COMMANDS = re.compile(r"[\x00-\x1f\x7f]")
+_NOT_XCHAR = re.compile(rb"[^\x21-\x2a\x2c-\x3c\x3e-\x7e]")
 
 
 def command(text: str) -> bytes:
@@ -48,6 +48,11 @@ def login_lines(mechanism: str, user: str, secret: str) -> tuple[bytes, ...]:
 
 def _base64(text: str) -> bytes:
     return base64.b64encode(text.encode("utf-8"))
+
+
+def xtext_encode(text: str) -> str:
+    """Encode printable text as xtext (RFC 3461 4); `smtp.grammar` reads it."""
+    return _NOT_XCHAR.sub(lambda m: b"+%02X" % m[0][0], text.encode()).decode("ascii")
 
 
 def mail_command(envelope: Envelope, octets: int, extensions: Extensions, *, hints: bool = True) -> bytes:

@@ -109,7 +109,7 @@ class Verify(_Event, frozen=True, gc=False):
 
 
 class TlsWanted(_Event, frozen=True, gc=False):
-    """STARTTLS was granted: send what is queued, shake hands, then call `tls_started`."""
+    """STARTTLS was granted: send what is queued, read no more in clear, call `tls_started`, shake hands."""
 
     owed: ClassVar[bool] = False
 

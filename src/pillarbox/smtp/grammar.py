@@ -23,7 +23,6 @@ _PATH = re.compile(r'[ \t]*(<(?:[^<>"]|"(?:[^"\\]|\\.)*")*>|[^ \t<>]+)(?:[ \t]+(
 _PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:=([\x21-\x3c\x3e-\x7e\x80-\U0010ffff]+))?")
 _XTEXT = re.compile(r"(?:[\x21-\x2a\x2c-\x3c\x3e-\x7e]|\+[0-9A-F]{2})*")
 _HEXCHAR = re.compile(r"\+([0-9A-F]{2})")
-_NOT_XCHAR = re.compile(rb"[^\x21-\x2a\x2c-\x3c\x3e-\x7e]")
 _HELLO_NAME = re.compile(r"[A-Za-z0-9_.:\[\]-]{1,255}", re.ASCII)
 _UTF8_ORCPT = re.compile(r"\\x\{([0-9A-F]{2,6})\}")
 
@@ -42,11 +41,6 @@ def xtext_decode(text: str) -> str:
         msg = "hides characters that are not printable ASCII"
         raise _BadValue(msg)
     return decoded
-
-
-def xtext_encode(text: str) -> str:
-    """Encode printable text as xtext (RFC 3461 4)."""
-    return _NOT_XCHAR.sub(lambda m: b"+%02X" % m[0][0], text.encode()).decode("ascii")
 
 
 def valid_hello_name(name: str) -> bool:

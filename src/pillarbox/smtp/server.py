@@ -226,7 +226,7 @@ class ServerSession:
         self._finish_if_draining()
 
     def tls_started(self, now: float) -> None:
-        """The handshake is done: forget all that the client said before it (RFC 3207 4.2)."""
+        """From here on all octets come encrypted: forget what the client said in clear (RFC 3207 4.2)."""
         self._lines.forget()
         self._mode = _Mode.COMMAND
         self._reset()

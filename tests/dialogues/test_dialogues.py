@@ -1,0 +1,195 @@
+r"""Play the dialogues of this folder, once with the bare core and once over a socket with a real store behind.
+
+A script is a text file named after the scenarios it earns. Its lines:
+
+    # a comment
+    @ role lmtp               an option of the listener: role, tls, needs_tls, login, login_in_clear, vrfy, deny, relay
+    @ limit recipients 2      one of its limits
+    C: NOOP                   the client sends a line; `\r`, `\n`, `\t`, `\\` and `\xHH` stand for octets
+    C+ BDAT 3                 the same without the CRLF
+    S: 250 2.0.0 *            the server answers a line; `*` stands for any text
+    T:                        the client shakes hands, after STARTTLS
+    X:                        the server has hung up
+"""
+
+import asyncio
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pillarbox.policy.rules import Role
+from pillarbox.smtp.profile import Limits
+
+FOLDER = Path(__file__).parent
+SCRIPTS = sorted(FOLDER.glob("*.txt"))
+_ESCAPE = re.compile(rb"\\(?:x([0-9a-f]{2})|([rnt\\]))")
+_LETTERS = {b"r": b"\r", b"n": b"\n", b"t": b"\t", b"\\": b"\\"}
+
+
+class Step(NamedTuple):
+    kind: str  # C, S, T or X
+    octets: bytes
+    line: int
+
+
+class Script(NamedTuple):
+    options: dict
+    steps: list
+
+    def blocks(self):
+        """What the client sends before it waits, and the lines it then expects; "T" and "X" stand alone."""
+        sent, expected = b"", []
+        for step in self.steps:
+            if expected and step.kind != "S":
+                yield sent, expected
+                sent, expected = b"", []
+            if step.kind == "C":
+                sent += step.octets
+            elif step.kind == "S":
+                expected.append(step)
+            else:
+                yield step.kind, []
+        if sent or expected:
+            yield sent, expected
+
+
+def unescape(text):
+    return _ESCAPE.sub(lambda m: bytes([int(m[1], 16)]) if m[1] else _LETTERS[m[2]], text.encode())
+
+
+def read_script(path):
+    options, limits, steps = {}, {}, []
+    for number, line in enumerate(path.read_text().split("\n"), 1):
+        mark, text = line[:2], line[3:]
+        if mark == "@ ":
+            name, _, value = line[2:].partition(" ")
+            if name == "limit":
+                key, _, amount = value.partition(" ")
+                limits[key] = int(amount)
+            else:
+                options[name] = option(name, value)
+        elif mark in {"C:", "C+"}:
+            steps.append(Step("C", unescape(text) + (b"\r\n" if mark == "C:" else b""), number))
+        elif mark in {"S:", "T:", "X:"}:
+            steps.append(Step(mark[0], text.encode(), number))
+        else:
+            assert not line or line[0] == "#", f"{path.name}:{number}: {line}"
+    return Script(options | {"limits": msgspec.structs.replace(Limits(), **limits)}, steps)
+
+
+def option(name, value):
+    if name == "role":
+        return Role(value)
+    if name in {"deny", "relay"}:
+        return (value,)
+    return value if name == "tls" else value == "yes"
+
+
+def compare(path, expected, lines):
+    for step, line in zip(expected, lines, strict=False):
+        pattern = b".*".join(re.escape(part) for part in step.octets.split(b"*"))
+        assert re.fullmatch(pattern, line), f"{path.name}:{step.line}: {line!r} is not {step.octets!r}"
+    assert len(lines) == len(expected), f"{path.name}: {lines} instead of {len(expected)} lines"
+
+
+def lines_of(out):
+    assert out.endswith(b"\r\n") or not out
+    return out.split(b"\r\n")[:-1]
+
+
+def play_on_core(script, core, *, pieces=None, path=None):
+    """Run the script, its octets cut by `pieces`; all that the server said."""
+    everything = b""
+    for sent, expected in script.blocks():
+        if sent == "T":
+            core.start_tls()
+            continue
+        if sent == "X":
+            assert core.closed
+            continue
+        for piece in pieces(sent) if pieces else [sent]:
+            core.feed(piece)
+        out = core.take()
+        if path is not None:
+            compare(path, expected, lines_of(out))
+        everything += out
+    return everything
+
+
+scripts = pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+
+
+@scripts
+def test_on_the_bare_core(new_core, path):
+    script = read_script(path)
+    play_on_core(script, new_core(**script.options), path=path)
+
+
+@scripts
+def test_on_the_bare_core_octet_by_octet(new_core, path):
+    script = read_script(path)
+    play_on_core(
+        script,
+        new_core(**script.options),
+        path=path,
+        pieces=lambda sent: [sent[n : n + 1] for n in range(len(sent))],
+    )
+
+
+@given(data=st.data(), path=st.sampled_from(SCRIPTS))
+@settings(max_examples=300, deadline=None)
+def test_any_chunking_gives_the_same_octets(new_core, data, path):
+    script = read_script(path)
+
+    def pieces(sent):
+        cuts = sorted(data.draw(st.sets(st.integers(0, len(sent)), max_size=8)))
+        return [sent[a:b] for a, b in zip([0, *cuts], [*cuts, len(sent)], strict=True)]
+
+    whole = play_on_core(script, new_core(**script.options))
+    assert play_on_core(script, new_core(**script.options), pieces=pieces) == whole
+
+
+@scripts
+def test_all_at_once_gives_the_same_octets(new_core, path):
+    script = read_script(path)
+    whole = play_on_core(script, new_core(**script.options))
+    merged = [b""]
+    for sent, _ in script.blocks():
+        if sent == "T":
+            merged += ["T", b""]
+        elif sent != "X":
+            merged[-1] += sent
+    core = new_core(**script.options)
+    for sent in merged:
+        if sent == "T":
+            core.start_tls()
+        else:
+            core.feed(sent)
+    assert core.take() == whole
+
+
+@scripts
+async def test_on_a_live_server(open_office, dial, certificates, path):
+    script = read_script(path)
+    office = await open_office(**script.options)
+    tls = certificates.client if script.options.get("tls") == "implicit" else None
+    caller = await dial(office.port, tls=tls)
+    for sent, expected in script.blocks():
+        if sent == "T":
+            await caller.upgrade(certificates.client)
+        elif sent == "X":
+            assert await caller.rest() == b""
+            return
+        else:
+            await caller.send(sent)
+            lines = [await asyncio.wait_for(caller.reader.readline(), 20) for _ in expected]
+            compare(path, expected, [line.removesuffix(b"\r\n") for line in lines])
+    await caller.send(b"QUIT\r\n")
+    assert re.fullmatch(rb"221 [^\r\n]*\r\n", await caller.rest()), (
+        f"{path.name}: said more than was expected"
+    )
