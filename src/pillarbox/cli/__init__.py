@@ -6,12 +6,11 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 
 def main() -> None:
     """Run the command of `sys.argv`; a link called `sendmail`, `mailq` or `newaliases` runs that one."""
-    called = Path(sys.argv[0]).name
+    called = sys.argv[0].rpartition("/")[2]
     if called in ("sendmail", "mailq", "newaliases"):
         arguments: list[str] | None = [
             *({"mailq": ["-bp"], "newaliases": ["-bi"]}.get(called, [])),
