@@ -101,8 +101,8 @@ class BodyChecker:
 
     def check(self, piece: bytes) -> BodyFault | None:
         """Look at one piece, which must not end between CR and LF."""
-        ends = piece.translate(None, _NOT_LINE_END)  # a third of the time that counting them takes
-        if ends != b"\r\n" * (len(ends) // 2):
+        ends = piece.translate(None, _NOT_LINE_END)  # faster than to count CR and LF each
+        if len(ends) != 2 * piece.count(b"\r\n"):  # then each stands in a pair, and the pairs side by side
             return BodyFault.BARE_LINE_ENDING
         if b"\0" in piece:
             return BodyFault.NUL
