@@ -77,7 +77,9 @@ class LineReader:
         if end < 0:
             if len(self._buffer) - start > max_octets:
                 self._skipping = True
-                self._buffer, self._position = b"", 0
+                self.forget()
+            elif start == len(self._buffer):
+                self.forget()  # an idle session must not hold on to what it once read
             return None
         self._position = end + 1
         if self._skipping or end + 1 - start > max_octets:
