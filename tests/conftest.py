@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import itertools
+import socket
 import ssl
+import struct
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -328,6 +330,9 @@ class Caller:
         await self.writer.start_tls(tls, server_hostname=HOST)
 
     def cut(self):
+        """Reset the connection: the other side learns at once that nobody listens any more."""
+        linger = struct.pack("ii", 1, 0)
+        self.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         self.writer.transport.abort()
 
     async def close(self):

@@ -283,7 +283,7 @@ class SmtpProtocol(asyncio.Protocol):
         self._session.renew(time.monotonic())
         if not self._choked:
             self._pump()
-        if self._holds_back:
+        if self._holds_back or self._transport.is_closing():
             return
         if self._ended:
             self._transport.close()
