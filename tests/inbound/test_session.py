@@ -652,8 +652,9 @@ def sleeps_in_a_thread(*_about):
         sleeps_in_a_thread,
         lambda *_about: "yes",
         lambda *_about: True,
-    ]
-    + [lambda *_about: envelope.REFUSED_BY_HOOK, lambda *_about: content.START_DATA.reply()],
+        lambda *_about: envelope.REFUSED_BY_HOOK,
+        lambda *_about: content.START_DATA.reply(),
+    ],
 )
 @pytest.mark.parametrize(
     ("stage", "lines"),

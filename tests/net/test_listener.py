@@ -1,0 +1,137 @@
+"""Sockets and the count of what is connected to them."""
+
+import asyncio
+import time
+
+import pytest
+
+from pillarbox import observe
+from pillarbox.net import listener
+from pillarbox.net.listener import ConnectionLimits, Connections, bind, listen
+
+
+class Line:
+    """A connection that notes what is asked of it."""
+
+    def __init__(self, connections=None, deadline=float("inf"), *, obedient=True):
+        self.asked, self.deadline, self._connections, self._obedient = [], deadline, connections, obedient
+
+    def expire(self, now):
+        assert now >= self.deadline
+        self.asked.append("expire")
+        self.deadline = float("inf")
+
+    def drain(self):
+        self.asked.append("drain")
+        if self._obedient:
+            self._connections.remove(self, "a")
+
+    def abort(self):
+        self.asked.append("abort")
+        if self._connections is not None:
+            self._connections.remove(self, "a")
+
+
+def test_connections_are_counted_in_all_and_by_address():
+    connections = Connections(ConnectionLimits(total=3, per_address=2))
+    lines = [Line() for _ in range(3)]
+    for line, address in zip(lines, "aab", strict=True):
+        assert not connections.full
+        connections.add(line, address)
+    assert len(connections) == 3
+    assert connections.full
+    assert connections.crowded("a")
+    assert not connections.crowded("b")
+    connections.remove(lines[0], "a")
+    connections.remove(lines[0], "a")
+    assert (len(connections), connections.full, connections.crowded("a")) == (2, False, False)
+    for line, address in zip(lines, "aab", strict=True):
+        connections.remove(line, address)
+    assert len(connections) == 0
+    assert connections._per_address == {}, "an address that is gone must not be remembered"
+
+
+async def test_those_whose_time_is_up_are_told_and_a_bug_in_one_ends_only_that_one(monkeypatch):
+    monkeypatch.setattr(listener, "_SWEEP_S", 0.001)
+    incidents = []
+    monkeypatch.setattr(observe, "report_incident", lambda error, **_facts: incidents.append(error))
+    connections = Connections(ConnectionLimits())
+    late, later, broken = Line(deadline=0.0), Line(deadline=time.monotonic() + 1000), Line(deadline=0.0)
+    broken.expire = lambda _now: 1 / 0
+    for line in (broken, late, later):
+        connections.add(line, "a")
+    watch = asyncio.create_task(connections.watch())
+    while not (late.asked and broken.asked):
+        await asyncio.sleep(0.001)
+    watch.cancel()
+    assert late.asked == ["expire"]
+    assert later.asked == []
+    assert set(broken.asked) == {"abort"}
+    assert isinstance(incidents[0], ZeroDivisionError)
+
+
+async def test_draining_asks_all_and_cuts_off_those_that_stay():
+    connections = Connections(ConnectionLimits())
+    good, stubborn = Line(connections), Line(connections, obedient=False)
+    connections.add(good, "a")
+    connections.add(stubborn, "a")
+    await connections.drain(0.01)
+    assert connections.draining
+    assert good.asked == ["drain"]
+    assert stubborn.asked == ["drain", "abort"]
+    assert len(connections) == 0
+
+
+async def test_draining_ends_as_soon_as_the_last_one_goes():
+    connections = Connections(ConnectionLimits())
+    last = Line(connections, obedient=False)
+    connections.add(last, "a")
+    draining = asyncio.create_task(connections.drain(1000))
+    await asyncio.sleep(0)
+    connections.remove(last, "a")
+    await asyncio.wait_for(draining, 20)
+    assert last.asked == ["drain"]
+
+
+async def test_draining_nothing_takes_no_time():
+    await asyncio.wait_for(Connections(ConnectionLimits()).drain(1000), 20)
+
+
+@pytest.mark.parametrize(
+    ("address", "host"), [("127.0.0.1:0", "127.0.0.1"), (":0", "0.0.0.0"), ("[::1]:0", "::1")]
+)
+def test_addresses(address, host):
+    with bind(address, shared=False) as sock:
+        assert sock.getsockname()[0] == host
+        assert sock.getblocking() is False
+
+
+def test_both_families_can_stand_side_by_side():
+    with bind("0.0.0.0:0", shared=False) as first:
+        port = first.getsockname()[1]
+        with bind(f"[::]:{port}", shared=False) as second:
+            assert second.getsockname()[1] == port
+
+
+def test_an_address_in_use_is_an_error_unless_it_is_shared():
+    with bind("127.0.0.1:0", shared=True) as first:
+        port = first.getsockname()[1]
+        with bind(f"127.0.0.1:{port}", shared=True) as second:
+            assert second.getsockname()[1] == port
+        with pytest.raises(OSError, match="in use"):
+            bind(f"127.0.0.1:{port}", shared=False)
+
+
+async def test_what_is_listened_to_is_served():
+    class Hello(asyncio.Protocol):
+        def connection_made(self, transport):
+            transport.write(b"hello")
+            transport.close()
+
+    server = await listen(bind("127.0.0.1:0", shared=False), Hello)
+    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    assert await reader.read() == b"hello"
+    writer.close()
+    await writer.wait_closed()
+    server.close()
+    await server.wait_closed()
