@@ -325,13 +325,14 @@ def broken(reply):
 
 @pytest.mark.parametrize("start", [b"DATA", b"BDAT"])
 @pytest.mark.parametrize("place", ["draft", "write", "commit"])
+@pytest.mark.parametrize("trouble", [content.DISK_FULL, content.WRITE_FAILED], ids=lambda cause: cause.id)
 async def test_a_store_that_fails_says_so_and_works_again_later(
-    open_office, begin, monkeypatch, start, place, noted
+    open_office, begin, monkeypatch, start, place, trouble, noted
 ):
     office = await open_office()
     caller, _ = await begin(office, *OPENED)
     with monkeypatch.context() as patch:
-        fail = broken(content.DISK_FULL.reply())
+        fail = broken(trouble.reply(incident="1234"))
         if place == "draft":
             patch.setattr(office.spool, "draft", fail)
         elif place == "write":
@@ -341,7 +342,7 @@ async def test_a_store_that_fails_says_so_and_works_again_later(
             def refuse(draft, entry):
                 draft.discard()
                 future = asyncio.get_running_loop().create_future()
-                future.set_exception(SpoolError(content.DISK_FULL.reply(), "full"))
+                future.set_exception(SpoolError(trouble.reply(incident="1234")))
                 return future
 
             patch.setattr(office.spool, "commit", refuse)
@@ -351,7 +352,7 @@ async def test_a_store_that_fails_says_so_and_works_again_later(
                 reply = await caller.ask(MESSAGE + b".")
         else:
             reply = await caller.ask(b"BDAT %d LAST\r\n%s" % (len(MESSAGE), MESSAGE[:-2]))
-    assert reply[:9] == b"452 4.3.1"
+    assert reply == trouble.reply(incident="1234").wire
     assert (await send_message(caller))[:3] == b"250"
     assert office.drafts == []
     assert place == "draft" or any(name == "spool.trouble" for name, _ in noted)

@@ -78,8 +78,8 @@ class LineReader:
             if len(self._buffer) - start > max_octets:
                 self._skipping = True
                 self.forget()
-            elif start == len(self._buffer):
-                self.forget()  # an idle session must not hold on to what it once read
+            elif start == len(self._buffer):  # an idle session must not hold on to what it once read
+                self._buffer, self._position = b"", 0
             return None
         self._position = end + 1
         if self._skipping or end + 1 - start > max_octets:
