@@ -52,7 +52,7 @@ DOMAINS = {
 _QUICK = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
 
 
-_ON_BOTH_LOOPS = {"dialogues", "inbound", "net"}
+_ON_BOTH_LOOPS = {"dialogues", "inbound", "test_listener.py"}
 
 
 def pytest_asyncio_loop_factories(config, item):
