@@ -29,6 +29,7 @@ _COMMANDS = {
     "trace": ("pillarbox.cli.trace", "trace", "Tell what happened to a message, step by step."),
     "explain": ("pillarbox.cli.explain", "explain", "Explain a reply, a code, a status or a cause."),
     "check-config": ("pillarbox.cli.check_config", "check_config", "Check a configuration file."),
+    "user": ("pillarbox.cli.user", "user", "Make what the configuration needs to know of an account."),
 }
 
 

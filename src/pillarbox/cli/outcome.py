@@ -27,7 +27,6 @@ class Exit(IntEnum):
     NO_HOST = 68  # the server's name is unknown
     REFUSED = 69  # refused for good, at another stage
     SOFTWARE = 70
-    OS = 71  # an address, a folder or the store cannot be used
     TEMPORARY = 75  # not now: try again later
     PROTOCOL = 76  # the server said something that makes no sense
     NO_PERMISSION = 77  # login refused

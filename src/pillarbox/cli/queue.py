@@ -5,6 +5,7 @@ What each verb does is the business of `control`.
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,7 +18,7 @@ from pillarbox.cli.store import opened, store_options
 from pillarbox.mail.units import approximate_size, parse_duration
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from pillarbox.control import Selection
     from pillarbox.queue.ledger import ListedMessage, ListedRecipient
@@ -154,7 +155,8 @@ def _recipient_as_json(one: ListedRecipient) -> dict[str, object]:
     return {
         "address": one.address,
         "original": one.original or None,
-        "state": _state_word(one),
+        "state": one.state.name.lower(),
+        "active": one.active,  # a worker has it in hand now
         "destination": one.destination,
         "due": iso_time(one.due) if one.state == 0 else None,
         "attempts": one.attempts,
@@ -206,11 +208,10 @@ def _safe(line: str) -> str:
     return visible(line.replace("\t", "    "))
 
 
-def _write_out(chunks: Any) -> None:
-    stream = click.get_binary_stream("stdout")
+def _write_out(chunks: Iterable[bytes]) -> None:
     for chunk in chunks:
-        stream.write(chunk)
-    stream.flush()
+        sys.stdout.buffer.write(chunk)
+    sys.stdout.buffer.flush()
 
 
 def print_message(found: ListedMessage) -> None:

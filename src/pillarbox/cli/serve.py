@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pillarbox.cli.outcome import Exit
+from pillarbox.cli.sendmail import CONFIG_VARIABLE
 from pillarbox.cli.show import fail
 from pillarbox.cli.store import sandbox_folder
 
@@ -19,37 +20,38 @@ if TYPE_CHECKING:
     from pillarbox.config import Config
     from pillarbox.service import Service
 
-_SANDBOX_WELCOME = """\
-Pillarbox sandbox: it takes every message, keeps it, and sends nothing on.
+_WELCOME = """
+Pillarbox sandbox: it takes every message, keeps it, and lets none leave this machine.
 
   SMTP       {smtp}
-  metrics    {console}
+  metrics    http://{console}/metrics
   mail in    {data}
 
-Try next, in another terminal:
-  pillarbox send --to someone@example.org --server {smtp}
+Point your application's mail settings at {smtp}, without TLS or login, or try in another terminal:
+  pillarbox send --server {smtp} --to someone@example.org
   pillarbox queue list{option}
-  pillarbox explain 550
-End with Ctrl-C."""
+  pillarbox explain 550 5.1.1 No such user
+End with Ctrl-C.
+"""
 
 
 @click.command()
 @click.option(
     "--config",
     type=click.Path(path_type=Path),
+    envvar=CONFIG_VARIABLE,
     metavar="FILE",
-    help="The configuration. Without it: a sandbox for this machine.",
+    help=f"The configuration. Default: ${CONFIG_VARIABLE}, else a sandbox for this machine.",
 )
-@click.option(
-    "--data", type=click.Path(path_type=Path), metavar="DIR", help="The data folder, instead of the file's."
-)
-@click.option("--smtp", metavar="HOST:PORT", help="The first address to listen on, instead of the file's.")
-@click.option("--console", metavar="HOST:PORT", help="Where metrics are shown, instead of the file's.")
+@click.option("--data", type=click.Path(path_type=Path), metavar="DIR", help="The data folder.")
+@click.option("--smtp", metavar="HOST:PORT", help="Where the sandbox listens. Default: 127.0.0.1:1025.")
+@click.option("--console", metavar="HOST:PORT", help="Where /metrics, /healthz and /readyz are.")
 def serve(config: Path | None, data: Path | None, smtp: str | None, console: str | None) -> None:
-    """Run the server until SIGTERM or Ctrl-C; SIGHUP reads the file again without dropping a session.
+    """Run the server until SIGTERM or Ctrl-C; SIGHUP reads the configuration again without dropping a session.
 
-    Without --config it is a sandbox: only this machine can connect, every message is kept, nothing leaves.
-    Exit status: 0 ended as asked, 71 an address cannot be used, 78 the configuration is wrong.
+    Without one it is the sandbox: only this machine can connect, every message is kept, none leaves.
+    Exit status: 0 ended as asked; 66 the configuration cannot be read; 75 an address or the store cannot be used now;
+    78 the configuration is wrong.
     """
     import apsw
 
@@ -58,58 +60,54 @@ def serve(config: Path | None, data: Path | None, smtp: str | None, console: str
     from pillarbox.queue.spool import SpoolError
     from pillarbox.supervisor import run
 
+    if config is not None and smtp is not None:
+        raise click.UsageError("--smtp is for the sandbox; with a configuration write [[listen]]")
+
+    def read() -> Config:
+        return _settings(config, data, smtp, console)
+
     try:
-        settings = _settings(config, data, smtp, console)
+        settings = read()
     except ConfigError as error:
         click.echo(str(error), err=True)
         sys.exit(Exit.CONFIG)
     except OSError as error:
         fail(f"cannot read {config}: {error.strerror}", Exit.NO_INPUT)
-    reload = None if config is None else lambda: _settings(config, data, smtp, console)
     try:
-        sys.exit(run(settings, reload, _welcome if config is None else None))
-    except (StoreError, SpoolError, apsw.Error) as error:
-        fail(f"the store in {settings.data} cannot be opened: {error}", Exit.OS)
-    except (OSError, ImportError) as error:
-        fail(f"cannot start: {error}", Exit.OS)
+        sys.exit(run(settings, read, _welcome if config is None else None))
+    except (OSError, StoreError, SpoolError, apsw.Error) as error:
+        fail(f"cannot start: {error}", Exit.TEMPORARY)
+    except (ValueError, ImportError) as error:
+        fail(f"cannot start: {error}", Exit.CONFIG)
 
 
 def _settings(file: Path | None, data: Path | None, smtp: str | None, console: str | None) -> Config:
-    """The file's settings, or the sandbox's, and those of the command line instead. Raises ConfigError or OSError."""
+    """The file's settings, or the sandbox's, with what the command line says. Raises ConfigError or OSError."""
     import msgspec
 
-    from pillarbox.config import ConfigError, ListenSettings, load, sandbox
+    from pillarbox.config import ConfigError, load, sandbox
     from pillarbox.config.checks import check
+    from pillarbox.config.settings import SANDBOX_SMTP
     from pillarbox.config.strict import locate
 
-    if file is None:
-        settings = sandbox(data=str(data.absolute() if data is not None else sandbox_folder()))
-    else:
-        settings = load(file)
-    changes: dict[str, object] = {}
+    settings = sandbox(data=str(sandbox_folder()), smtp=smtp or SANDBOX_SMTP) if file is None else load(file)
     if data is not None:
-        changes["data"] = str(data.absolute())
-    if smtp is not None:
-        first, *others = settings.listen or (ListenSettings(address=smtp),)
-        changes["listen"] = (msgspec.structs.replace(first, address=smtp), *others)
+        settings = msgspec.structs.replace(settings, data=str(data.absolute()))
     if console is not None:
-        changes["console"] = msgspec.structs.replace(settings.console, address=console)
-    changed: Config = msgspec.structs.replace(settings, **changes)
-    problems = [locate(finding, {}, "command line") for finding in check(changed)]
+        place = msgspec.structs.replace(settings.console, address=console)
+        settings = msgspec.structs.replace(settings, console=place)
+    problems = [locate(finding, {}, "command line") for finding in check(settings)]
     if problems:
         raise ConfigError(problems)
-    return changed
+    return settings
 
 
 def _welcome(service: Service) -> None:
     """Say what the sandbox is for."""
     settings = service.config
     host, port = service.addresses[0]
+    option = "" if settings.data == str(sandbox_folder()) else f" --data {settings.data}"
+    here = f"{host}:{port}"
     click.echo(
-        _SANDBOX_WELCOME.format(
-            smtp=f"{host}:{port}",
-            console=f"http://{settings.console.address}/metrics",
-            data=settings.data,
-            option="" if settings.data == str(sandbox_folder()) else f" --data {settings.data}",
-        )
+        _WELCOME.format(smtp=here, console=settings.console.address, data=settings.data, option=option)
     )

@@ -39,7 +39,7 @@ class ListenSettings(Settings, frozen=True):
     in `policy.relay_networks`, `lmtp` that of another mail server; `sandbox` takes everything and keeps it, `no_mail`
     refuses everything."""
     tls: Literal["starttls", "implicit", "none"] = "starttls"
-    """Offer STARTTLS if there is a certificate, begin with TLS at once (ports 465 and 993 style), or neither."""
+    """Offer STARTTLS if there is a certificate, begin with TLS at once (port 465), or neither."""
     require_tls: bool = False
     """Take no mail over a connection without TLS."""
     login_in_clear: bool = False

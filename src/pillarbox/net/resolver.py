@@ -31,13 +31,20 @@ _MAX_RECORDS = 100  # of one answer that are kept
 class ResolverSettings(Settings, frozen=True):
     """How DNS is asked. Without `nameservers` those of the system are used."""
 
-    nameservers: tuple[str, ...] = ()  # "address", "address:port" or "[address]:port"
-    timeout_s: Seconds = Seconds(10)  # for one question, all tries together
+    nameservers: tuple[str, ...] = ()
+    """Name servers as "address", "address:port" or "[address]:port"; none: those of the system."""
+    timeout_s: Seconds = Seconds(10)
+    """How long one question may take, all tries together."""
     max_ttl_s: Seconds = Seconds(86400)
-    negative_ttl_s: Seconds = Seconds(300)  # at most, for "not there" (RFC 2308 5)
-    failure_ttl_s: Seconds = Seconds(20)  # for "no answer" (RFC 2308 7)
+    """How long an answer is remembered at most."""
+    negative_ttl_s: Seconds = Seconds(300)
+    """How long "not there" is remembered at most (RFC 2308 5)."""
+    failure_ttl_s: Seconds = Seconds(20)
+    """How long "no answer" is remembered (RFC 2308 7)."""
     cache_size: int = 20_000
-    max_questions: int = 200  # at the same time
+    """Answers remembered."""
+    max_questions: int = 200
+    """Questions asked at the same time."""
 
 
 @dataclass(frozen=True, slots=True)

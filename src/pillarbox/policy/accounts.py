@@ -22,10 +22,12 @@ _NOBODY = "$argon2id$v=19$m=65536,t=3,p=4$cGlsbGFyYm94LW5vYm9keQ$u8YzbSTxHRzXb1d
 
 
 class AccountSettings(Settings, frozen=True):
-    """One account that may log in. `password` is an argon2 hash; no `senders` means any sender address."""
+    """One account that may log in: `[account.NAME]`."""
 
     password: str
+    """The argon2 hash of the password; `pillarbox user hash` makes it."""
     senders: tuple[str, ...] = ()
+    """The sender addresses that it may use, "@domain" for all of a domain; none: any address."""
 
 
 class Accounts:

@@ -106,10 +106,6 @@ class Ledger:
         """Close the connection."""
         self._connection.close()
 
-    def load(self, message: int) -> Content:
-        """The octets of a message. Raises SpoolError if they are damaged or gone."""
-        return self._reader.load(message)
-
     def list_messages(
         self,
         limit: int = 100,

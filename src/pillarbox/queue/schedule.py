@@ -26,12 +26,18 @@ _REACHING = frozenset(
 class RetrySettings(Settings, frozen=True):
     """How long to wait between the attempts for one recipient, and when to give up (RFC 5321 4.5.4.1)."""
 
-    first_s: Seconds = Seconds(300)  # after the first failure
-    factor: float = 2.0  # each later wait is so many times the one before
-    max_s: Seconds = Seconds(14400)  # but no longer than this
-    greylist_s: Seconds = Seconds(360)  # after the first failure, where greylisting is seen (RFC 6647)
-    give_up_s: Seconds = Seconds(432000)  # after the message was received
-    delay_notice_s: Seconds = Seconds(14400)  # the sender is told once that it takes longer
+    first_s: Seconds = Seconds(300)
+    """The wait after the first failure."""
+    factor: float = 2.0
+    """Each later wait is so many times the one before."""
+    max_s: Seconds = Seconds(14400)
+    """The longest wait."""
+    greylist_s: Seconds = Seconds(360)
+    """The wait after the first failure where greylisting is seen (RFC 6647)."""
+    give_up_s: Seconds = Seconds(432000)
+    """The time in the queue after which a message is returned to its sender."""
+    delay_notice_s: Seconds = Seconds(14400)
+    """The time in the queue after which the sender is told, once, that it takes longer."""
 
 
 class QueueSettings(Settings, frozen=True):

@@ -32,32 +32,49 @@ class Patience(Settings, frozen=True):
     """How long a host may take, step by step (RFC 5321 4.5.3.2)."""
 
     connect_s: Seconds = Seconds(30)
+    """To take the connection."""
     greeting_s: Seconds = Seconds(300)
+    """To greet."""
     hello_s: Seconds = Seconds(300)
+    """To answer EHLO."""
     tls_s: Seconds = Seconds(30)
+    """To complete a TLS handshake."""
     auth_s: Seconds = Seconds(300)
-    command_s: Seconds = Seconds(300)  # each reply to MAIL, RCPT and DATA
-    block_s: Seconds = Seconds(180)  # to make room for the next piece of a message
-    end_s: Seconds = Seconds(600)  # the reply to the end of a message: too short makes duplicates
+    """To answer each step of a login."""
+    command_s: Seconds = Seconds(300)
+    """To answer each MAIL, RCPT and DATA."""
+    block_s: Seconds = Seconds(180)
+    """To make room for the next piece of a message."""
+    end_s: Seconds = Seconds(600)
+    """To answer the end of a message; too short makes duplicates."""
     quit_s: Seconds = Seconds(2)
+    """To answer QUIT."""
 
 
 class SmtpSettings(Settings, frozen=True):
     """How mail is sent by SMTP and LMTP."""
 
     patience: Patience = Patience()
-    tls: Tls = Tls.OPPORTUNISTIC  # with mail exchangers; a route to a fixed host says its own
-    verify_certificates: bool = True  # where TLS is required
-    ca_file: str = ""  # trusted certificates; those of the system if empty
-    passwords: dict[str, str] = msgspec.field(
-        default_factory=dict
-    )  # by "user@host", for routes that name a user
-    families: tuple[str, ...] = ("ipv6", "ipv4")  # which to use, the preferred one first
-    max_hosts: int = 8  # addresses tried in one attempt
-    max_recipients: int = 100  # in one transaction
-    max_messages: int = 100  # on one connection
-    dead_s: Seconds = Seconds(60)  # a host that did not answer is left alone for so long
-    without_tls_s: Seconds = Seconds(3600)  # after a handshake failed where TLS is not required
+    tls: Tls = Tls.OPPORTUNISTIC
+    """TLS with mail exchangers; a route to a fixed host says its own."""
+    verify_certificates: bool = True
+    """Check certificates where TLS is required."""
+    ca_file: str = ""
+    """File with the certificates to trust; "" for those of the system."""
+    passwords: dict[str, str] = msgspec.field(default_factory=dict)
+    """Passwords by "user@host", for routes that name a user."""
+    families: tuple[str, ...] = ("ipv6", "ipv4")
+    """The kinds of addresses to use, the preferred one first."""
+    max_hosts: int = 8
+    """Addresses tried in one attempt."""
+    max_recipients: int = 100
+    """Recipients in one transaction."""
+    max_messages: int = 100
+    """Messages on one connection."""
+    dead_s: Seconds = Seconds(60)
+    """How long a host that did not answer is left alone."""
+    without_tls_s: Seconds = Seconds(3600)
+    """How long a host whose handshake failed is used without TLS, where TLS is not required."""
 
 
 @dataclass(frozen=True, slots=True)
