@@ -87,14 +87,13 @@ class Service:
         observe.write_behind(asyncio.get_running_loop())
         self._policy = Policy(config, self._plugins)
         self.spool = SqliteSpool(Path(config.data))
-        self._resolver = Resolver(config.dns)
         self._local = LocalCouriers(
             LocalSettings(program=config.programs, webhook=config.webhooks),
             hostname=config.hostname,
             recipient_delimiter=config.recipient_delimiter,
         )
         couriers = Couriers(
-            settings=config.relay, resolver=self._resolver, hostname=config.hostname, local=self._local
+            settings=config.relay, resolver=Resolver(config.dns), hostname=config.hostname, local=self._local
         )
         self.manager = Manager(
             self.spool,

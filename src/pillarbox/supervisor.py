@@ -9,13 +9,13 @@ import asyncio
 import ctypes
 import os
 import resource
-import shutil
 import signal
 import ssl
 import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pillarbox import observe
@@ -135,18 +135,15 @@ class _Supervisor:
 
     def run(self) -> int:
         """Start the workers, replace those that die, and end when all have ended after a signal."""
-        metrics = tempfile.mkdtemp(prefix="pillarbox-metrics-")
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics  # read when a worker first counts something
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         signal.signal(signal.SIGHUP, lambda number, _frame: self._pass_on(number))
-        try:
+        with tempfile.TemporaryDirectory(prefix="pillarbox-metrics-", ignore_cleanup_errors=True) as metrics:
+            observe.share_metrics(Path(metrics))
             for worker in range(len(self._jobs)):
                 self._spawn(worker)
             while self._workers:
                 self._replace(*os.wait())
-        finally:
-            shutil.rmtree(metrics, ignore_errors=True)
         return 0
 
     def _replace(self, pid: int, status: int) -> None:
@@ -154,6 +151,7 @@ class _Supervisor:
         number = self._workers.pop(pid, None)
         if number is None or self._stopping:
             return
+        observe.forget_worker(pid)
         observe.WORKER_LOST.note(worker=number, reason=_describe(os.waitstatus_to_exitcode(status)))
         time.sleep(_SPAWN_PAUSE_S)
         if not self._stopping:

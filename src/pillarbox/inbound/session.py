@@ -123,17 +123,17 @@ class SmtpProtocol(asyncio.Protocol):
 
     def _greeting_refusal(self, address: str) -> Reply | None:
         desk = self._desk
-        hostname = desk.profile.hostname
+        say, connections = desk.profile.say, desk.connections
         if desk.role is Role.NO_MAIL:
-            return session.NO_MAIL_HERE.reply(hostname=hostname)
+            return say(session.NO_MAIL_HERE)
         if desk.rules.denies(address):
-            return session.CLIENT_DENIED.reply(hostname=hostname)
-        if desk.connections.draining:
-            return session.SHUTDOWN.reply(hostname=hostname)
-        if desk.connections.full:
-            return session.TOO_MANY_CONNECTIONS.reply(hostname=hostname)
-        if desk.connections.crowded(address):
-            return session.TOO_MANY_FROM_ADDRESS.reply(hostname=hostname)
+            return say(session.CLIENT_DENIED)
+        if connections.draining:
+            return say(session.SHUTDOWN)
+        if connections.full:
+            return say(session.TOO_MANY_CONNECTIONS)
+        if connections.crowded(address):
+            return say(session.TOO_MANY_FROM_ADDRESS)
         return None
 
     async def _greet_by_hooks(self) -> None:
@@ -322,10 +322,7 @@ class SmtpProtocol(asyncio.Protocol):
 
     def _on_hello(self, event: Hello) -> Reply:
         self._forget_letter()
-        known = self._client
-        self._client = Client(
-            known.session, known.address, known.port, known.role, event.name, known.tls, known.login
-        )
+        self._client = msgspec.structs.replace(self._client, helo=event.name)
         return self._session.welcome()
 
     def _on_mail(self, event: MailFrom) -> Reply | Awaitable[Reply]:

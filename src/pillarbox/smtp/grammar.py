@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from enum import StrEnum
 from typing import Any
 
 from pillarbox.mail.address import Address, AddressError, parse_domain, parse_path
@@ -18,6 +19,8 @@ from pillarbox.smtp.events import MailFrom, MailParameters, RcptTo
 MAX_SIZE_DIGITS = 20  # RFC 1870 3
 MAX_ENVID_OCTETS = 100  # RFC 3461 4.4
 MAX_ORCPT_OCTETS = 500  # RFC 3461 4.2
+
+_Reader = Callable[[str], Any]
 
 _PATH = re.compile(r'[ \t]*(<(?:[^<>"]|"(?:[^"\\]|\\.)*")*>|[^ \t<>]+)(?:[ \t]+(.*))?', re.DOTALL)
 _PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:=([\x21-\x3c\x3e-\x7e\x80-\U0010ffff]+))?")
@@ -43,11 +46,6 @@ def xtext_decode(text: str) -> str:
     return decoded
 
 
-def valid_hello_name(name: str) -> bool:
-    """Whether a name may follow EHLO, HELO or LHLO: a domain, an address literal, or what clients send for one."""
-    return _HELLO_NAME.fullmatch(name) is not None
-
-
 def _size(value: str) -> int:
     if not (value.isascii() and value.isdigit()) or len(value) > MAX_SIZE_DIGITS:
         msg = "must be a number"
@@ -55,20 +53,18 @@ def _size(value: str) -> int:
     return int(value)
 
 
-def _body(value: str) -> Body:
-    try:
-        return Body(value.upper())
-    except ValueError:
-        msg = "must be 7BIT, 8BITMIME or BINARYMIME"
-        raise _BadValue(msg) from None
+def _one_of(kind: type[StrEnum]) -> _Reader:
+    """A reader for one of a few words."""
+    *others, last = kind
+    msg = f"must be {', '.join(others)} or {last}"
 
+    def read(value: str) -> StrEnum:
+        try:
+            return kind(value.upper())
+        except ValueError:
+            raise _BadValue(msg) from None
 
-def _ret(value: str) -> Ret:
-    try:
-        return Ret(value.upper())
-    except ValueError:
-        msg = "must be FULL or HDRS"
-        raise _BadValue(msg) from None
+    return read
 
 
 def _envid(value: str) -> str:
@@ -128,12 +124,11 @@ def _ignored(value: str) -> None:  # noqa: ARG001 - AUTH= of RFC 4954 5 is accep
 
 
 # keyword -> (extension that must be offered, name of the value, reader, whether a value must follow)
-_Reader = Callable[[str], Any]
 _MAIL: dict[str, tuple[str, str, _Reader, bool]] = {
     "SIZE": ("SIZE", "size", _size, True),
-    "BODY": ("8BITMIME", "body", _body, True),
+    "BODY": ("8BITMIME", "body", _one_of(Body), True),
     "SMTPUTF8": ("SMTPUTF8", "smtputf8", _flag, False),
-    "RET": ("DSN", "ret", _ret, True),
+    "RET": ("DSN", "ret", _one_of(Ret), True),
     "ENVID": ("DSN", "envid", _envid, True),
     "AUTH": ("AUTH", "", _ignored, True),
 }
@@ -264,7 +259,7 @@ def parse_verify(argument: str) -> Address | None:
 def parse_hello(argument: str) -> str | None:
     """The client's name, or None if it is missing or not well formed (RFC 5321 4.1.3)."""
     name = argument.strip(" \t")
-    if valid_hello_name(name):
+    if _HELLO_NAME.fullmatch(name):  # a domain, an address literal, or what clients send for one
         return name
     try:
         return parse_domain(name) if name and not name.isascii() else None

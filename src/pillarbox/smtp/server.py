@@ -200,11 +200,6 @@ class ServerSession:
         return out[0] if len(out) == 1 else b"".join(out)
 
     @property
-    def waits_for_client(self) -> bool:
-        """Whether it is the client's turn, so that its silence counts."""
-        return self._owed is None and self._mode is not _Mode.CLOSED
-
-    @property
     def waiting_octets(self) -> int:
         """How much of what the client sent waits for the reply that is owed."""
         return self._lines.waiting_octets
@@ -216,7 +211,7 @@ class ServerSession:
 
     def expire(self, now: float) -> None:
         """Close the session if the client has been silent for too long (RFC 5321 4.5.3.2.7)."""
-        if now >= self.deadline and self.waits_for_client:
+        if now >= self.deadline and self._owed is None and self._mode is not _Mode.CLOSED:
             cause = session.DATA_TIMEOUT if self._mode in _TIMED_BY_DATA else session.COMMAND_TIMEOUT
             self._close(cause)
 

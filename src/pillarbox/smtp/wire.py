@@ -78,8 +78,8 @@ class LineReader:
             if len(self._buffer) - start > max_octets:
                 self._skipping = True
                 self.forget()
-            elif start == len(self._buffer):  # an idle session must not hold on to what it once read
-                self._buffer, self._position = b"", 0
+            elif start == len(self._buffer):
+                self.forget()  # an idle session must not hold on to what it once read
             return None
         self._position = end + 1
         if self._skipping or end + 1 - start > max_octets:
@@ -149,7 +149,7 @@ class DataReader:
         else:
             keep = _held_back(data)
             piece, self._tail = (data[:-keep], data[-keep:]) if keep else (data, b"")
-        if 0 <= dot < end or (dot >= 0 > end):
+        if dot >= 0 and dot != end:
             piece = piece.replace(b"\r\n.", b"\r\n")
         if self._first and piece:
             self._first = False
