@@ -258,15 +258,12 @@ class Door:
         return draft, entry
 
     def _targets(self, address: str) -> tuple[Target, ...]:
-        """Where mail of our own goes, by the directory if the address is ours and else by the routes."""
+        """Where mail of our own goes; nowhere if the directory knows no such address."""
         try:
-            parsed = parse_address(address)
+            found = self._directory.resolve(parse_address(address))
         except AddressError:
             return ()
-        if self._directory.serves(parsed.domain):
-            found = self._directory.resolve(parsed)
-            return () if isinstance(found, Reply) else found
-        return (Target(address, self._directory.route(parsed)),)
+        return () if isinstance(found, Reply) else found
 
 
 def _envelope(letter: Letter) -> tuple[Envelope, tuple[Route, ...]]:

@@ -65,13 +65,13 @@ class Rules:
 
     def decide_rcpt(self, client: Client, recipient: Address) -> tuple[Target, ...] | Reply:
         """Where mail for the recipient goes, or why it may not go there (RFC 5321 3.6)."""
-        if client.role == Role.SANDBOX or not recipient.domain or self._directory.serves(recipient.domain):
-            if client.role != Role.SANDBOX and not _ROUTING.isdisjoint(recipient.local):
+        outside = bool(recipient.domain) and not self._directory.serves(recipient.domain)
+        if client.role != Role.SANDBOX:
+            if outside and not (client.login or self.trusts(client.address)):
+                return envelope.RELAY_DENIED.reply()
+            if not outside and not _ROUTING.isdisjoint(recipient.local):
                 return envelope.ROUTED_ADDRESS.reply()
-            return self._directory.resolve(recipient)
-        if client.login or self.trusts(client.address):
-            return (Target(str(recipient), self._directory.route(recipient)),)
-        return envelope.RELAY_DENIED.reply()
+        return self._directory.resolve(recipient)
 
     def decide_verify(self, *, expand: bool) -> Reply:
         """VRFY never tells whether a mailbox exists (RFC 5321 7.3), EXPN is not offered."""
