@@ -117,6 +117,8 @@ def _encoded_words(text: str) -> str:
 
 def _fold(value: str) -> str:
     """Fold a field's value at spaces, and where there is none before a line is too long, by force."""
+    if len(value) <= _FOLD_AT:
+        return value
     lines, line = [], ""
     for word in value.split(" "):
         if line and len(line) + len(word) >= _FOLD_AT:

@@ -9,18 +9,20 @@ import asyncio
 import secrets
 from typing import TYPE_CHECKING
 
+from pillarbox import observe
 from pillarbox.mail import dsn
 from pillarbox.mail.notice import ReportedRecipient, ReportKind
 from pillarbox.queue.outcome import Report
 from pillarbox.queue.spool import format_id
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from pillarbox.mail.envelope import Envelope
     from pillarbox.queue.outcome import Verdict
     from pillarbox.queue.spool import Content, Pending, Queued
 
+_MANY = 100  # recipients; so many take about half a millisecond
 _KINDS = {
     Report.FAILURE: ReportKind.FAILED,
     Report.DELAY: ReportKind.DELAYED,
@@ -39,9 +41,12 @@ def tell(pending: Pending, verdict: Verdict, now: float, give_up_at: float) -> R
 async def write(
     queued: Queued, told: Sequence[ReportedRecipient], content: Content | None, *, hostname: str, now: float
 ) -> tuple[Envelope, bytes]:
-    """The report's envelope and octets. A message in a file is read in a thread."""
+    """The report's envelope and octets. A message that can't be read is told of without being shown.
 
-    def build() -> tuple[Envelope, bytes]:
+    What takes long, a message in a file or very many recipients, is done in a thread.
+    """
+
+    def build(original: Iterable[bytes]) -> tuple[Envelope, bytes]:
         return dsn.build(
             hostname=hostname,
             postmaster=f"postmaster@{hostname}",
@@ -51,9 +56,18 @@ async def write(
             now=now,
             message_id=f"<{secrets.token_hex(12)}@{hostname}>",
             recipients=told,
-            original=content.chunks() if content is not None else (),
+            original=original,
         )
 
-    if content is None or content.path is None:
-        return build()
-    return await asyncio.to_thread(build)
+    def build_with_what_is_there() -> tuple[Envelope, bytes]:
+        if content is not None:
+            try:
+                return build(content.chunks())
+            except OSError as error:
+                problem = f"the message cannot be read, its report goes out without it: {error}"
+                observe.SPOOL_TROUBLE.note(message=format_id(queued.id), problem=problem)
+        return build(())
+
+    if len(told) > _MANY or (content is not None and content.path is not None):
+        return await asyncio.to_thread(build_with_what_is_there)
+    return build_with_what_is_there()
