@@ -103,3 +103,15 @@ async def test_a_failed_sync_of_the_log_fails_all_that_waited_for_it(broken_sync
         kept = {number for (number,) in connection.execute("SELECT id FROM message")}
     connection.close()
     assert {before.id, after.id} == kept
+
+
+async def test_a_body_that_cannot_be_brought_home_is_refused_even_if_it_cannot_be_cleared_away(
+    spool, tmp_path
+):
+    (tmp_path / "no-folder").write_bytes(b"")
+    draft = spool.draft()
+    draft.write(b"x" * 100_000)
+    with pytest.raises(SpoolError) as refused:
+        draft.keep(tmp_path / "no-folder" / "body")
+    assert refused.value.reply.cause is content.WRITE_FAILED
+    assert not list((tmp_path / "drafts").iterdir())

@@ -16,7 +16,7 @@ from pillarbox.mail.catalogue import content
 from pillarbox.queue.spool import SLOTS, SpoolError, format_id, parse_id
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable
     from pathlib import Path
 
 INLINE_OCTETS = 65_536  # larger bodies get a file
@@ -78,12 +78,12 @@ class FileDraft:
         """Sync the file and move it to `target`, durably. Raises SpoolError; the file is then gone."""
         try:
             os.fsync(self._fd)
-            self._close()
             self._path.rename(target)
             sync_folder(target.parent)
+            self._close()
         except OSError as error:
             self.discard()
-            target.unlink(missing_ok=True)
+            _remove([target])
             raise trouble(error) from error
 
     def discard(self) -> None:
@@ -161,7 +161,7 @@ class Bodies:
         return _remove(map(self.path, messages))
 
 
-def _remove(files: Iterator[Path]) -> int:
+def _remove(files: Iterable[Path]) -> int:
     count = 0
     for file in files:
         with contextlib.suppress(OSError):  # what stays is swept the next time
