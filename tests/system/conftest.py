@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import email
+import email.policy
 import json
 import os
 import signal
@@ -11,10 +13,14 @@ import socket
 import subprocess
 import sys
 import tomllib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from click.testing import CliRunner
+
+from pillarbox.cli.commands import cli
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -31,9 +37,9 @@ class Server:
         self._log = folder / f"{name}.log"
         self.process: subprocess.Popen[bytes]
 
-    def configure(self, text: str) -> None:
+    def configure(self, text: str, hostname: str = "mx.example.org") -> None:
         """Write the configuration; host name and data folder stand above `text`."""
-        self.config.write_text(f'hostname = "mx.example.org"\ndata = "{self.data}"\n{text}')
+        self.config.write_text(f'hostname = "{hostname}"\ndata = "{self.data}"\n{text}')
 
     async def start(self) -> None:
         """Start the process, and wait until every worker listens. The log goes on where it ended."""
@@ -85,6 +91,27 @@ class Server:
         """Wait for an event in the log; the first one that fits."""
         found = await self.until(lambda: self.events(name, **facts))
         return found[0]
+
+    def command(self, *arguments: str) -> Any:
+        """What `pillarbox ARGUMENTS --json` says of this server's store."""
+        done = CliRunner().invoke(cli, [*arguments, "--data", str(self.data), "--json"])
+        assert done.exit_code == 0, done.output
+        return json.loads(done.stdout)
+
+    def queue(self, *arguments: str) -> list[dict[str, Any]]:
+        """The messages in the queue, as `pillarbox queue list` shows them."""
+        return list(self.command("queue", "list", *arguments))
+
+    def recipient(self, queue_id: str, number: int = 0) -> dict[str, Any]:
+        """How one recipient of a message stands, as `pillarbox queue show` tells it."""
+        return dict(self.command("queue", "show", queue_id)["recipients"][number])
+
+    async def reached(self, state: str, queue_id: str, number: int = 0) -> dict[str, Any]:
+        """Wait until a recipient is in a state; how it stands then."""
+        found = await self.until(
+            lambda: (one := self.recipient(queue_id, number))["state"] == state and not one["active"] and one
+        )
+        return dict(found)
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
@@ -152,10 +179,11 @@ async def serve(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[Server]
     """
     started: list[Server] = []
 
-    async def start(text: str, *, folder: Path = tmp_path) -> Server:
+    async def start(text: str, *, folder: Path = tmp_path, hostname: str = "mx.example.org") -> Server:
+        folder.mkdir(exist_ok=True)
         server = Server(folder, f"server{len(started)}")
         started.append(server)
-        server.configure(text)
+        server.configure(text, hostname)
         await server.start()
         return server
 
@@ -165,3 +193,92 @@ async def serve(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[Server]
         print(f"--- log of {server.config}\n{server.log_text}")  # pytest shows it if the test failed
     incidents = [event for server in started for event in server.events("incident")]
     assert not incidents
+
+
+class Mailbox:
+    """A Maildir, as a mail program would read it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @property
+    def files(self) -> list[Path]:
+        return sorted((self.folder / "new").glob("*"))
+
+    @property
+    def raw(self) -> list[bytes]:
+        return [file.read_bytes() for file in self.files]
+
+    @property
+    def messages(self) -> list[email.message.EmailMessage]:
+        policy = email.policy.default.clone(utf8=True)
+        return [email.message_from_bytes(octets, policy=policy) for octets in self.raw]
+
+    async def filled(self, count: int = 1) -> list[email.message.EmailMessage]:
+        """Wait until so many messages are there; all of them."""
+        async with asyncio.timeout(LIMIT_S):
+            while len(self.files) < count:
+                await asyncio.sleep(0.01)
+        return self.messages
+
+
+@pytest.fixture
+def mailbox(tmp_path: Path) -> Callable[[str], Mailbox]:
+    """The Maildir of a user in the folder `mail` beside the configuration: `mailbox("alice")`."""
+    (tmp_path / "mail").mkdir()
+    return lambda user: Mailbox(tmp_path / "mail" / user)
+
+
+@dataclass(frozen=True)
+class Sent:
+    """One message as its client saw it go: the replies to RCPT, those to the end of the data, its id in the queue."""
+
+    recipients: list[bytes]
+    replies: list[bytes]
+
+    @property
+    def id(self) -> str:
+        assert self.replies[0].startswith(b"250 "), (self.recipients, self.replies)
+        return self.replies[0].split()[-1].decode()
+
+
+LETTER = b"From: a@sender.example\r\nSubject: hello\r\nMessage-ID: <1@sender.example>\r\n\r\nHow are you?\r\n"
+
+
+@pytest.fixture
+def send(dial: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Sent]]:
+    """Hand a message to a port: `sent = await send(port, "alice@example.org", "bob@example.org NOTIFY=NEVER")`.
+
+    `sender` and recipients may carry parameters; `lmtp` says LHLO and reads a reply for each accepted recipient.
+    """
+
+    async def hand_in(
+        port: int,
+        *recipients: str,
+        sender: str = "a@sender.example",
+        message: bytes = LETTER,
+        lmtp: bool = False,
+    ) -> Sent:
+        caller = await dial(port)
+        await caller.reply()
+        await caller.ask(b"LHLO client.example" if lmtp else b"EHLO client.example")
+        answer = await caller.ask(b"MAIL FROM:" + _path(sender))
+        assert answer.startswith(b"250"), answer
+        answers = [await caller.ask(b"RCPT TO:" + _path(recipient)) for recipient in recipients]
+        if (go := await caller.ask(b"DATA")).startswith(b"354"):
+            await caller.send((b"\r\n" + message).replace(b"\r\n.", b"\r\n..")[2:] + b".\r\n")
+            accepted = sum(answer.startswith(b"250") for answer in answers)
+            replies = [await caller.reply() for _ in range(accepted if lmtp else 1)]
+        else:
+            replies = [go]
+        await caller.send(b"QUIT\r\n")
+        await caller.rest()
+        return Sent(answers, replies)
+
+    return hand_in
+
+
+def _path(text: str) -> bytes:
+    """An address in angle brackets, and its parameters behind it; a quoted local part may have spaces."""
+    address, *parameters = text.rsplit(" ", text.count("="))
+    return " ".join([f"<{address}>", *parameters]).encode("utf-8", "surrogateescape")
