@@ -1,4 +1,4 @@
-"""Real clients against the live server: smtplib, aiosmtplib, swaks and Postfix's smtp-source."""
+"""Real clients against the live server: smtplib, aiosmtplib and Postfix's smtp-source."""
 
 import asyncio
 import shutil
@@ -12,9 +12,7 @@ import pytest
 from pillarbox.policy.rules import Role
 
 pytestmark = pytest.mark.interop
-SWAKS = shutil.which("swaks")
 SMTP_SOURCE = shutil.which("smtp-source", path=f"{Path('/usr/sbin')}:{Path('/usr/libexec/postfix')}")
-needs_swaks = pytest.mark.skipif(SWAKS is None, reason="swaks is not installed")
 needs_smtp_source = pytest.mark.skipif(SMTP_SOURCE is None, reason="smtp-source (Postfix) is not installed")
 
 
@@ -166,57 +164,6 @@ async def test_aiosmtplib_sends_many_at_once(open_office):
     await asyncio.gather(*map(send, range(40)))
     bodies = {(await office.stored(number))[0].partition(b"\r\n\r\n")[2] for number in range(40)}
     assert bodies == {b"%d\r\n" % number for number in range(40)}
-
-
-# --- swaks ----------------------------------------------------------------------------------------------------------
-
-
-def swaks(office, *more):
-    return run(
-        SWAKS, "--server", f"127.0.0.1:{office.port}", "--helo", "client.example", "--from", "a@sender.example",
-        "--to", "alice@example.org", "--timeout", "20", *more,
-    )  # fmt: skip
-
-
-@needs_swaks
-@pytest.mark.parametrize("more", [(), ("--pipeline",), ("--attach", "/etc/hostname")])
-async def test_swaks(open_office, more):
-    office = await open_office()
-    code, out = await swaks(office, *more)
-    assert code == 0, out
-    assert "250 2.0.0 Queued as " in out
-    assert len(office.queued) == 1
-
-
-@needs_swaks
-async def test_swaks_with_starttls_and_login(open_office, certificates):
-    office = await open_office(tls="offered", login=True)
-    login = ("--auth-user", "bob@example.org", "--auth-password", "builder")
-    trust = ("--tls-verify", "--tls-ca-path", certificates.authority)
-    for more in (("--auth", "PLAIN"), ("--auth", "LOGIN")):
-        code, out = await swaks(office, "--tls", *trust, *login, *more)
-        if "TLS not available" in out:
-            pytest.skip("swaks has no TLS here: Net::SSLeay is not installed")
-        assert code == 0, out
-    code, out = await swaks(office, *login, "--auth", "PLAIN")
-    assert code != 0, "no login in clear"
-    assert len(office.queued) == 2
-
-
-@needs_swaks
-async def test_swaks_is_refused_and_knows_why(open_office):
-    office = await open_office()
-    code, out = await swaks(office, "--to", "nobody@example.org")
-    assert code == 24, out
-    assert "550 5.1.1 No such user here" in out
-
-
-@needs_swaks
-async def test_swaks_with_lmtp(open_office):
-    office = await open_office(role=Role.LMTP)
-    code, out = await swaks(office, "--protocol", "LMTP", "--to", "alice@example.org,bob@example.org")
-    assert code == 0, out
-    assert out.count("250 2.0.0 Queued as ") == 2
 
 
 # --- smtp-source ----------------------------------------------------------------------------------------------------

@@ -1,0 +1,300 @@
+"""A real `pillarbox serve` on free loopback ports, beside the mail programs and name servers that it talks to.
+
+Everything lies in folders that every user of this machine may enter, because those programs give up root's rights.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import email
+import email.policy
+import os
+import re
+import shutil
+import signal
+import smtplib
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import trustme
+from argon2 import PasswordHasher
+
+from pillarbox.control import trace
+from pillarbox.queue.ledger import Ledger
+from pillarbox.queue.spool import State, parse_id
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from email.message import EmailMessage
+
+    from pillarbox.control import Step
+    from pillarbox.queue.ledger import ListedMessage, ListedRecipient
+
+SENDER = "ann@sender.test"  # a mailbox of the server, so that reports arrive
+BODY = b"From: ann@sender.test\r\nSubject: across\r\n\r\nHello.\r\n"
+LIMIT_S = 40.0
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    with socket.socket() as sock:
+        sock.bind((host, 0))
+        return int(sock.getsockname()[1])
+
+
+def answers(port: int, host: str = "127.0.0.1") -> bool:
+    """Whether something listens."""
+    with socket.socket() as sock:
+        return sock.connect_ex((host, port)) == 0
+
+
+def wait_for(condition: Callable[[], object], what: Callable[[], str] = lambda: "") -> None:
+    """Wait for a condition without a loop; `what` tells of what went wrong."""
+    end = time.monotonic() + LIMIT_S
+    while not condition():
+        assert time.monotonic() < end, f"this never came about\n{what()}"
+        time.sleep(0.02)
+
+
+async def wait_until(condition: Callable[[], object], what: Callable[[], str] = lambda: "") -> None:
+    """The same on a loop, for tests whose peers run on it."""
+    end = time.monotonic() + LIMIT_S
+    while not condition():
+        assert time.monotonic() < end, f"this never came about\n{what()}"
+        await asyncio.sleep(0.02)
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """One program that was started, and what it wrote."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    @property
+    def runs(self) -> bool:
+        return self.process.poll() is None
+
+    @property
+    def said(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def ready(self, condition: Callable[[], object]) -> None:
+        """Wait until it is; a program that ends before has failed."""
+        wait_for(lambda: not self.runs or condition(), lambda: self.said)
+        assert self.runs, self.said
+
+    def stop(self) -> None:
+        """End it as its operator would, or for good if it does not hear."""
+        if self.runs:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+class Serving:
+    """One `pillarbox serve`, and what its operator and its users can see."""
+
+    def __init__(self, folder: Path, program: Program, ports: Sequence[int], host: str) -> None:
+        self.folder = folder
+        self.program = program
+        self.ports = ports
+        self.port = ports[0]
+        self.host = host
+
+    def send(
+        self,
+        *recipients: str | tuple[str, Sequence[str]],
+        sender: str = SENDER,
+        message: bytes = BODY,
+        options: Sequence[str] = (),
+    ) -> str:
+        """Put a message into its queue, recipients with their parameters, and return the queue id."""
+        with smtplib.SMTP(self.host, self.port, "client.test", timeout=LIMIT_S) as client:
+            client.ehlo()
+            replies = [client.mail(sender, options)]
+            for recipient in recipients:
+                address, parameters = (recipient, ()) if isinstance(recipient, str) else recipient
+                replies.append(client.rcpt(address, parameters))
+            replies.append(client.data(message))
+        assert {code for code, _ in replies} == {250}, replies
+        return re.search(rb"Queued as (\w+)", replies[-1][1])[1].decode()
+
+    def look(self, queue_id: str) -> ListedMessage:
+        with Ledger(self.folder / "data") as ledger:
+            return ledger.show(parse_id(queue_id))
+
+    async def fates(self, queue_id: str) -> list[ListedRecipient]:
+        """What became of each recipient, once each was attempted at least once."""
+
+        def attempted() -> bool:
+            return all(
+                one.state is not State.QUEUED or one.attempts for one in self.look(queue_id).recipients
+            )
+
+        await wait_until(attempted, lambda: self.program.said)
+        return sorted(self.look(queue_id).recipients, key=lambda one: one.number)
+
+    async def fate(self, queue_id: str) -> ListedRecipient:
+        """What became of the only recipient."""
+        (one,) = await self.fates(queue_id)
+        return one
+
+    def steps(self, queue_id: str) -> tuple[Step, ...]:
+        """What `pillarbox trace` tells."""
+        with Ledger(self.folder / "data") as ledger:
+            return trace(ledger, queue_id).steps
+
+    def messages(self) -> list[ListedMessage]:
+        """All that the store knows, finished or not, the oldest first."""
+        with Ledger(self.folder / "data") as ledger:
+            found = {one.id: one for state in State for one in ledger.list_messages(100_000, state=state)}
+        return [found[number] for number in sorted(found)]
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        """Wait for anything."""
+        await wait_until(condition, lambda: self.program.said)
+
+    def peek(self, user: str) -> list[EmailMessage]:
+        """The messages that are in a mailbox of the server now."""
+        return read_maildir(self.folder / "mail" / user)
+
+    async def mail(self, user: str, count: int = 1) -> list[EmailMessage]:
+        """The messages in a mailbox of the server, once there are so many."""
+        await self.until(lambda: len(self.peek(user)) >= count)
+        return self.peek(user)
+
+    async def report(self, user: str = "ann") -> EmailMessage:
+        """The only message in a mailbox, which is a delivery report."""
+        (found,) = await self.mail(user)
+        assert found.get_content_type() == "multipart/report", found
+        return found
+
+
+def read_maildir(folder: Path) -> list[EmailMessage]:
+    """The messages in a Maildir, in the order of arrival."""
+    new = folder / "new"
+    files = sorted(
+        new.iterdir() if new.is_dir() else (), key=lambda file: (file.stat().st_mtime_ns, file.name)
+    )
+    return [email.message_from_bytes(file.read_bytes(), policy=email.policy.default) for file in files]
+
+
+@pytest.fixture(scope="session")
+def maildir() -> Callable[[Path], list[EmailMessage]]:
+    """The messages in a Maildir: `maildir(folder)`."""
+    return read_maildir
+
+
+@dataclass(frozen=True, slots=True)
+class Pem:
+    """Files with a certificate for this machine, its key, and the authority that both ends trust."""
+
+    chain: str
+    key: str
+    authority: str
+
+
+@pytest.fixture(scope="session")
+def pem(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pem]:
+    authority = trustme.CA()
+    issued = authority.issue_cert("localhost", "127.0.0.1", "mx.example.org")
+    with tempfile.TemporaryDirectory(prefix="pillarbox-pem-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        chain, key, ca = (folder / file for file in ("chain.pem", "key.pem", "ca.pem"))
+        chain.write_bytes(b"".join(one.bytes() for one in issued.cert_chain_pems))
+        issued.private_key_pem.write_to_path(key)
+        authority.cert_pem.write_to_path(ca)
+        yield Pem(str(chain), str(key), str(ca))
+
+
+@pytest.fixture(scope="module")
+def open_folder() -> Iterator[Callable[[], Path]]:
+    """Make folders that every user of this machine may enter."""
+    made: list[Path] = []
+
+    def make() -> Path:
+        made.append(Path(tempfile.mkdtemp(prefix="pillarbox-")))
+        made[-1].chmod(0o755)
+        return made[-1]
+
+    yield make
+    for folder in made:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def launch() -> Iterator[Callable[..., Program]]:
+    """Start programs: `launch(log, "name", "argument", ...)`; each is stopped at the end of the module.
+
+    Each has a session of its own, so that one which signals its group, as Postfix does, hits nobody else.
+    """
+    started: list[Program] = []
+
+    def start(log: Path, *command: str | Path, **environment: str) -> Program:
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                [str(part) for part in command],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env=os.environ | environment,
+            )
+        started.append(Program(process, log))
+        return started[-1]
+
+    yield start
+    for program in reversed(started):
+        program.stop()
+
+
+@pytest.fixture(scope="module")
+def serve(launch: Callable[..., Program], open_folder: Callable[[], Path]) -> Callable[..., Serving]:
+    """Start a server: `serve(settings, listen=[...])`.
+
+    `settings` is TOML: single keys first, then tables. `listen` has the lines of each listener but for its address,
+    the first one for `Serving.send`. Mail for sender.test lies in the folder `mail`.
+    """
+
+    def start(
+        settings: str = "",
+        listen: Sequence[str] = ('role = "relay"',),
+        *,
+        host: str = "127.0.0.1",
+        **environment: str,
+    ) -> Serving:
+        folder = open_folder()
+        (folder / "mail").mkdir()
+        ports = [free_port(host) for _ in listen]
+        listeners = "".join(
+            f'[[listen]]\naddress = "{host}:{port}"\n{lines}\n'
+            for port, lines in zip(ports, listen, strict=True)
+        )
+        (folder / "pillarbox.toml").write_text(
+            f'hostname = "pillarbox.test"\ndata = "{folder}/data"\ndrain = "1s"\nlimits.min_free = 0\n'
+            f"{settings.replace('{folder}', str(folder))}\n{listeners}"
+            f'[domain."sender.test"]\ndeliver = "maildir:{folder}/mail/{{user}}"\n'
+        )
+        command = (sys.executable, "-m", "pillarbox", "serve", "--config", folder / "pillarbox.toml")
+        program = launch(folder / "log", *command, **environment)
+        program.ready(lambda: all(answers(port, host) for port in ports))
+        return Serving(folder, program, ports, host)
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def password_hash() -> Callable[[str], str]:
+    """The hash of a password as the configuration takes it, made in no time."""
+    return PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash
