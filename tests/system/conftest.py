@@ -23,7 +23,7 @@ from click.testing import CliRunner
 from pillarbox.cli.commands import cli
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 
 LIMIT_S = 30  # for whatever a test waits for
 
@@ -31,7 +31,8 @@ LIMIT_S = 30  # for whatever a test waits for
 class Server:
     """A server process, or a supervisor with its workers, and what it says in its log."""
 
-    def __init__(self, folder: Path, name: str) -> None:
+    def __init__(self, folder: Path, name: str, prefix: Sequence[str] = ()) -> None:
+        self._prefix = prefix
         self.data = folder / "data"
         self.config = folder / f"{name}.toml"
         self._log = folder / f"{name}.log"
@@ -46,9 +47,16 @@ class Server:
         workers = int(tomllib.loads(self.config.read_text()).get("workers", 1))
         before = len(self.events("server.started"))
         with self._log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "pillarbox", "serve", "--config", str(self.config)], stderr=log
-            )
+            command = [
+                *self._prefix,
+                sys.executable,
+                "-m",
+                "pillarbox",
+                "serve",
+                "--config",
+                str(self.config),
+            ]
+            self.process = subprocess.Popen(command, stderr=log)
         await self.until(lambda: not self.running or len(self.events("server.started")) >= before + workers)
         assert self.running, "the server did not start"
 
@@ -175,7 +183,8 @@ async def serve(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[Server]
     """Start a server with a configuration: `server = await serve('[[listen]]\\naddress = "127.0.0.1:0"\\n...')`.
 
     Port 0 is any free one, see `Server.ports`; with workers, or to start again on the same one, use `free_port`.
-    Servers of one test share a data folder unless `folder` is given. A test fails if a server met a bug of its own.
+    Servers of one test share a data folder unless `folder` is given. `prefix` is a command that becomes the server, such
+    as `prlimit`. A test fails if a server met a bug of its own.
     """
     started: list[Server] = []
 
