@@ -188,9 +188,15 @@ async def serve(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[Server]
     """
     started: list[Server] = []
 
-    async def start(text: str, *, folder: Path = tmp_path, hostname: str = "mx.example.org") -> Server:
+    async def start(
+        text: str,
+        *,
+        folder: Path = tmp_path,
+        hostname: str = "mx.example.org",
+        prefix: Sequence[str] = (),
+    ) -> Server:
         folder.mkdir(exist_ok=True)
-        server = Server(folder, f"server{len(started)}")
+        server = Server(folder, f"server{len(started)}", prefix)
         started.append(server)
         server.configure(text, hostname)
         await server.start()
