@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _counting() -> None:
+    observe.start_counting()
+
+
 @pytest.fixture
 def log(tmp_path: Path) -> Iterator[Log]:
     log = Log(tmp_path / "log")
@@ -187,11 +192,39 @@ def test_a_peer_cannot_grow_the_metrics_without_bound() -> None:
 
 
 def test_gauges_and_timings_are_exposed() -> None:
-    observe.SESSIONS_OPEN.set(4, "mx")
-    observe.SESSIONS_OPEN.add(-1, "mx")
+    observe.SESSIONS_OPEN.set(3)
+    observe.QUEUE_RECIPIENTS.set(7, "held")
     observe.COMMIT_SECONDS.record(0.004)
-    assert sample('pillarbox_sessions_open{role="mx"}') == 3
+    assert sample("pillarbox_sessions_open") == 3
+    assert sample('pillarbox_queue_recipients{state="held"}') == 7
     assert sample('pillarbox_commit_seconds_bucket{le="0.005"}') >= 1
+
+
+def test_a_block_that_fails_is_not_measured() -> None:
+    before = sample("pillarbox_commit_seconds_count")
+    with observe.COMMIT_SECONDS.measure():
+        pass
+    with pytest.raises(ZeroDivisionError), observe.COMMIT_SECONDS.measure():
+        raise ZeroDivisionError
+    assert sample("pillarbox_commit_seconds_count") == before + 1
+
+
+def test_where_nobody_reads_metrics_nothing_is_counted_and_the_library_is_not_loaded() -> None:
+    code = """if True:
+        import sys
+        from pillarbox import observe
+        observe.MESSAGE_RECEIVED.note(protocol="ESMTP")
+        observe.SESSIONS_OPEN.set(5)
+        observe.COMMIT_SECONDS.record(0.1)
+        assert "prometheus_client" not in sys.modules
+        observe.start_counting()
+        observe.MESSAGE_RECEIVED.note(protocol="ESMTP")
+        sys.stdout.write(observe.exposition().decode())
+    """
+    text = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert 'pillarbox_message_received_total{protocol="ESMTP"} 1.0' in text
+    assert "pillarbox_sessions_open 0.0" in text
+    assert "pillarbox_commit_seconds_count 0.0" in text
 
 
 def test_workers_that_share_metrics_are_counted_together(tmp_path: Path) -> None:
@@ -206,7 +239,8 @@ def test_workers_that_share_metrics_are_counted_together(tmp_path: Path) -> None
             pid = os.fork()
             if pid == 0:
                 observe.MESSAGE_RECEIVED.note(protocol="ESMTP")
-                observe.SESSIONS_OPEN.set(5, "mx")
+                observe.SESSIONS_OPEN.set(5)
+                observe.QUEUE_RECIPIENTS.set(7, "held")
                 os._exit(0)
             os.waitpid(pid, 0)
         observe.forget_worker(pid)
@@ -215,4 +249,5 @@ def test_workers_that_share_metrics_are_counted_together(tmp_path: Path) -> None
     command = [sys.executable, "-c", code, str(tmp_path / "metrics")]
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert 'pillarbox_message_received_total{protocol="ESMTP"} 2.0' in text
-    assert 'pillarbox_sessions_open{role="mx"} 5.0' in text
+    assert "pillarbox_sessions_open 5.0" in text  # the other one's connections ended with it
+    assert 'pillarbox_queue_recipients{state="held"} 7.0' in text  # both see the same queue

@@ -5,10 +5,12 @@ What is worth noting is decided where it happens; the lasting history of a messa
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
 import sys
+import time
 import traceback
 from datetime import UTC, datetime
 from enum import IntEnum
@@ -23,7 +25,7 @@ from pillarbox.mail.units import Settings
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from prometheus_client import CollectorRegistry
@@ -70,20 +72,27 @@ class LogSettings(Settings, frozen=True):
 
 
 class _Metric:
-    """A family of numbers with one child for each set of label values.
+    """A family of numbers with one child for each set of label values. Nothing is counted before `start_counting`."""
 
-    It is made at first use, not when declared: the library decides at its import whether processes share values.
-    """
+    declared: ClassVar[list[_Metric]] = []
 
     def __init__(
         self, kind: str, name: str, meaning: str, labels: tuple[str, ...] = (), **options: object
     ) -> None:
-        self._labels = labels
+        self.name = f"pillarbox_{name}"
+        self.kind = kind
+        self.meaning = meaning
+        self.labels = labels
+        self._options = options
         self._children: dict[object, Any] = {}
-        self._declare: Callable[[], Any] = lambda: getattr(import_module("prometheus_client"), kind)(
-            f"pillarbox_{name}", meaning, labels, registry=_registry(), **options
-        )
-        self._family: Any = None
+        self._family: Any = None  # the library's own object, once counting has begun
+        _Metric.declared.append(self)
+
+    def start(self) -> None:
+        """Count from now on."""
+        if self._family is None:
+            make = getattr(import_module("prometheus_client"), self.kind)
+            self._family = make(self.name, self.meaning, self.labels, registry=_registry(), **self._options)
 
     def child(self, values: tuple[object, ...] = ()) -> Any:
         """Find or make the number for these label values."""
@@ -91,10 +100,8 @@ class _Metric:
         return self._new_child(values) if child is None else child
 
     def _new_child(self, values: tuple[object, ...]) -> Any:
-        if self._family is None:
-            self._family = self._declare()
         if len(self._children) >= MAX_LABEL_SETS:
-            values = ("other",) * len(self._labels)
+            values = ("other",) * len(self.labels)
         child = self._family.labels(*(visible(str(value)) for value in values)) if values else self._family
         self._children[values] = child
         return child
@@ -109,8 +116,9 @@ class Counter(_Metric):
 
     def add(self, facts: Mapping[str, object]) -> None:
         """Count one, under the values that `facts` has for the labels."""
-        values = tuple([facts.get(label, "") for label in self._labels]) if self._labels else ()
-        self.child(values).inc()
+        if self._family is not None:
+            values = tuple([facts.get(label, "") for label in self.labels]) if self.labels else ()
+            self.child(values).inc()
 
 
 class Gauge(_Metric):
@@ -129,11 +137,8 @@ class Gauge(_Metric):
 
     def set(self, value: float, *labels: str) -> None:
         """Set it."""
-        self.child(labels).set(value)
-
-    def add(self, amount: float, *labels: str) -> None:
-        """Raise it, or lower it by a negative amount."""
-        self.child(labels).inc(amount)
+        if self._family is not None:
+            self.child(labels).set(value)
 
 
 class Timing(_Metric):
@@ -147,15 +152,26 @@ class Timing(_Metric):
 
     def record(self, seconds: float, *labels: str) -> None:
         """Count one duration."""
-        self.child(labels).observe(seconds)
+        if self._family is not None:
+            self.child(labels).observe(seconds)
+
+    @contextlib.contextmanager
+    def measure(self, *labels: str) -> Iterator[None]:
+        """Count how long a block takes, unless it raises."""
+        began = time.perf_counter()
+        yield
+        self.record(time.perf_counter() - began, *labels)
 
 
-QUEUE_RECIPIENTS = Gauge("queue_recipients", "recipients in the queue", ("state",), across="mostrecent")
-SESSIONS_OPEN = Gauge("sessions_open", "connections being served", ("role",), across="livesum")
+# Every worker sees the whole queue, so what one of them counted last is the number; connections are each one's own.
+QUEUE_RECIPIENTS = Gauge(
+    "queue_recipients", "recipients in the queue: waiting, active or held", ("state",), across="mostrecent"
+)
+SESSIONS_OPEN = Gauge("sessions_open", "connections being served", across="livesum")
 LOG_LINES_LOST = Counter("log_lines_lost", "log lines that could not be written")
 COMMIT_SECONDS = Timing(
     "commit_seconds",
-    "from the end of a message to its being on stable storage",
+    "one transaction of the store, to the end of its sync",
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5),
 )
 DELIVERY_SECONDS = Timing(
@@ -168,7 +184,7 @@ DELIVERY_SECONDS = Timing(
 
 @cache
 def _registry() -> CollectorRegistry:
-    import prometheus_client  # noqa: PLC0415 - late, see _Metric
+    import prometheus_client  # noqa: PLC0415 - late, see start_counting
 
     registry = prometheus_client.CollectorRegistry()
     if _MULTIPROCESS not in os.environ:
@@ -176,31 +192,41 @@ def _registry() -> CollectorRegistry:
     return registry
 
 
-def share_metrics(folder: Path) -> None:
-    """Let several processes count together through files in `folder`, which is emptied.
+def start_counting() -> None:
+    """Count from now on, in this process and those that it starts.
 
-    Call it in the parent before anything is noted and before the workers start; they inherit it.
+    It loads a library, which takes some 70 ms; so call it before mail is served, and only where somebody reads metrics.
+    """
+    for metric in _Metric.declared:
+        metric.start()
+
+
+def share_metrics(folder: Path) -> None:
+    """Count from now on, several processes together through files in `folder`, which is emptied.
+
+    Call it in the parent before the workers start; they inherit it.
     """
     if "prometheus_client" in sys.modules:
-        msg = "metrics must be shared before the first one is counted"
+        msg = "metrics must be shared before counting starts"
         raise RuntimeError(msg)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for stale in folder.glob("*.db"):
         stale.unlink()
     os.environ[_MULTIPROCESS] = str(folder)
+    start_counting()
 
 
 def forget_worker(pid: int) -> None:
     """Drop the live gauges of a worker that died, when metrics are shared."""
     if _MULTIPROCESS in os.environ:
-        from prometheus_client import multiprocess  # noqa: PLC0415 - late, see _Metric
+        from prometheus_client import multiprocess  # noqa: PLC0415 - late, see start_counting
 
         multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
 
 
 def exposition() -> bytes:
     """All metrics, of all workers if they share them, in Prometheus' text format. Takes milliseconds: use a thread."""
-    import prometheus_client  # noqa: PLC0415 - late, see _Metric
+    import prometheus_client  # noqa: PLC0415 - late, see start_counting
     from prometheus_client import multiprocess  # noqa: PLC0415
 
     registry = _registry()
@@ -250,8 +276,8 @@ CONFIG_REFUSED = Event(
 )
 WORKER_STARTED = Event("worker.started", Level.INFO, "worker {worker} started")
 WORKER_LOST = Event("worker.lost", Level.ERROR, "worker {worker} died: {reason}")
-SESSION_OPENED = Event("session.opened", Level.DEBUG, "connection from {client}", labels=("role",))
-SESSION_CLOSED = Event("session.closed", Level.DEBUG, "connection from {client} closed", labels=("role",))
+SESSION_OPENED = Event("session.opened", Level.DEBUG, "connection from {client}")
+SESSION_CLOSED = Event("session.closed", Level.DEBUG, "connection from {client} closed")
 SESSION_REFUSED = Event("session.refused", Level.INFO, "connection from {client} refused", labels=("cause",))
 REPLY_REFUSED = Event("reply.refused", Level.INFO, "refused {client}: {reply}", labels=("cause", "stage"))
 LOGIN_OK = Event("login.ok", Level.INFO, "{login} logged in from {client}", labels=("mechanism",))
@@ -264,7 +290,6 @@ MESSAGE_RECEIVED = Event(
 MESSAGE_REFUSED = Event(
     "message.refused", Level.INFO, "message from <{sender}> refused: {reply}", labels=("cause",)
 )
-MESSAGE_DONE = Event("message.done", Level.DEBUG, "{message} is finished")
 MESSAGE_DAMAGED = Event(
     "message.damaged", Level.ERROR, "{message} cannot be read and was set aside: {problem}"
 )

@@ -84,6 +84,8 @@ class Service:
         Raises OSError, SpoolError or ConfigError.
         """
         config = self.config
+        if config.console.address:
+            observe.start_counting()
         observe.write_behind(asyncio.get_running_loop())
         self._policy = Policy(config, self._plugins)
         self.spool = SqliteSpool(Path(config.data))
@@ -122,7 +124,7 @@ class Service:
     async def _open_console(self, bound: socket.socket | None) -> None:
         from pillarbox.console.api import Console, create_app  # noqa: PLC0415 - it costs start-up time
 
-        self._console = Console(create_app(lambda: not self.connections.draining))
+        self._console = Console(create_app(lambda: not self.connections.draining, Path(self.config.data)))
         self._console.start(bound or bind(self.config.console.address, shared=False))
 
     async def _listen(self, number: int, settings: ListenSettings, bound: socket.socket) -> None:

@@ -139,7 +139,8 @@ class _Supervisor:
             signal.signal(number, self._stop)
         signal.signal(signal.SIGHUP, lambda number, _frame: self._pass_on(number))
         with tempfile.TemporaryDirectory(prefix="pillarbox-metrics-", ignore_cleanup_errors=True) as metrics:
-            observe.share_metrics(Path(metrics))
+            if self._jobs[0].config.console.address:
+                observe.share_metrics(Path(metrics))
             for worker in range(len(self._jobs)):
                 self._spawn(worker)
             while self._workers:

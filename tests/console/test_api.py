@@ -13,12 +13,13 @@ from pillarbox.net.listener import bind
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
 
 
 @asynccontextmanager
-async def serving(ready: Callable[[], bool] = lambda: True) -> AsyncIterator[int]:
+async def serving(data: Path, ready: Callable[[], bool] = lambda: True) -> AsyncIterator[int]:
     sock = bind("127.0.0.1:0", shared=False)
-    console = Console(create_app(ready))
+    console = Console(create_app(ready, data))
     console.start(sock)
     try:
         yield sock.getsockname()[1]
@@ -34,25 +35,28 @@ async def get(port: int, path: str) -> tuple[int, str]:
     return int(answer.split()[1]), answer.partition("\r\n\r\n")[2]
 
 
-async def test_metrics_are_given_in_the_text_format() -> None:
+async def test_metrics_are_given_in_the_text_format_even_if_the_queue_cannot_be_counted(tmp_path) -> None:
+    observe.start_counting()
     observe.MESSAGE_RECEIVED.note(protocol="ESMTP")
-    async with serving() as port:
+    async with serving(tmp_path / "no store") as port:
         status, text = await get(port, "/metrics")
-    assert status == 200
+        again, later = await get(port, "/metrics")
+    assert (status, again) == (200, 200)
     assert 'pillarbox_message_received_total{protocol="ESMTP"}' in text
+    assert "pillarbox_spool_trouble_total" in later
 
 
-async def test_health_and_readiness() -> None:
+async def test_health_and_readiness(tmp_path) -> None:
     states = iter([True, False])
-    async with serving(lambda: next(states)) as port:
+    async with serving(tmp_path, lambda: next(states)) as port:
         assert await get(port, "/healthz") == (200, "ok\n")
         assert await get(port, "/readyz") == (200, "ready\n")
         assert await get(port, "/readyz") == (503, "not ready\n")
         assert (await get(port, "/other"))[0] == 404
 
 
-async def test_the_signals_of_the_process_are_left_alone() -> None:
+async def test_the_signals_of_the_process_are_left_alone(tmp_path) -> None:
     before = signal.getsignal(signal.SIGTERM)
-    async with serving() as port:
+    async with serving(tmp_path) as port:
         await get(port, "/healthz")
         assert signal.getsignal(signal.SIGTERM) is before

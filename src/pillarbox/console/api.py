@@ -10,16 +10,20 @@ import contextlib
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
+import apsw
 import uvicorn
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from pillarbox import observe
+from pillarbox.queue.ledger import Ledger
+from pillarbox.queue.schema import StoreError
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from starlette.requests import Request
 
@@ -28,11 +32,11 @@ _STOP_S = 2
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-def create_app(ready: Callable[[], bool]) -> Starlette:
-    """The application; `ready` tells whether the server takes mail now."""
+def create_app(ready: Callable[[], bool], data: Path) -> Starlette:
+    """The application; `ready` tells whether the server takes mail now, the store lies in `data`."""
 
     async def metrics(_request: Request) -> Response:
-        return Response(await asyncio.to_thread(observe.exposition), media_type=_METRICS_TYPE)
+        return Response(await asyncio.to_thread(_measure, data), media_type=_METRICS_TYPE)
 
     async def healthz(_request: Request) -> Response:
         return PlainTextResponse("ok\n")
@@ -47,6 +51,17 @@ def create_app(ready: Callable[[], bool]) -> Starlette:
     return Starlette(
         routes=[Route("/metrics", metrics), Route("/healthz", healthz), Route("/readyz", readyz)]
     )
+
+
+def _measure(data: Path) -> bytes:
+    """All metrics. The queue is counted when somebody asks; if it can't be, what it was before stands."""
+    try:
+        with Ledger(data) as ledger:
+            for state, recipients in ledger.count().items():
+                observe.QUEUE_RECIPIENTS.set(recipients, state)
+    except (apsw.Error, OSError, StoreError) as error:
+        observe.SPOOL_TROUBLE.note(problem=f"the queue was not counted: {error}")
+    return observe.exposition()
 
 
 class Console:

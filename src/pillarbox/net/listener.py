@@ -75,6 +75,7 @@ class Connections:
 
     def add(self, connection: Watched, address: str) -> None:
         """A connection was opened."""
+        observe.SESSION_OPENED.note(client=address)
         self._open.add(connection)
         self._per_address[address] = self._per_address.get(address, 0) + 1
 
@@ -82,6 +83,7 @@ class Connections:
         """A connection was closed; without effect if it was never added."""
         if connection not in self._open:
             return
+        observe.SESSION_CLOSED.note(client=address)
         self._open.remove(connection)
         left = self._per_address[address] - 1
         if left:
@@ -92,8 +94,9 @@ class Connections:
             self._emptied.set()
 
     async def watch(self) -> None:
-        """Expire connections whose deadline has passed, for ever."""
+        """Expire connections whose deadline has passed, and tell how many there are, for ever."""
         while True:
+            observe.SESSIONS_OPEN.set(len(self._open))
             await asyncio.sleep(_SWEEP_S)
             now = time.monotonic()
             for connection in [late for late in self._open if late.deadline <= now]:

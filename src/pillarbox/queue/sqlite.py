@@ -253,7 +253,7 @@ class SqliteSpool:
         """Write a batch in one transaction; if that fails for a reason of one member's, each in its own."""
         emptied: list[int] = []
         try:
-            with schema.transaction(self._connection):
+            with observe.COMMIT_SECONDS.measure(), schema.transaction(self._connection):
                 good, answers = self._fence(batch)
                 emptied = writing.apply(self._connection, good)
                 for work in good:
