@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import email
 import email.policy
+import json
 import os
 import re
 import shutil
@@ -20,7 +21,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trustme
@@ -85,10 +86,14 @@ class Program:
     def said(self) -> str:
         return self.log.read_text(errors="replace")
 
+    def last_words(self) -> str:
+        """What it wrote last, for the report of a test that failed."""
+        return self.said[-3000:]
+
     def ready(self, condition: Callable[[], object]) -> None:
         """Wait until it is; a program that ends before has failed."""
-        wait_for(lambda: not self.runs or condition(), lambda: self.said)
-        assert self.runs, self.said
+        wait_for(lambda: not self.runs or condition(), self.last_words)
+        assert self.runs, self.last_words()
 
     def stop(self) -> None:
         """End it as its operator would, or for good if it does not hear."""
@@ -101,6 +106,13 @@ class Program:
             self.process.wait()
 
 
+def events_in(program: Program, name: str) -> list[dict[str, Any]]:
+    """The lines about one kind of event in the log of a server, if they are complete."""
+    lines = program.said.splitlines(keepends=True)
+    found = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("\n")]
+    return [line for line in found if line["event"] == name]
+
+
 class Serving:
     """One `pillarbox serve`, and what its operator and its users can see."""
 
@@ -110,6 +122,10 @@ class Serving:
         self.ports = ports
         self.port = ports[0]
         self.host = host
+
+    def events(self, name: str) -> list[dict[str, object]]:
+        """The lines of the log about one kind of event."""
+        return events_in(self.program, name)
 
     def send(
         self,
@@ -141,7 +157,7 @@ class Serving:
                 one.state is not State.QUEUED or one.attempts for one in self.look(queue_id).recipients
             )
 
-        await wait_until(attempted, lambda: self.program.said)
+        await wait_until(attempted, self.program.last_words)
         return sorted(self.look(queue_id).recipients, key=lambda one: one.number)
 
     async def fate(self, queue_id: str) -> ListedRecipient:
@@ -162,7 +178,7 @@ class Serving:
 
     async def until(self, condition: Callable[[], object]) -> None:
         """Wait for anything."""
-        await wait_until(condition, lambda: self.program.said)
+        await wait_until(condition, self.program.last_words)
 
     def peek(self, user: str) -> list[EmailMessage]:
         """The messages that are in a mailbox of the server now."""
@@ -193,6 +209,12 @@ def read_maildir(folder: Path) -> list[EmailMessage]:
 def maildir() -> Callable[[Path], list[EmailMessage]]:
     """The messages in a Maildir: `maildir(folder)`."""
     return read_maildir
+
+
+@pytest.fixture(scope="session")
+def unused_port() -> Callable[[], int]:
+    """Find a free port for a program that can't choose one itself."""
+    return free_port
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,12 +282,15 @@ def launch() -> Iterator[Callable[..., Program]]:
 
 
 @pytest.fixture(scope="module")
-def serve(launch: Callable[..., Program], open_folder: Callable[[], Path]) -> Callable[..., Serving]:
-    """Start a server: `serve(settings, listen=[...])`.
+def serve(
+    launch: Callable[..., Program], open_folder: Callable[[], Path]
+) -> Iterator[Callable[..., Serving]]:
+    """Start a server: `serve(settings, listen=[...])`. A module fails if a server met a bug of its own.
 
-    `settings` is TOML: single keys first, then tables. `listen` has the lines of each listener but for its address,
-    the first one for `Serving.send`. Mail for sender.test lies in the folder `mail`.
+    `settings` is TOML: single keys first, then tables; `{folder}` is the server's folder. `listen` has the lines of
+    each listener but for its address, the first one for `Serving.send`. Mail for sender.test lies in the folder `mail`.
     """
+    started: list[Program] = []
 
     def start(
         settings: str = "",
@@ -276,11 +301,7 @@ def serve(launch: Callable[..., Program], open_folder: Callable[[], Path]) -> Ca
     ) -> Serving:
         folder = open_folder()
         (folder / "mail").mkdir()
-        ports = [free_port(host) for _ in listen]
-        listeners = "".join(
-            f'[[listen]]\naddress = "{host}:{port}"\n{lines}\n'
-            for port, lines in zip(ports, listen, strict=True)
-        )
+        listeners = "".join(f'[[listen]]\naddress = "{host}:0"\n{lines}\n' for lines in listen)
         (folder / "pillarbox.toml").write_text(
             f'hostname = "pillarbox.test"\ndata = "{folder}/data"\ndrain = "1s"\nlimits.min_free = 0\n'
             f"{settings.replace('{folder}', str(folder))}\n{listeners}"
@@ -288,10 +309,14 @@ def serve(launch: Callable[..., Program], open_folder: Callable[[], Path]) -> Ca
         )
         command = (sys.executable, "-m", "pillarbox", "serve", "--config", folder / "pillarbox.toml")
         program = launch(folder / "log", *command, **environment)
-        program.ready(lambda: all(answers(port, host) for port in ports))
+        started.append(program)
+        program.ready(lambda: events_in(program, "server.started"))
+        (event,) = events_in(program, "server.started")
+        ports = [int(address.rpartition(":")[2]) for address in event["listeners"].split(", ")]
         return Serving(folder, program, ports, host)
 
-    return start
+    yield start
+    assert not [incident for program in started for incident in events_in(program, "incident")]
 
 
 @pytest.fixture(scope="session")
