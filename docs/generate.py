@@ -16,7 +16,7 @@ import msgspec
 from pillarbox.cli.commands import cli
 from pillarbox.config.settings import Config
 from pillarbox.mail.catalogue import CAUSES
-from pillarbox.mail.units import Octets, Seconds, Settings, format_duration
+from pillarbox.mail.units import Octets, Seconds, Settings, format_duration, format_size
 
 REFERENCE = Path(__file__).parent / "reference"
 NAMES = {
@@ -51,6 +51,8 @@ def shown(value: object) -> str:
     """A default as a configuration would write it."""
     if isinstance(value, Seconds):
         return f'"{format_duration(value)}"'
+    if isinstance(value, Octets):
+        return f'"{format_size(value)}"'
     if value is msgspec.NODEFAULT or isinstance(value, types.FunctionType):
         return ""
     if isinstance(value, bool):

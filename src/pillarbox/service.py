@@ -90,7 +90,9 @@ class Service:
         self._policy = Policy(config, self._plugins)
         self.spool = SqliteSpool(Path(config.data))
         self._local = LocalCouriers(
-            LocalSettings(program=config.programs, webhook=config.webhooks),
+            LocalSettings(
+                program=config.programs, webhook=config.webhooks, handler_limit_s=config.handler_limit_s
+            ),
             hostname=config.hostname,
             recipient_delimiter=config.recipient_delimiter,
         )

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pillarbox.mail.catalogue import content, delivery, envelope, session
-from pillarbox.mail.reply import Cause, Origin, Reply, Result, Stage, parse_reply, printable, with_status
+from pillarbox.mail.reply import Cause, Origin, Reply, Result, Stage, parse_reply, printable
 
 
 def cause(code=250, status="2.0.0", text="OK"):
@@ -154,9 +154,3 @@ def test_results_know_when_they_are_in_doubt():
     lost = delivery.IN_DOUBT.reply(host="h")
     assert Result(lost, Stage.BODY, Origin.LOCAL, "h").in_doubt
     assert not Result(Reply(451, "4.4.2", ("x",)), Stage.BODY, Origin.PEER, "h").in_doubt
-
-
-def test_another_status():
-    assert with_status(content.QUEUED.reply(id="1"), "2.6.0").wire == b"250 2.6.0 Queued as 1\r\n"
-    with pytest.raises(ValueError):
-        with_status(content.QUEUED.reply(id="1"), "5.6.0")

@@ -289,7 +289,7 @@ def test_a_broken_route_is_refused(route):
         directory(routes=[route])
 
 
-def test_hints_and_names_used():
+def test_hints():
     found = directory(
         domains={
             "open.example": {"deliver": "maildir:/m/{user}"},
@@ -300,9 +300,6 @@ def test_hints_and_names_used():
         routes=[{"match": "*", "via": "webhook:out"}],
     )
     assert [hint.split(":")[0] for hint in found.hints()] == ["open.example", "small.example"]
-    assert found.names_used(Transport.PIPE) == {"in"}
-    assert found.names_used(Transport.WEBHOOK) == {"crm", "out"}
-    assert found.names_used(Transport.PYTHON) == {"app:handle"}
 
 
 UNSAFE = ["../x", "..", ".", ".ssh", "a/b", "/etc", "a/../../b", "x\ty", "a\udcff", "\x85"]

@@ -5,11 +5,14 @@ import types
 
 import pytest
 
-from pillarbox.mail.catalogue import envelope
+import pillarbox
+from pillarbox.config import parse
+from pillarbox.mail.catalogue import delivery, envelope
 from pillarbox.mail.envelope import Envelope, Recipient
 from pillarbox.mail.reply import parse_reply
 from pillarbox.mail.route import Route, Transport
 from pillarbox.mail.units import Seconds
+from pillarbox.queue.ledger import Ledger
 from pillarbox.queue.spool import Content, Pending, Queued, format_id
 from pillarbox.relay.local import LocalCouriers, LocalSettings
 
@@ -159,3 +162,25 @@ async def test_a_cancelled_delivery_cancels_the_handler():
         await task
     await asyncio.sleep(0)
     assert state == ["ended"]
+
+
+async def test_the_operator_says_how_long_a_function_may_take(tmp_path, monkeypatch):
+    (tmp_path / "slow_handler.py").write_text(
+        "import asyncio\nasync def handle(message):\n    await asyncio.sleep(3600)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    config = parse(
+        f'hostname = "mx.example.org"\ndata = "{tmp_path}/data"\nhandler_limit = "50ms"\n'
+        '[[listen]]\naddress = "127.0.0.1:0"\n'
+        '[domain."example.org"]\ndeliver = "python:slow_handler:handle"\n',
+        "test",
+    )
+    async with pillarbox.Server(config) as server:
+        await pillarbox.send(b"Subject: x\r\n\r\n", "a@example.net", ["b@example.org"], server.address)
+        with Ledger(tmp_path / "data") as ledger:
+            async with asyncio.timeout(20):
+                while not (
+                    found := [one.result for one in ledger.list_messages()[0].recipients if one.result]
+                ):
+                    await asyncio.sleep(0.01)
+    assert found[0].reply.cause is delivery.HANDLER_FAILED

@@ -16,9 +16,8 @@ from hypothesis import strategies as st
 from pillarbox.mail.envelope import Envelope, Recipient
 from pillarbox.mail.route import Route, Transport
 from pillarbox.mail.units import Seconds
-from pillarbox.policy.directory import Directory, DirectorySettings
 from pillarbox.queue.spool import Content, Pending, Queued, format_id
-from pillarbox.relay.local import LocalCouriers, LocalSettings, check_names
+from pillarbox.relay.local import LocalCouriers, LocalSettings
 from pillarbox.relay.webhook import WebhookSettings, _json_pieces, is_public, retry_after
 
 ROUTE = Route(Transport.WEBHOOK, "crm")
@@ -307,15 +306,6 @@ async def test_the_certificate_must_be_that_of_the_name(service, tmp_path):
 def test_a_broken_configuration_is_refused(settings):
     with pytest.raises((ValueError, msgspec.ValidationError)):
         msgspec.convert(settings, WebhookSettings)
-
-
-def test_names_that_are_used_must_be_configured():
-    directory = Directory(
-        msgspec.convert({"routes": [{"match": "*", "via": "webhook:crm"}]}, DirectorySettings)
-    )
-    with pytest.raises(ValueError, match=r"\[webhook\.crm\]"):
-        check_names(LocalSettings(), directory)
-    check_names(LocalSettings(webhook={"crm": WebhookSettings(url="https://x/")}), directory)
 
 
 @given(st.binary(max_size=300), st.binary(max_size=20))

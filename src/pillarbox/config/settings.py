@@ -68,6 +68,8 @@ class Config(Settings, frozen=True):
     """How long sessions and deliveries may take to finish when the server stops."""
     hooks: tuple[str, ...] = ()
     """Python modules with hooks, asked in this order."""
+    handler_limit_s: Seconds = Seconds(60)
+    """How long a Python function that takes mail (`python:module:function`) may work on one message."""
     recipient_delimiter: str = "+"
     """Characters that separate the user from a tag, as in user+tag; "" for none."""
     postmaster: str = ""

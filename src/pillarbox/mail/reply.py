@@ -6,7 +6,7 @@ The list of causes is in `mail.catalogue`; who sends which reply when is decided
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -265,8 +265,3 @@ def _without_status(text: str, status: str) -> str:
     """The text behind the status; a line that has another one, or none, is kept whole."""
     found = _STATUS.match(text)
     return text[found.end() :] if found and found[0].rstrip() == status else text
-
-
-def with_status(reply: Reply, status: str) -> Reply:
-    """The same reply with another enhanced status; its class must fit the code."""
-    return replace(reply, status=status)

@@ -164,16 +164,6 @@ class Directory:
             pass
         return Route(Transport.HOLD)
 
-    def names_used(self, transport: Transport) -> set[str]:
-        """The targets that the configuration names for a transport: programs, web services, functions."""
-        specs = [domain.deliver for domain in self._domains.values() if domain.deliver is not None]
-        values = [
-            value for domain in self._domains.values() for _, found in _entries(domain) for value in found
-        ]
-        specs += [parse_spec(value) for value in (*values, self._postmaster) if is_spec(value)]
-        routes = [*(spec.route for spec in specs), *self._routes.ways]
-        return {route.target for route in routes if route.transport == transport}
-
     def hints(self) -> list[str]:
         """What an operator should know although it is no error."""
         found = []
@@ -373,11 +363,6 @@ class _RouteTable:
                 raise ValueError(f"{key}: placeholders belong to mailboxes of our own domains")
             via = spec.fill("", "", "", "") if spec.route != Route(Transport.MX) else None
             self._table.setdefault(pattern, (number, via))
-
-    @property
-    def ways(self) -> list[Route]:
-        """All fixed ways out."""
-        return [route for _, route in self._table.values() if route is not None]
 
     def find(self, domain: str) -> Route:
         """The way for a domain in A-labels: the first that matches, else its mail exchangers."""

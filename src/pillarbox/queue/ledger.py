@@ -173,14 +173,6 @@ class Ledger:
         events = [_happening(*event) for event in self._connection.execute(sql, (message,))]
         return [Happening(message, row[0], "received"), *events]
 
-    def recent(self, after: int, limit: int = 100) -> list[tuple[int, Happening]]:
-        """Events after the one numbered `after` (0: the last ones), each with its number; the oldest first."""
-        sql = "SELECT id, message, at, kind, number, result, detail FROM event WHERE id > ? ORDER BY id {} LIMIT ?"
-        rows: list[Any] = self._connection.execute(
-            sql.format("" if after else "DESC"), (after, limit)
-        ).fetchall()
-        return [(row[0], _happening(*row[1:])) for row in (rows if after else rows[::-1])]
-
     def depth(self) -> list[Depth]:
         """How many recipients are open, by destination and state. Takes about 50 ms for a million."""
         sql = (

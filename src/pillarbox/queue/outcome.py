@@ -129,7 +129,6 @@ ABOUT_IPV6 = re.compile(r"ipv6|\bptr\b|reverse dns", re.IGNORECASE)
 _WAIT = re.compile(r"(?:in|for|after) (\d{1,5}) ?(s|m|h)", re.IGNORECASE)
 
 _HOUR_S = 3600.0
-_QUARTER_S = 900.0
 _RELAY_HOLD_S = 600.0
 _ENVELOPE = (Stage.MAIL, Stage.RCPT)
 _HOST = (Stage.GREETING, Stage.HELLO)

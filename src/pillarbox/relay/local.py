@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pillarbox.mail.reply import Result
-    from pillarbox.policy.directory import Directory
     from pillarbox.queue.spool import Queued
     from pillarbox.relay.final import FinalDelivery
 
+_MAILBOX_THREADS = 8  # so many mailboxes are written to at the same time
 _HANDLER_THREADS = 8
 
 
@@ -39,23 +39,6 @@ class LocalSettings(Settings, frozen=True):
     """Web services by the name that "webhook:NAME" uses."""
     handler_limit_s: Seconds = Seconds(60)
     """How long a Python function may work on one message."""
-    disk_threads: int = 8
-    """How many mailboxes are written to at the same time."""
-
-    def __post_init__(self) -> None:
-        """Refuse numbers that make no sense."""
-        if not 1 <= self.disk_threads <= 256:
-            raise ValueError("disk_threads must be between 1 and 256")
-
-
-def check_names(settings: LocalSettings, directory: Directory) -> None:
-    """Raise ValueError if the directory names a program or web service that is not configured."""
-    for transport, known in (Transport.PIPE, settings.program), (Transport.WEBHOOK, settings.webhook):
-        for name in sorted(directory.names_used(transport) - known.keys()):
-            section = "program" if transport is Transport.PIPE else "webhook"
-            raise ValueError(
-                f'"{transport.value}:{name}" is used, but there is no section [{section}.{name}]'
-            )
 
 
 class LocalCouriers:
@@ -66,7 +49,7 @@ class LocalCouriers:
         self._settings = settings
         self._hostname = hostname
         self._delimiters = recipient_delimiter
-        self._disk = ThreadPoolExecutor(settings.disk_threads, "mailbox")
+        self._disk = ThreadPoolExecutor(_MAILBOX_THREADS, "mailbox")
         self._handlers = ThreadPoolExecutor(_HANDLER_THREADS, "handler")
         self._webhooks: dict[str, Webhook] = {}
 
