@@ -53,8 +53,9 @@ CHILD = textwrap.dedent("""
         if state == "body-renamed":
             drafts.sync_folder = die
         if state == "body-kept":
-            writing.apply = die
-        if state == "rows-written":
+            writing.arrive = die
+        if state == "rows-written":  # a transaction of several steps, as one is that writes not only new messages
+            writing.arrive = lambda *_: False
             writing.apply = die_after(writing.apply)
         if state == "committed":
             sqlite.SqliteSpool._answer = die

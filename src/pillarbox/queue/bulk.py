@@ -13,32 +13,42 @@ if TYPE_CHECKING:
 
     import apsw
 
-_MOST = 6  # at most 2**6 rows a step: few prepared statements, none of them large
+_MOST = 64  # rows a step: each number of rows is a prepared statement of its own, which must not become large
 
 
 class Bulk:
     """A statement around a list of rows: `head` VALUES (...), (...) `tail`, each row `width` values wide."""
 
-    __slots__ = ("_statements", "_width")
+    __slots__ = ("_head", "_row", "_statements", "_tail", "_width")
 
     def __init__(self, head: str, width: int, tail: str = "") -> None:
-        """Prepare the texts for 1, 2, 4, ... rows."""
+        """Prepare the text for one row; those for more are made when they are needed."""
+        self._head, self._tail = head, tail
+        self._row = f"({','.join('?' * width)})"
         self._width = width
-        row = f"({','.join('?' * width)})"
-        self._statements = [
-            f"{head} VALUES {','.join([row] * (1 << power))} {tail}" for power in range(_MOST + 1)
-        ]
+        self._statements = {1: self._statement(1)}
+
+    @property
+    def most_values(self) -> int:
+        """How many values go into one step."""
+        return self._width * _MOST
+
+    def _statement(self, rows: int) -> str:
+        return f"{self._head} VALUES {','.join([self._row] * rows)} {self._tail}"
 
     def run(self, connection: apsw.Connection, flat: Sequence[object]) -> list[tuple[Any, ...]]:
         """Run it for the rows that lie one after another in `flat`; the rows that it returns. Raises apsw.Error."""
-        rows, width = len(flat) // self._width, self._width
-        if rows == 1:
-            return connection.execute(self._statements[0], flat).fetchall()
+        stride = self.most_values
+        if 0 < len(flat) <= stride:
+            return self._step(connection, flat)
         returned: list[tuple[Any, ...]] = []
-        start = 0
-        while rows:
-            power = min(rows.bit_length() - 1, _MOST)
-            end = start + (width << power)
-            returned += connection.execute(self._statements[power], flat[start:end]).fetchall()
-            start, rows = end, rows - (1 << power)
+        for start in range(0, len(flat), stride):
+            returned += self._step(connection, flat[start : start + stride])
         return returned
+
+    def _step(self, connection: apsw.Connection, flat: Sequence[object]) -> list[tuple[Any, ...]]:
+        rows = len(flat) // self._width
+        statement = self._statements.get(rows)
+        if statement is None:
+            statement = self._statements[rows] = self._statement(rows)
+        return connection.execute(statement, flat).fetchall()

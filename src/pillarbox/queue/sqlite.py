@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 _FILE_THREADS = 4
 _MOST_WORKS = 256  # in one transaction
+_NO_FENCE = -1  # of a slot that is not held any more
 _Answers = list[tuple[Work, object]]
 
 
@@ -55,6 +56,7 @@ class SqliteSpool:
         self._connection = schema.connect(root / schema.FILE, cache_kib=schema.WRITER_CACHE_KIB)
         self._bodies = Bodies(root)
         self._leases = Leases(root)
+        writing.prepare(self._connection)
         try:
             with schema.transaction(self._connection):
                 self._slot = self._leases.acquire(self._connection)
@@ -119,7 +121,7 @@ class SqliteSpool:
         return future
 
     def _add(self, work: Work, draft: Draft, entry: Entry) -> Queued:
-        work.add(draft, entry)
+        work.add(draft, entry, self._leases.fences.get(entry.id & SLOTS - 1, _NO_FENCE))
         if draft.file is None:
             kept = Content(entry.prefix, draft.inline(), None, draft.octets)
         else:
@@ -251,13 +253,9 @@ class SqliteSpool:
 
     def _write(self, batch: Sequence[Work]) -> _Answers:
         """Write a batch in one transaction; if that fails for a reason of one member's, each in its own."""
-        emptied: list[int] = []
         try:
-            with observe.COMMIT_SECONDS.measure(), schema.transaction(self._connection):
-                good, answers = self._fence(batch)
-                emptied = writing.apply(self._connection, good)
-                for work in good:
-                    answers.append((work, work.call(self._connection) if work.call else work.answer))
+            with observe.COMMIT_SECONDS.measure():
+                answers, emptied = self._transact(batch)
         except (apsw.IOError, apsw.BusyError, OSError) as error:
             # A sync may have failed, so nobody may be told that it went well; body files stay until the next sweep.
             return self._failed(batch, error)
@@ -269,6 +267,17 @@ class SqliteSpool:
         if emptied:
             self._file_threads.submit(self._bodies.remove, emptied)
         return answers
+
+    def _transact(self, batch: Sequence[Work]) -> tuple[_Answers, list[int]]:
+        """Write a batch; the answers, and the messages whose body files are no longer needed. Raises apsw.Error."""
+        if writing.arrive(self._connection, batch):
+            return [(work, work.answer) for work in batch], []
+        with schema.transaction(self._connection):
+            good, answers = self._fence(batch)
+            emptied = writing.apply(self._connection, good)
+            for work in good:
+                answers.append((work, work.call(self._connection) if work.call else work.answer))
+        return answers, emptied
 
     def _fence(self, batch: Sequence[Work]) -> tuple[Sequence[Work], _Answers]:
         """Keep out works for slots that another worker has taken; the rest, and the answers to those."""

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import apsw
+
 from pillarbox.mail.route import Transport
 from pillarbox.queue.bulk import Bulk
 from pillarbox.queue.records import pack_detail, pack_envelope, pack_result, pack_trace
@@ -16,8 +18,6 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Sequence
     from pathlib import Path
-
-    import apsw
 
     from pillarbox.queue.spool import Change, Draft, Entry
 
@@ -31,9 +31,21 @@ _KINDS = {
     State.DAMAGED: "damaged",
 }
 
-_MESSAGE = Bulk("INSERT INTO message (id, envelope, prefix, trace, received_at, octets)", 6)
-_BODY = Bulk("INSERT INTO body (message, content)", 2)
-_RECIPIENT = Bulk("INSERT INTO recipient (message, number, slot, state, claimed, due, destination)", 7)
+# One row a recipient, the first with the message itself. By way of this view all new messages of a transaction are
+# written, and their slots' fences checked, in one step.
+_ARRIVALS = """
+CREATE TEMP VIEW arrival AS SELECT NULL AS message, NULL AS number, NULL AS slot, NULL AS fence, NULL AS state,
+  NULL AS claimed, NULL AS at, NULL AS destination, NULL AS envelope, NULL AS prefix, NULL AS trace, NULL AS octets,
+  NULL AS content;
+CREATE TEMP TRIGGER arrive INSTEAD OF INSERT ON arrival BEGIN
+  SELECT raise(ABORT, 'slot lost') WHERE NOT EXISTS (SELECT 1 FROM lease WHERE slot = NEW.slot AND fence = NEW.fence);
+  INSERT INTO message SELECT NEW.message, NEW.envelope, NEW.prefix, NEW.trace, NEW.at, NEW.octets WHERE NEW.number = 0;
+  INSERT INTO body SELECT NEW.message, NEW.content WHERE NEW.number = 0;
+  INSERT INTO recipient (message, number, slot, state, claimed, due, destination)
+    VALUES (NEW.message, NEW.number, NEW.slot, NEW.state, NEW.claimed, NEW.at, NEW.destination);
+END;
+"""
+_ARRIVAL = Bulk("INSERT INTO arrival", 13)
 # An operator may have held, removed or bounced it meanwhile: holding outlives a deferral, what is final stays.
 _SETTLE = Bulk(
     "WITH v (message, number, state, due, attempts, delay_notified, destination, result) AS (",
@@ -45,7 +57,8 @@ _SETTLE = Bulk(
     " FROM v WHERE recipient.message = v.message AND recipient.number = v.number AND recipient.state < 2",
 )
 _EVENT = Bulk("INSERT INTO event (message, at, kind, number, result, detail)", 6)
-_INSERTS = (_MESSAGE, _BODY, _RECIPIENT, _SETTLE, _EVENT)
+_INSERTS = (_ARRIVAL, _SETTLE, _EVENT)
+_NO_MORE = (None,) * 5  # what is said with the first recipient only
 _EMPTIED = Bulk(
     "WITH v (message) AS (",
     1,
@@ -77,35 +90,34 @@ class Work:
         self.future = future
         self.answer = answer
         self.call: Callable[[apsw.Connection], object] | None = None
-        self.rows: tuple[list[object], ...] = ([], [], [], [], [])  # flat, one list for each of _INSERTS
+        self.rows: tuple[list[object], ...] = ([], [], [])  # flat, one list for each of _INSERTS
         self.final: list[object] = []  # messages that may have no open recipient any more
         self.bodies: list[tuple[Draft, Path]] = []  # files to bring home before the rows are written
 
-    def add(self, draft: Draft, entry: Entry) -> None:
-        """Write a new message; those of its recipients that wait are claimed."""
-        message, body, recipient, _settle, _event = self.rows
-        number, at = entry.id, entry.received_at
-        envelope, trace = pack_envelope(entry.envelope), pack_trace(entry.trace)
-        message += (number, envelope, entry.prefix, trace, at, draft.octets)
-        body += (number, draft.inline() if draft.file is None else None)
-        for index, route in enumerate(entry.routes):
+    def add(self, draft: Draft, entry: Entry, fence: int) -> None:
+        """Write a new message while its slot has this fence; those of its recipients that wait are claimed."""
+        message, at = entry.id, entry.received_at
+        slot = message & SLOTS - 1
+        whole: tuple[object, ...] = (
+            pack_envelope(entry.envelope),
+            entry.prefix,
+            pack_trace(entry.trace),
+            draft.octets,
+            draft.inline() if draft.file is None else None,
+        )
+        rows = self.rows[0]
+        for number, route in enumerate(entry.routes):
             held = entry.hold or route.transport is Transport.HOLD
-            recipient += (
-                number,
-                index,
-                number & SLOTS - 1,
-                1 if held else 0,
-                0 if held else 1,
-                at,
-                str(route),
-            )
+            rows += (message, number, slot, fence, 1 if held else 0, 0 if held else 1, at, str(route))
+            rows += whole
+            whole = _NO_MORE
 
     def change(self, change: Change, at: float) -> None:
         """Write what became of a recipient."""
         result = pack_result(change.result) if change.result is not None else None
         route = str(change.route) if change.route is not None else None
         state, message, number = change.state, change.message, change.number
-        _message, _body, _recipient, settle, event = self.rows
+        _arrival, settle, event = self.rows
         settle += (
             message,
             number,
@@ -125,8 +137,35 @@ class Work:
 
     def slots(self) -> set[int]:
         """The slots that its rows belong to."""
-        message, _body, _recipient, settle, _event = self.rows
-        return {int(str(number)) & SLOTS - 1 for number in message[::6] + settle[::8]}
+        arrival, settle, _event = self.rows
+        return {int(str(number)) & SLOTS - 1 for number in arrival[::13] + settle[::8]}
+
+    @property
+    def only_arrives(self) -> bool:
+        """Whether it is nothing but new messages."""
+        return self.call is None and not self.rows[1]
+
+
+def prepare(connection: apsw.Connection) -> None:
+    """Make a connection ready to write. Raises apsw.Error."""
+    connection.execute(_ARRIVALS)
+
+
+def arrive(connection: apsw.Connection, batch: Sequence[Work]) -> bool:
+    """Write a batch that is nothing but new messages as a transaction of one step; whether it could be done.
+
+    It can't if there is too much of it, or if the slot of a message was lost; nothing is written then. Raises apsw.Error.
+    """
+    if not all(work.only_arrives for work in batch):
+        return False
+    flat = [value for work in batch for value in work.rows[0]]
+    if len(flat) > _ARRIVAL.most_values:
+        return False
+    try:
+        _ARRIVAL.run(connection, flat)
+    except apsw.ConstraintError:
+        return False
+    return True
 
 
 def apply(connection: apsw.Connection, batch: Sequence[Work]) -> list[int]:
