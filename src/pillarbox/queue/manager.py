@@ -275,8 +275,8 @@ class Manager:
         """Store outcomes, and try again until they are stored: what was delivered must not be sent twice."""
         pause_s = _TICK_S
         while True:
-            drafts = await self._prepare(queued, told) if told else []
             try:
+                drafts = await self._prepare(queued, told) if told else []
                 queued_reports = await self._spool.record(changes, drafts)
             except SpoolError as error:
                 observe.SPOOL_TROUBLE.note(message=format_id(queued.id), problem=str(error))
