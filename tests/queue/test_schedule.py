@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from pillarbox.mail.catalogue import delivery
 from pillarbox.mail.envelope import Envelope, Recipient
-from pillarbox.mail.reply import Origin, Result, Stage
+from pillarbox.mail.reply import Origin, Result, Stage, parse_reply
 from pillarbox.mail.route import Route, Transport
 from pillarbox.queue.schedule import QueueSettings, RetrySettings, Schedule, retry_delay_s
 from pillarbox.queue.spool import Content, Pending, Queued
@@ -101,6 +101,38 @@ def test_what_cannot_be_reached_is_put_off_and_has_fewer_lanes():
     assert destination.put_off_with == UNREACHABLE[0]
     plan.learn(destination, FINE, 1300.0)
     assert (destination.put_off_until, destination.failures) == (0.0, 0)
+
+
+@pytest.mark.parametrize(
+    ("stage", "wire", "rest"),
+    [
+        (Stage.DNS, b"451 4.4.3 no answer", True),
+        (Stage.CONNECT, b"451 4.4.1 refused", True),
+        (Stage.GREETING, b"450 not now", True),
+        (Stage.GREETING, b"554 not you", False),
+        (Stage.MAIL, b"421 4.7.0 slow down", True),
+        (Stage.BODY, b"421 bye", True),
+        (Stage.RCPT, b"452 4.3.1 no space", True),
+        (Stage.RCPT, b"452 4.2.2 mailbox full", False),
+        (Stage.RCPT, b"452 4.5.3 too many", False),
+        (Stage.RCPT, b"552 5.3.1 no space ever", False),
+        (Stage.BODY, b"451 4.3.0 trouble", False),
+        (Stage.BODY, b"250 ok", False),
+    ],
+)
+def test_who_asks_for_less_gets_less_and_who_minds_a_message_does_not(stage, wire, rest):
+    plan = schedule(first_lanes=8)
+    destination = plan.add(message(1))
+    plan.learn(destination, {0: Result(parse_reply([wire]), stage, Origin.PEER, "h")}, 0.0)
+    assert (destination.limit, destination.failures) == ((4, 1) if rest else (9, 0))
+
+
+def test_one_recipient_that_fares_well_speaks_for_the_host():
+    plan = schedule(first_lanes=8)
+    destination = plan.add(message(1))
+    full = Result(parse_reply([b"452 4.3.1 no space"]), Stage.RCPT, Origin.PEER, "h")
+    plan.learn(destination, {0: full, 1: FINE[0]}, 0.0)
+    assert destination.limit == 9
 
 
 def test_bodies_beyond_the_budget_are_left_to_the_store():

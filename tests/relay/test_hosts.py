@@ -1,12 +1,16 @@
 """More than one host: which is tried after which, and what is remembered about them."""
 
+import asyncio
+import errno
 from contextlib import AsyncExitStack
 
 import pytest
 
 from pillarbox import testing
 from pillarbox.mail.catalogue import delivery
-from pillarbox.relay.hosts import Remembered
+from pillarbox.mail.reply import Origin, Result, Stage
+from pillarbox.relay.hosts import Hosts, Remembered
+from pillarbox.relay.plan import Hop
 from pillarbox.relay.session import Patience
 from pillarbox.testing import Drop, FakeResolver, ScriptedPeer
 
@@ -139,6 +143,89 @@ async def test_a_host_that_refuses_connections_is_left_alone_for_a_while(courier
     assert len(second.messages) == 2
 
 
+@pytest.mark.parametrize(
+    "script",
+    [
+        {"connect": Drop("421 busy")},
+        {"connect": "450 4.3.2 not now"},
+        {"connect": Drop()},
+        {"EHLO": Drop("421 bye")},
+        {"MAIL": Drop("421 4.7.0 slow down")},
+        {"RCPT": "452 4.3.1 no space"},
+        {"DATA": "452 4.3.1 no space"},
+        {".": Drop("421 4.3.2 bye")},
+    ],
+)
+async def test_a_host_that_wants_rest_is_spared_by_the_next_message(courier_for, exchangers, script):
+    peers = await exchangers(script, {})
+    for number in (1, 2):
+        courier = courier_for("mx:there.test", resolver=zone(2), shared=1, patience=HASTY)
+        await courier.deliver(letter(number=number))
+        await courier.close()
+    assert len(peers[0].visits) == 1
+    assert len(peers[1].messages) >= 1
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        {"MAIL": "450 4.7.1 later"},
+        {"RCPT": "450 4.2.0 later"},
+        {"RCPT": "452 4.2.2 full"},
+        {".": "451 4.3.0 later"},
+        {"connect": "554 not you"},
+    ],
+)
+async def test_a_host_that_minds_the_message_is_asked_about_the_next_one(courier_for, exchangers, script):
+    (peer,) = await exchangers(script)
+    for number in (1, 2):
+        courier = courier_for("mx:there.test", resolver=zone(1), shared=1, patience=HASTY)
+        await courier.deliver(letter(number=number))
+        await courier.close()
+    assert len(peer.visits) == 2
+
+
+async def test_a_421_behind_many_messages_ends_the_connection_and_not_the_trust(courier_for, exchangers):
+    (peer,) = await exchangers({"MAIL": ["250 ok", "250 ok", Drop("421 enough"), "250 ok"]})
+    courier = courier_for("mx:there.test", resolver=zone(1))
+    for number in range(4):
+        assert (await courier.deliver(letter(number=number))).pop(0).reply.positive
+    assert len(peer.visits) == 2
+
+
+async def test_when_all_hosts_rest_the_message_learns_why(courier_for, exchangers):
+    peers = await exchangers({"connect": Drop("421 4.3.2 closed for today")}, {"connect": Drop("421 busy")})
+    for number in (1, 2):
+        courier = courier_for("mx:there.test", resolver=zone(2), shared=1)
+        result = (await courier.deliver(letter(number=number))).pop(0)
+    assert (result.reply.code, result.host[:3]) == (421, "mx2")
+    assert visited(peers) == [1, 1]
+
+
+async def test_hosts_that_rest_do_not_count_as_tried(courier_for, exchangers):
+    busy = {"connect": Drop("421 busy")}
+    peers = await exchangers(busy, busy, {})
+    for number in (1, 2):
+        courier = courier_for("mx:there.test", resolver=zone(3), shared=1, max_hosts=2)
+        result = (await courier.deliver(letter(number=number))).pop(0)
+    assert result.reply.positive
+    assert visited(peers) == [1, 1, 1]
+
+
+async def test_a_lack_of_files_here_is_not_the_hosts_fault(courier_for, exchangers, monkeypatch):
+    (peer,) = await exchangers({})
+    courier = courier_for("mx:there.test", resolver=zone(1), shared=1)
+
+    async def no_more(*_arguments, **_options):
+        raise OSError(errno.EMFILE, "too many")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(asyncio.get_running_loop(), "create_connection", no_more)
+        assert (await courier.deliver(letter())).pop(0).reply.cause is delivery.TOO_BUSY
+    assert (await courier.deliver(letter(number=2))).pop(0).reply.positive
+    assert len(peer.messages) == 1
+
+
 async def test_only_so_many_hosts_are_tried_in_one_attempt(courier_for, exchangers):
     peers = await exchangers(*[{"MAIL": "450 later"}] * 4)
     results = await courier_for("mx:there.test", resolver=zone(4), max_hosts=2).deliver(letter())
@@ -207,6 +294,38 @@ async def test_t13_a_refusal_by_both_families_is_final(courier_for):
         results = await courier_for(f"smtp://mx.test:{six.port}", resolver=resolver).deliver(letter())
         assert results[0].reply.code == 550
         assert visited([six, four]) == [1, 1]
+
+
+HOP = Hop("mx.test", "192.0.2.1")
+BUSY = Result(delivery.TIMEOUT.reply(host="mx.test", detail="greeting"), Stage.GREETING, Origin.LOCAL)
+
+
+def rest_of(hosts: Hosts, now: float) -> float:
+    """For how long the host is left alone from now on."""
+    return next(s for s in range(10_000) if hosts.resting(HOP, now + s) is None)
+
+
+def test_rests_grow_while_a_host_is_no_better_and_end_when_it_is():
+    hosts, now = Hosts(), 0.0
+    rests = []
+    for _ in range(5):
+        hosts.rest(HOP, BUSY, now, first_s=60.0)
+        hosts.rest(HOP, BUSY, now + 1.0, first_s=60.0)  # a second connection fails with the first
+        rests.append(rest_of(hosts, now))
+        now += rests[-1]
+    assert rests == [60, 120, 240, 300, 300]
+    hosts.works(HOP)
+    hosts.rest(HOP, BUSY, now, first_s=60.0)
+    assert rest_of(hosts, now) == 60
+    hosts.revive()
+    assert hosts.resting(HOP, now) is None
+
+
+def test_a_failure_long_after_the_last_one_is_a_first_one():
+    hosts = Hosts()
+    hosts.rest(HOP, BUSY, 0.0, first_s=60.0)
+    hosts.rest(HOP, BUSY, 1000.0, first_s=60.0)
+    assert rest_of(hosts, 1000.0) == 60
 
 
 def test_what_is_remembered_is_bounded_and_ends():

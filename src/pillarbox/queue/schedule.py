@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from pillarbox.mail.reply import Result, Stage
 from pillarbox.mail.units import Octets, Seconds, Settings
+from pillarbox.smtp.replies import CLOSING_CODE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 _REACHING = frozenset(
     {Stage.DNS, Stage.CONNECT, Stage.GREETING, Stage.HELLO, Stage.STARTTLS, Stage.TLS, Stage.AUTH}
 )
+_STORAGE_FULL = ".3.1"  # RFC 3463 3.4: mail system full, whichever message it is
 
 
 class RetrySettings(Settings, frozen=True):
@@ -47,13 +49,14 @@ class QueueSettings(Settings, frozen=True):
     destination_lanes: int = 20
     """Deliveries to one destination at the same time, at most."""
     first_lanes: int = 5
-    """So many to a destination that is new; each success allows one more, a host that can't be reached halves it."""
+    """So many to a destination that is new; each success allows one more, each failure to reach it, and each 421, halves
+    it."""
     lanes: int = 500
     """Deliveries at the same time in all."""
     idle_s: Seconds = Seconds(5)
     """How long a delivery lane, and so its connection, waits for the next message."""
     unreachable_after: int = 3
-    """After so many failures in a row to reach a destination, its mail is put off without trying."""
+    """After so many such failures in a row the mail of a destination is put off without trying."""
     unreachable_s: Seconds = Seconds(300)
     """For so long."""
     active_recipients: int = 20_000
@@ -62,6 +65,14 @@ class QueueSettings(Settings, frozen=True):
     """Octets of message bodies in memory, at most; the others are read again from the store."""
     history_s: Seconds = Seconds(2_592_000)
     """How long a finished message can be asked about."""
+
+
+def wants_rest(result: Result) -> bool:
+    """Whether the other side can't be reached, or takes less than it is sent: any other message would fare the same."""
+    reply = result.reply
+    return reply.temporary and (
+        result.stage in _REACHING or reply.code == CLOSING_CODE or reply.status.endswith(_STORAGE_FULL)
+    )
 
 
 def retry_delay_s(attempts: int, retry: RetrySettings) -> float:
@@ -80,7 +91,7 @@ class Destination:
     recipients: int = 0  # in `ready`
     lanes: int = 0
     waits: bool = False  # for a lane, because all are in use
-    failures: int = 0  # to reach it, in a row
+    failures: int = 0  # in a row: it can't be reached, or wants less mail
     put_off_until: float = 0.0
     put_off_with: Result | None = None  # what its messages get meanwhile
     barred: bool = False  # by the operator
@@ -194,7 +205,7 @@ class Schedule:
     def learn(self, destination: Destination, results: Mapping[int, Result], now: float) -> None:
         """Draw conclusions about a destination from one attempt."""
         for result in results.values():
-            if result.stage not in _REACHING or not result.reply.temporary:
+            if not wants_rest(result):
                 destination.failures = 0
                 destination.put_off_until = 0.0
                 destination.limit = min(destination.limit + 1, self.settings.destination_lanes)

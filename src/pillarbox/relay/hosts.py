@@ -1,4 +1,4 @@
-"""Remember for a while what was learnt about hosts: which are dead, which can't do TLS, where a message may lie.
+"""Remember for a while what was learnt about hosts: which want rest, which can't do TLS, where a message may lie.
 
 It is shared by all that send from this process and bounded; nothing of it survives a restart.
 """
@@ -6,6 +6,7 @@ It is shared by all that send from this process and bounded; nothing of it survi
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from pillarbox.relay.plan import Hop
 
 _MAX_ENTRIES = 10_000
+_LONGEST_REST = 5  # times the first one
 
 Key = TypeVar("Key", bound="Hashable")
 Value = TypeVar("Value")
@@ -50,12 +52,44 @@ class Remembered(Generic[Key, Value]):
         self._entries.pop(key, None)
 
 
+@dataclass(frozen=True, slots=True)
+class _Rest:
+    """A host is left alone."""
+
+    why: Result
+    length_s: float
+    until: float
+
+
 class Hosts:
     """What is known about hosts. Times are those of the event loop."""
 
     def __init__(self) -> None:
         """Nothing is known yet."""
-        self.dead: Remembered[Hop, Result] = Remembered()  # and why
+        self._rests: Remembered[Hop, _Rest] = Remembered()
         self.without_tls: Remembered[Hop, bool] = Remembered()  # the handshake failed
         self.max_messages: Remembered[Hop, int] = Remembered()  # on one connection, before it said 421
         self.in_doubt: Remembered[int, Hop] = Remembered()  # message id: the host that may have taken it
+
+    def resting(self, hop: Hop, now: float) -> Result | None:
+        """Why a host is left alone now, if it is."""
+        rest = self._rests.get(hop, now)
+        return rest.why if rest is not None and now < rest.until else None
+
+    def rest(self, hop: Hop, why: Result, now: float, first_s: float) -> None:
+        """Leave a host alone: `first_s` seconds, and twice as long as before each time it still is no better."""
+        last = self._rests.get(hop, now)
+        if last is not None and now < last.until:
+            return  # others who talk to it have found the same
+        length_s = first_s if last is None else min(2 * last.length_s, _LONGEST_REST * first_s)
+        until = now + length_s
+        # for as long again it is remembered how long the rest was
+        self._rests.put(hop, _Rest(why, length_s, until), until + length_s)
+
+    def works(self, hop: Hop) -> None:
+        """A host took a message, or refused it for the message's own sake."""
+        self._rests.forget(hop)
+
+    def revive(self) -> None:
+        """Try all hosts again."""
+        self._rests = Remembered()

@@ -15,6 +15,7 @@ from pillarbox.mail.catalogue import delivery
 from pillarbox.mail.reply import Origin, Result, Stage
 from pillarbox.mail.units import Seconds, Settings
 from pillarbox.queue.outcome import Action, Fact, action
+from pillarbox.queue.schedule import wants_rest
 from pillarbox.relay.connection import Connection, LinkError, client_context, connect
 from pillarbox.relay.plan import Tls
 from pillarbox.smtp.client import MECHANISMS, command, login_lines
@@ -72,7 +73,7 @@ class SmtpSettings(Settings, frozen=True):
     max_messages: int = 100
     """Messages on one connection."""
     dead_s: Seconds = Seconds(60)
-    """How long a host that did not answer is left alone."""
+    """How long a host is left alone that can't be reached, says 421 or has no room; up to 5 times as long if it stays so."""
     without_tls_s: Seconds = Seconds(3600)
     """How long a host whose handshake failed is used without TLS, where TLS is not required."""
 
@@ -128,9 +129,6 @@ class Opener:
     async def open(self, hop: Hop) -> Session | Result:
         """Connect and get ready, or say why not. A failed handshake is tried once more without TLS, where allowed."""
         now = asyncio.get_running_loop().time()
-        dead = self._hosts.dead.get(hop, now)
-        if dead is not None:
-            return dead
         clear = self._manner.tls is Tls.NONE or self._hosts.without_tls.get(hop, now) is not None
         opening = _Opening(hop, self._manner, self._settings, clear=clear)
         outcome = await opening.run()
@@ -141,8 +139,10 @@ class Opener:
             self._hosts.without_tls.put(hop, value=True, until=now + self._settings.without_tls_s)
             outcome = await _Opening(hop, self._manner, self._settings, clear=True).run()
         if isinstance(outcome, Result):
-            if outcome.stage is Stage.CONNECT and outcome.reply.cause is delivery.CONNECT_FAILED:
-                self._hosts.dead.put(hop, outcome, asyncio.get_running_loop().time() + self._settings.dead_s)
+            if (
+                wants_rest(outcome) and outcome.reply.cause is not delivery.TOO_BUSY
+            ):  # that is about this server
+                self._hosts.rest(hop, outcome, asyncio.get_running_loop().time(), self._settings.dead_s)
             return outcome
         learnt = self._hosts.max_messages.get(hop, now)
         if learnt is not None:

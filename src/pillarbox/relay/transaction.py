@@ -13,6 +13,7 @@ from pillarbox.mail.catalogue import delivery
 from pillarbox.mail.envelope import Body, Envelope
 from pillarbox.mail.reply import Origin, Reply, Result, Stage
 from pillarbox.queue.outcome import Action, Fact, action
+from pillarbox.queue.schedule import wants_rest
 from pillarbox.relay.carriage import fit, needs_smtputf8
 from pillarbox.relay.connection import LinkError
 from pillarbox.relay.plan import Hop, family_of
@@ -128,6 +129,8 @@ class SmtpCourier:
                 attempt.fail(hop)
             elif attempt.ipv4_only and family_of(hop.address) == "ipv6":
                 continue
+            elif (rest := self._hosts.resting(hop, asyncio.get_running_loop().time())) is not None:
+                attempt.fail(rest)
             elif len(attempt.tried) >= self._settings.max_hosts:
                 return
             else:
@@ -245,6 +248,8 @@ class SmtpCourier:
         attempt.todo = remaining
         if actions:
             self._learn(session, attempt, transaction, actions)
+        else:
+            self._hosts.works(session.hop)
         return Action.RECONNECT in actions
 
     def _learn(
@@ -263,6 +268,21 @@ class SmtpCourier:
             self._hosts.in_doubt.put(attempt.queued.id, session.hop, now + _IN_DOUBT_S)
         if session.messages > 2 and any(reply.code == CLOSING_CODE for reply in replies):
             self._hosts.max_messages.put(session.hop, session.messages - 1, now + _LEARNT_S)
+        self._learn_about_load(session, transaction, now)
+
+    def _learn_about_load(self, session: Session, transaction: Transaction, now: float) -> None:
+        """Leave the host alone if it asks for that, other than by ending a connection that it has had enough of."""
+        said = [
+            Result(reply, stage, Origin.PEER, session.hop.name)
+            for stage, reply in transaction.settled.values()
+            if reply.cause is None
+        ]
+        tired = next(filter(wants_rest, said), None)
+        if tired is None:
+            if said:
+                self._hosts.works(session.hop)
+        elif session.messages == 1 or tired.reply.code != CLOSING_CODE:
+            self._hosts.rest(session.hop, tired, now, self._settings.dead_s)
 
     def _other_family_left(self, hop: Hop, attempt: _Attempt) -> bool:
         if attempt.ipv4_only or "ipv4" not in self._settings.families:
