@@ -7,7 +7,7 @@ import time
 import pytest
 
 from pillarbox.mail.catalogue import delivery
-from pillarbox.mail.reply import Origin, Result, Stage
+from pillarbox.mail.reply import Origin, Result, Stage, parse_reply
 from pillarbox.mail.route import Route, Transport
 from pillarbox.queue.ledger import Ledger
 from pillarbox.queue.manager import Manager
@@ -17,6 +17,7 @@ from pillarbox.queue.spool import Entry, State, Trace
 OK = Result(delivery.DELIVERED.reply(detail="ok"), Stage.BODY, Origin.PEER, "host.example")
 BUSY = Result(delivery.TIMEOUT.reply(host="h", detail="RCPT"), Stage.RCPT, Origin.LOCAL, "h")
 NO_HOST = Result(delivery.CONNECT_FAILED.reply(host="h", detail="refused"), Stage.CONNECT, Origin.LOCAL, "h")
+BLOCKED = Result(parse_reply([b"554 5.7.1 blocked using dnsbl.test"]), Stage.RCPT, Origin.PEER, "h")
 NEVER = Result(delivery.NO_DOMAIN.reply(domain="example.net"), Stage.DNS, Origin.LOCAL)
 
 
@@ -259,6 +260,20 @@ async def test_mail_for_an_unreachable_destination_is_put_off_without_attempts(d
     for message in messages:
         await desk.until(lambda m=message: desk.ledger.history(m)[-1].kind == "deferred")
     assert len(couriers.delivered) == 2
+
+
+@pytest.mark.parametrize("settings", [{"retry": RetrySettings(first_s=0.02, max_s=0.05), "first_lanes": 1}])
+async def test_mail_that_was_put_off_is_not_given_up_untried_and_waits_until_it_may_be_tried(desk, couriers):
+    couriers.plan["example.net"] = BLOCKED
+    first = await desk.receive()
+    await desk.until(lambda: desk.ledger.history(first)[-1].kind == "deferred")
+    others = [await desk.receive() for _ in range(3)]
+    for message in others:
+        await desk.until(lambda m=message: desk.ledger.history(m)[-1].kind == "deferred")
+        (one,) = desk.ledger.show(message).recipients
+        assert (one.state, one.attempts) == (State.QUEUED, 0)
+        assert one.due > time.time() + 7000  # the two hours that such an answer asks for
+    assert len(couriers.delivered) == 1
 
 
 async def test_mail_left_from_before_is_delivered(desk, couriers):

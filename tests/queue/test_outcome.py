@@ -254,6 +254,29 @@ def test_a_full_mailbox_is_tried_again_in_long_steps():
     assert verdict(Stage.RCPT, "452 4.2.2 full").due == 60.0 + 4 * HOUR
 
 
+@pytest.mark.parametrize(
+    ("until", "now", "due"),
+    [
+        (600.0, 60.0, 600.0),  # never before others may be tried
+        (61.0, 60.0, 360.0),  # nor at once all of them
+        (2 * HOUR, 2 * HOUR - 1, 4 * HOUR - 2),  # the older, the less often
+        (5 * DAY + 2 * HOUR, 5 * DAY - HOUR, 5 * DAY),
+    ],
+)
+def test_what_is_put_off_waits_for_its_destination(until, now, due):
+    result = Result(said("451 4.4.1 refused"), Stage.CONNECT, Origin.LOCAL)
+    found = settle(result, history(), RetrySettings(), now, put_off_until=until)
+    assert (found.state, found.due) == (State.QUEUED, due)
+
+
+def test_what_is_put_off_is_given_up_only_for_its_age():
+    result = Result(said("554 5.7.1 blocked using dnsbl.test"), Stage.RCPT, Origin.PEER)
+    found = settle(result, history(attempts=9), RetrySettings(), 60.0, put_off_until=7200.0)
+    assert (found.state, found.suspend_s, found.alarm) == (State.QUEUED, 0.0, "")
+    old = settle(result, history(), RetrySettings(), 5 * DAY, put_off_until=6 * DAY)
+    assert (old.state, old.report) == (State.FAILED, Report.FAILURE)
+
+
 @pytest.mark.parametrize("text", ["554 no service here", "554 5.7.1 blocked using x"])
 def test_a_host_that_refuses_this_server_is_tried_three_times_in_all(text):
     states = [verdict(Stage.GREETING, text, attempts=number).state for number in range(3)]

@@ -155,8 +155,10 @@ class Manager:
         if self._schedule.runs_low(destination):
             self._wake.set()
         try:
-            if destination.put_off_until > time.time() and destination.put_off_with is not None:
-                await self._settle(queued, {one.number: destination.put_off_with for one in queued.pending})
+            put_off_with = destination.put_off_with
+            if destination.put_off_until > time.time() and put_off_with is not None:
+                known = {one.number: put_off_with for one in queued.pending}
+                await self._settle(queued, known, put_off_until=destination.put_off_until)
             elif queued.content is not None or await self._load(queued):
                 results = await self._attempt(queued, destination, carrier)
                 await self._settle(queued, results, destination)
@@ -232,11 +234,16 @@ class Manager:
         self._spool.record(changes).add_done_callback(_look_at)
 
     async def _settle(
-        self, queued: Queued, results: Mapping[int, Result], attempted: Destination | None = None
+        self,
+        queued: Queued,
+        results: Mapping[int, Result],
+        attempted: Destination | None = None,
+        *,
+        put_off_until: float = 0.0,
     ) -> None:
         """Decide what follows from results, and store it together with the report that it calls for.
 
-        `attempted` is the destination if there was a real attempt.
+        `attempted` is the destination if there was a real attempt; `put_off_until` says until when there is none.
         """
         now = time.time()
         retry = self._settings.retry
@@ -247,14 +254,14 @@ class Manager:
             history = History(
                 one.attempts, queued.received_at, one.delay_notified, queued.envelope.sender, recipient.notify
             )
-            verdict = settle(results[one.number], history, retry, now)
+            verdict = settle(results[one.number], history, retry, now, put_off_until=put_off_until)
             changes.append(
                 Change(
                     queued.id,
                     one.number,
                     verdict.state,
                     verdict.due,
-                    one.attempts + 1,
+                    one.attempts if put_off_until else one.attempts + 1,
                     verdict.delay_notified,
                     one.route,
                     verdict.result,

@@ -264,19 +264,30 @@ def action(stage: Stage, reply: Reply, facts: Fact = Fact.NOTHING) -> Action:
     return Action.OK if reply.positive else find(stage, reply, facts).action
 
 
-def settle(result: Result, history: History, retry: RetrySettings, now: float) -> Verdict:
-    """What becomes of a recipient after an attempt."""
+def settle(
+    result: Result, history: History, retry: RetrySettings, now: float, *, put_off_until: float = 0.0
+) -> Verdict:
+    """What becomes of a recipient after an attempt.
+
+    Or without one: its destination is left alone until `put_off_until`, because of `result` that another one had.
+    """
     if result.reply.positive:
         report = _success_report(result, history)
         return Verdict(State.DELIVERED, 0.0, report, history.delay_notified, result)
     row = find(result.stage, result.reply)
     age_s = now - history.received_at
-    softened = row.step is Step.BOUNCE and history.attempts < row.patience
+    untried = put_off_until > 0
+    softened = row.step is Step.BOUNCE and (untried or history.attempts < row.patience)
     if (row.step is Step.BOUNCE and not softened) or age_s >= retry.give_up_s:
         wanted = history.sender != "" and history.notify.wants_failure
         report = Report.FAILURE if wanted else Report.NONE
         return Verdict(State.FAILED, 0.0, report, history.delay_notified, result, alarm=_alarm(row, result))
-    wait_s = max(_wait_s(row.pace, result.reply, history.attempts, retry), min(result.wait_s, retry.max_s))
+    if untried:  # not sooner than others may be tried; the older it is, the less often it is looked at
+        wait_s = max(put_off_until - now, min(max(age_s, retry.first_s), retry.max_s))
+    else:
+        wait_s = max(
+            _wait_s(row.pace, result.reply, history.attempts, retry), min(result.wait_s, retry.max_s)
+        )
     # the last attempt comes when the time is up, not long before
     due = min(now + wait_s, max(history.received_at + retry.give_up_s, now + retry.first_s))
     late = age_s >= retry.delay_notice_s and not history.delay_notified
@@ -287,8 +298,8 @@ def settle(result: Result, history: History, retry: RetrySettings, now: float) -
         report=Report.DELAY if tell else Report.NONE,
         delay_notified=history.delay_notified or tell,
         result=result,
-        suspend_s=row.suspend_s,
-        alarm=_alarm(row, result),
+        suspend_s=0.0 if untried else row.suspend_s,
+        alarm="" if untried else _alarm(row, result),
         maybe_duplicate=result.reply.cause is delivery.IN_DOUBT
         or result.reply.cause is delivery.TOO_FEW_REPLIES,
     )
