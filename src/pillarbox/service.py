@@ -7,41 +7,46 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import importlib
 import resource
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from pillarbox import observe
+from pillarbox.config.checks import check
 from pillarbox.inbound.accept import Door
 from pillarbox.inbound.session import Desk, SmtpProtocol
 from pillarbox.mail.address import AddressError, parse_address
 from pillarbox.net.listener import Connections, bind, listen
 from pillarbox.net.resolver import Resolver
-from pillarbox.net.tls import server_context
+from pillarbox.net.tls import renewable_context, server_context
 from pillarbox.policy.accounts import Accounts
 from pillarbox.policy.directory import Directory
 from pillarbox.policy.hooks import Hooks
 from pillarbox.policy.rules import Role, Rules
 from pillarbox.queue.manager import Manager
 from pillarbox.queue.sqlite import SqliteSpool
-from pillarbox.relay.couriers import Couriers
+from pillarbox.relay.couriers import Couriers, PresentCouriers
+from pillarbox.relay.hosts import Hosts
 from pillarbox.relay.local import LocalCouriers, LocalSettings
 from pillarbox.smtp.profile import Profile
 
 if TYPE_CHECKING:
     import socket
-    import ssl
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from pillarbox.config import Config, ListenSettings
-    from pillarbox.console.api import Console
     from pillarbox.mail.envelope import Envelope
     from pillarbox.mail.route import Route
+    from pillarbox.queue.attempt import Courier
     from pillarbox.queue.spool import Draft, Entry
 
 _SPARE_FILES = 128  # kept for the store, the log and deliveries when connections are counted
+# Settings of parts that live as long as the worker; of `listen` all but addresses and implicit TLS can change.
+_FIXED = ("hostname", "data", "workers", "event_loop", "listen", "connections", "queue", "console")
+_OF_COURIERS = ("programs", "webhooks", "handler_limit_s", "recipient_delimiter", "relay", "dns")
 
 
 def most_connections() -> int:
@@ -50,18 +55,49 @@ def most_connections() -> int:
     return max(soft - _SPARE_FILES, 1)
 
 
+def take_over(running: Config, new: Config) -> tuple[Config, list[str]]:
+    """The new settings, but those that a running server can't change as they are; and the names of these if they differ.
+
+    Raises ValueError if the two do not go together.
+    """
+    kept = [name for name in _FIXED if getattr(running, name) != getattr(new, name)]
+    if "listen" in kept and _sockets(running) == _sockets(new):
+        kept.remove("listen")
+    if not kept:
+        return new, []
+    merged = msgspec.structs.replace(new, **{name: getattr(running, name) for name in kept})
+    problems = [finding.problem for finding in check(merged)]
+    if problems:
+        raise ValueError(f"it needs a restart: {', '.join(kept)} changed, and without that {problems[0]}")
+    return merged, kept
+
+
+def _sockets(config: Config) -> list[tuple[str, bool]]:
+    """What of the listeners is settled once they are open: where, and whether they begin with TLS."""
+    return [(listener.address, listener.tls == "implicit") for listener in config.listen]
+
+
 class Policy:
-    """What a reload replaces as a whole: directory, accounts, rules, hooks and certificates."""
+    """What a reload replaces as a whole: directory, accounts, rules, hooks and certificates.
+
+    Sessions keep the one that they began with. The threads of one that is replaced end when its last session does.
+    """
 
     def __init__(self, config: Config, plugins: Sequence[object] = ()) -> None:
-        """Raises config.ConfigError, OSError or ssl.SSLError for what can't work."""
+        """Raises ValueError or ImportError for what can't work."""
         self.directory = Directory(config.directory)
         self.accounts = Accounts(config.accounts)
         self.rules = Rules(config.policy, self.directory, self.accounts)
-        self.hooks = Hooks([*map(importlib.import_module, config.hooks), *plugins])
-        self.tls: ssl.SSLContext | None = None
-        if config.tls.certificate:
-            self.tls = server_context(Path(config.tls.certificate), Path(config.tls.key))
+        self.hooks = Hooks([*map(_import_hooks, config.hooks), *plugins])
+        self.tls = server_context(config.tls)
+
+
+def _import_hooks(name: str) -> object:
+    """A module with hooks. Raises ImportError whatever it is that keeps it from being imported."""
+    try:
+        return importlib.import_module(name)
+    except (Exception, SystemExit) as error:
+        raise ImportError(f"hooks: {name} cannot be imported: {type(error).__name__}: {error}") from error
 
 
 class Service:
@@ -71,68 +107,78 @@ class Service:
         """Prepare; nothing is opened before `start`."""
         self.config = config
         self._plugins = plugins
+        self._hosts = Hosts()
         self._servers: list[asyncio.Server] = []
-        self._tasks: list[asyncio.Task[None]] = []
-        self._console: Console | None = None
+        self._open = contextlib.AsyncExitStack()  # closes what was opened, the last first
         self.addresses: list[tuple[str, int]] = []  # where it listens, in the order of the configuration
+        self.console_address: tuple[str, int] | None = None
 
     async def start(
         self, sockets: Sequence[socket.socket] = (), console: socket.socket | None = None
     ) -> None:
         """Open the store, begin to deliver and listen; on `sockets` and `console`, or on ones bound here.
 
-        Raises OSError, SpoolError or ConfigError.
+        Raises OSError, apsw.Error, StoreError, ValueError or ImportError; then nothing stays open.
         """
+        try:
+            self._open_queue()
+            await self._open_listeners(sockets)
+            for work in (self.connections.watch(), self.manager.run()):
+                self._open.push_async_callback(_cancel, asyncio.create_task(work))
+            if self.config.console.address:
+                self._open_console(console or bind(self.config.console.address, shared=False))
+        except BaseException:
+            await self._open.aclose()
+            raise
+
+    def _open_queue(self) -> None:
         config = self.config
         if config.console.address:
             observe.start_counting()
         observe.write_behind(asyncio.get_running_loop())
+        self._open.callback(observe.write_behind, None)
         self._policy = Policy(config, self._plugins)
+        self._open.callback(self._close_accounts)
         self.spool = SqliteSpool(Path(config.data))
-        self._local = LocalCouriers(
-            LocalSettings(
-                program=config.programs, webhook=config.webhooks, handler_limit_s=config.handler_limit_s
-            ),
-            hostname=config.hostname,
-            recipient_delimiter=config.recipient_delimiter,
-        )
-        couriers = Couriers(
-            settings=config.relay, resolver=Resolver(config.dns), hostname=config.hostname, local=self._local
-        )
+        self._open.push_async_callback(self._close_spool)
+        self._couriers = PresentCouriers(*_courier_makers(config, self._hosts))
+        self._open.push_async_callback(self._couriers.close)
         self.manager = Manager(
             self.spool,
             settings=config.queue,
-            couriers=couriers,
+            couriers=self._couriers,
             route=self._route,
             prepare_report=self._prepare_report,
             hostname=config.hostname,
         )
-        self.connections = Connections(config.connections, most=most_connections())
+
+    def _close_accounts(self) -> None:
+        self._policy.accounts.close()
+
+    async def _close_spool(self) -> None:
+        await self.spool.close()
+
+    async def _open_listeners(self, sockets: Sequence[socket.socket]) -> None:
+        self.connections = Connections(self.config.connections, most=most_connections())
         self._open_desks()
-        for number, settings in enumerate(config.listen):
+        for number, settings in enumerate(self.config.listen):
             bound = sockets[number] if sockets else bind(settings.address, shared=False)
             await self._listen(number, settings, bound)
-        self._tasks = [
-            asyncio.create_task(self.connections.watch()),
-            asyncio.create_task(self.manager.run()),
-        ]
-        if config.console.address:
-            await self._open_console(console)
-        # What lives now lives for ever: the collector need not look at it again, and cycles are rare here.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(20_000, 20, 50)
-
-    async def _open_console(self, bound: socket.socket | None) -> None:
-        from pillarbox.console.api import Console, create_app  # noqa: PLC0415 - it costs start-up time
-
-        self._console = Console(create_app(lambda: not self.connections.draining, Path(self.config.data)))
-        self._console.start(bound or bind(self.config.console.address, shared=False))
 
     async def _listen(self, number: int, settings: ListenSettings, bound: socket.socket) -> None:
-        tls = self._policy.tls if settings.tls == "implicit" else None
-        self._servers.append(await listen(bound, lambda: SmtpProtocol(self._desks[number]), tls=tls))
+        tls = renewable_context(lambda: self._policy.tls) if settings.tls == "implicit" else None
+        server = await listen(bound, lambda: SmtpProtocol(self._desks[number]), tls=tls)
+        self._servers.append(server)
+        self._open.callback(server.close)
         self.addresses.append(bound.getsockname()[:2])
+
+    def _open_console(self, bound: socket.socket) -> None:
+        from pillarbox.console.api import Console, create_app  # noqa: PLC0415 - it costs start-up time
+
+        console = Console(create_app(lambda: not self.connections.draining, Path(self.config.data)))
+        self.console_address = bound.getsockname()[:2]
+        console.start(bound)
+        self._open.push_async_callback(console.stop)
 
     def _open_desks(self) -> None:
         """Give each listener what its sessions share; sessions that are open keep what they had."""
@@ -182,27 +228,47 @@ class Service:
             return self._policy.directory.route(parse_address(address))
         return None
 
-    def reload(self, config: Config) -> None:
-        """Take a new configuration without dropping a session. Raises what `Policy` raises, and keeps the old one.
+    def reload(self, config: Config) -> list[str]:
+        """Take a new configuration without dropping a session; the names of the settings that have to wait for a restart.
 
-        Addresses to listen on and the data folder stay as they were until the next start.
+        Raises ValueError or ImportError if it can't be used, and keeps the old one.
         """
+        config, waiting = take_over(self.config, config)
         policy = Policy(config, self._plugins)
+        if any(getattr(self.config, name) != getattr(config, name) for name in _OF_COURIERS):
+            self._couriers.renew(*_courier_makers(config, self._hosts))
         self.config, self._policy = config, policy
         self._open_desks()
+        return waiting
 
     async def stop(self) -> None:
         """Drain: sessions end at the next command boundary, deliveries finish or are released, the store is closed."""
         for server in self._servers:
             server.close()
         limit_s = self.config.drain_s
+        clock = asyncio.get_running_loop().time
+        until = clock() + limit_s
         await asyncio.gather(self.connections.drain(limit_s), self.manager.drain(limit_s))
-        if self._console is not None:
-            await self._console.stop()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._policy.accounts.close()
-        await self._local.close()
-        await self.spool.close()
-        observe.write_behind(None)
+        await self._policy.hooks.close(max(until - clock(), 0.0))
+        await self._open.aclose()
+
+
+def _courier_makers(
+    config: Config, hosts: Hosts
+) -> tuple[Callable[[Route], Courier], Callable[[], Awaitable[None]]]:
+    """Who makes couriers by these settings, and what gives back the threads and connections that they share."""
+    local = LocalCouriers(
+        LocalSettings(
+            program=config.programs, webhook=config.webhooks, handler_limit_s=config.handler_limit_s
+        ),
+        hostname=config.hostname,
+        recipient_delimiter=config.recipient_delimiter,
+    )
+    resolver = Resolver(config.dns)
+    couriers = Couriers(config.relay, resolver, hostname=config.hostname, local=local, hosts=hosts)
+    return couriers, local.close
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

@@ -6,31 +6,51 @@ What a worker consists of is the business of `service`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
+import gc
 import os
 import resource
 import signal
-import ssl
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import apsw
 
 from pillarbox import observe
 from pillarbox.config import ConfigError
 from pillarbox.net.listener import bind
-from pillarbox.service import Service
+from pillarbox.queue.schema import StoreError
+from pillarbox.queue.spool import SpoolError
+from pillarbox.service import Policy, Service, take_over
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+    from typing import NoReturn
 
     from pillarbox.config import Config
 
 _SPAWN_PAUSE_S = 1.0  # a worker that dies at once is not started again faster than this
 _PR_SET_PDEATHSIG = 1
+_MAX_PROBLEM_OCTETS = 4000  # of the reason why a worker can't start; a pipe takes it whole
+_STOPS = (signal.SIGTERM, signal.SIGINT)
+_SIGNALS = (*_STOPS, signal.SIGHUP, signal.SIGCHLD)
+_UNUSABLE = (ConfigError, ValueError, ImportError)
+_NOT_NOW = (OSError, StoreError, SpoolError, apsw.Error)
+
+
+class StartError(Exception):
+    """The server can't start. `lasting` tells that only another configuration helps."""
+
+    def __init__(self, problem: str, *, lasting: bool) -> None:
+        """Say what is wrong."""
+        super().__init__(problem)
+        self.lasting = lasting
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,45 +70,69 @@ def run(
     reload: Callable[[], Config] | None = None,
     ready: Callable[[Service], None] | None = None,
 ) -> int:
-    """Serve until SIGTERM or SIGINT; SIGHUP takes the configuration that `reload` gives. Returns the exit status.
+    """Serve until SIGTERM or SIGINT; SIGHUP takes the configuration that `reload` gives, without it ends the server.
 
-    `ready` is called once the first worker listens. Raises OSError if an address can't be bound.
+    `ready` is called once the first worker listens. Returns the exit status, or does not return. Raises StartError.
     """
     # Each connection is an open file; the soft limit is low for the sake of programs that use select.
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     observe.configure(config.log)
-    if config.workers == 1:
-        return _work(_Job(config, reload, ready))
-    return _Supervisor(_Job(config, reload, ready)).run()
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # they wait until there is somebody to handle them
+    job = _Job(config, reload, ready)
+    return _work(job) if config.workers == 1 else _Supervisor(job).run()
 
 
-def _work(job: _Job) -> int:
-    """One worker, on this process's main thread."""
+@contextlib.contextmanager
+def _starting() -> Iterator[None]:
+    """Whatever keeps the server from starting is a StartError; anything else is a bug."""
+    try:
+        yield
+    except _UNUSABLE as error:
+        raise StartError(str(error), lasting=True) from error
+    except _NOT_NOW as error:
+        raise StartError(str(error), lasting=False) from error
+
+
+def _work(job: _Job) -> NoReturn:
+    """One worker, on this process's main thread, which ends with it. Raises StartError."""
     factory = None
     if job.config.event_loop == "uvloop":
         import uvloop  # noqa: PLC0415 - only where it is wanted
 
         factory = uvloop.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
-        return runner.run(_serve(job))
+        runner.run(_serve(job))
+        # All is closed that has to be. A hook that hangs in its thread must not keep the process from ending.
+        sys.stdout.flush()
+        os._exit(os.EX_OK)
 
 
-async def _serve(job: _Job) -> int:
+async def _serve(job: _Job) -> None:
     service = Service(job.config)
     loop = asyncio.get_running_loop()
     stopped: asyncio.Future[str] = loop.create_future()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in _STOPS if job.reload is not None else (*_STOPS, signal.SIGHUP):
         loop.add_signal_handler(number, _stop_for, stopped, number)
-    loop.add_signal_handler(signal.SIGHUP, _reload, service, job)
-    await service.start(job.sockets, job.console)
+    if job.reload is not None:
+        loop.add_signal_handler(signal.SIGHUP, _reload, service, job)
+    with _starting():
+        await service.start(job.sockets, job.console)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    _spare_the_collector()
     observe.SERVER_STARTED.note(listeners=", ".join(f"{host}:{port}" for host, port in service.addresses))
     if job.ready is not None:
         job.ready(service)
     reason = await stopped
     observe.SERVER_STOPPING.note(reason=reason)
     await service.stop()
-    return 0
+
+
+def _spare_the_collector() -> None:
+    """What lives now lives for ever: the collector need not look at it again, and cycles are rare here."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
 
 
 def _stop_for(stopped: asyncio.Future[str], number: signal.Signals) -> None:
@@ -98,94 +142,180 @@ def _stop_for(stopped: asyncio.Future[str], number: signal.Signals) -> None:
 
 def _reload(service: Service, job: _Job) -> None:
     """Take the new configuration if it is sound; otherwise say why and keep the old one."""
-    if job.reload is None:
-        return
+    assert job.reload is not None  # else there is no handler
     try:
         config = job.reload()
-        service.reload(config)
-    except (ConfigError, OSError, ssl.SSLError, ValueError, ImportError) as error:
+        waiting = service.reload(config)
+    except (*_UNUSABLE, *_NOT_NOW) as error:
         observe.CONFIG_REFUSED.note(problem=str(error))
     else:
         observe.configure(config.log, worker=job.number)
-        observe.CONFIG_RELOADED.note()
+        observe.CONFIG_RELOADED.note(until_restart=", ".join(waiting))
+
+
+@dataclass(slots=True)
+class _Worker:
+    """A process of a supervisor. Why it can't start, if it can't, comes out of `problem`."""
+
+    number: int
+    problem: int  # a file descriptor
 
 
 class _Supervisor:
     """The parent of several equal workers; it handles no mail itself."""
 
     def __init__(self, job: _Job) -> None:
-        """Bind all addresses, once for each worker. Raises OSError.
+        """Bind all addresses, once for each worker. Raises StartError.
 
         The parent keeps the sockets: while a dead worker is replaced its clients wait, they are not refused.
         """
         config = job.config
-        self._jobs = [
-            _Job(
-                config,
-                job.reload,
-                job.ready if number == 0 else None,
-                [bind(listener.address, shared=True) for listener in config.listen],
-                bind(config.console.address, shared=True) if config.console.address else None,
-                number,
-            )
-            for number in range(config.workers)
-        ]
-        self._workers: dict[int, int] = {}  # process id -> number of the worker
+        with _starting():
+            self._jobs = [
+                _Job(
+                    config,
+                    job.reload,
+                    job.ready if number == 0 else None,
+                    [bind(listener.address, shared=True) for listener in config.listen],
+                    bind(config.console.address, shared=True) if config.console.address else None,
+                    number,
+                )
+                for number in range(config.workers)
+            ]
+        self._workers: dict[int, _Worker] = {}  # by process id
+        self._absent: dict[int, float] = dict.fromkeys(
+            range(config.workers), 0.0
+        )  # number -> when to start it
+        self._replaced: set[int] = set()
         self._stopping = False
+        self._failure: StartError | None = None
 
     def run(self) -> int:
-        """Start the workers, replace those that die, and end when all have ended after a signal."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._stop)
-        signal.signal(signal.SIGHUP, lambda number, _frame: self._pass_on(number))
+        """Start the workers, replace those that die, and end when all have ended after a signal. Raises StartError."""
         with tempfile.TemporaryDirectory(prefix="pillarbox-metrics-", ignore_cleanup_errors=True) as metrics:
             if self._jobs[0].config.console.address:
                 observe.share_metrics(Path(metrics))
-            for worker in range(len(self._jobs)):
-                self._spawn(worker)
-            while self._workers:
-                self._replace(*os.wait())
-        return 0
+            while self._workers or self._absent:
+                for number in [number for number, at in self._absent.items() if at <= time.monotonic()]:
+                    del self._absent[number]
+                    self._spawn(number)
+                self._handle_signal()
+        if self._failure is not None:
+            raise self._failure
+        return os.EX_OK
 
-    def _replace(self, pid: int, status: int) -> None:
-        """A worker has ended: unless that was asked for, start another in its place."""
-        number = self._workers.pop(pid, None)
-        if number is None or self._stopping:
+    def _handle_signal(self) -> None:
+        """Wait for the next signal, or until a worker is to be started."""
+        wait_s = min((at - time.monotonic() for at in self._absent.values()), default=3600.0)
+        came = signal.sigtimedwait(_SIGNALS, max(wait_s, 0.0))
+        if came is None:
+            return
+        if came.si_signo == signal.SIGCHLD:
+            self._reap()
+        elif came.si_signo == signal.SIGHUP and self._jobs[0].reload is not None:
+            self._reload(self._jobs[0].reload)
+        else:
+            self._stop(came.si_signo)
+
+    def _reap(self) -> None:
+        """Look after all workers that have ended."""
+        while self._workers:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                return
+            self._lose(pid, os.waitstatus_to_exitcode(status))
+
+    def _lose(self, pid: int, exit_code: int) -> None:
+        """A worker has ended: unless that was asked for, start another in its place.
+
+        One that could not even start the first time would not do so the next time: then the server ends.
+        """
+        worker = self._workers.pop(pid)
+        problem = os.read(worker.problem, _MAX_PROBLEM_OCTETS).decode()
+        os.close(worker.problem)
+        if self._stopping:
             return
         observe.forget_worker(pid)
-        observe.WORKER_LOST.note(worker=number, reason=_describe(os.waitstatus_to_exitcode(status)))
-        time.sleep(_SPAWN_PAUSE_S)
-        if not self._stopping:
-            self._spawn(number)
+        if problem and worker.number not in self._replaced:
+            self._failure = StartError(problem, lasting=exit_code == os.EX_CONFIG)
+            self._stop(signal.SIGTERM)
+            return
+        observe.WORKER_LOST.note(worker=worker.number, reason=problem or _describe(exit_code))
+        self._replaced.add(worker.number)
+        self._absent[worker.number] = time.monotonic() + _SPAWN_PAUSE_S
 
     def _spawn(self, number: int) -> None:
+        """Start a worker; signals are blocked in it until it handles them."""
         parent = os.getpid()
+        problem, told = os.pipe()
         pid = os.fork()
         if pid:
-            self._workers[pid] = number
+            os.close(told)
+            self._workers[pid] = _Worker(number, problem)
             observe.WORKER_STARTED.note(worker=number, pid=pid)
             return
-        status = 1
+        status = os.EX_SOFTWARE
         try:
-            for handled in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-                signal.signal(handled, signal.SIG_DFL)
+            self._close_sockets(besides=number)
             _die_with(parent)
             job = self._jobs[number]
             observe.configure(job.config.log, worker=number)
-            status = _work(job)
+            _work(job)
+        except StartError as error:
+            status = os.EX_CONFIG if error.lasting else os.EX_TEMPFAIL
+            os.write(told, str(error).encode()[:_MAX_PROBLEM_OCTETS])
         except BaseException as error:  # noqa: BLE001 - a forked child must not return into its parent's code
             observe.report_incident(error, worker=number)
         finally:
-            sys.stdout.flush()
             os._exit(status)
 
-    def _stop(self, number: int, _frame: object) -> None:
+    def _close_sockets(self, *, besides: int | None = None) -> None:
+        """Close what others listen on: an address is free only when nobody holds it."""
+        for job in self._jobs:
+            if job.number != besides:
+                for sock in job.sockets if job.console is None else (*job.sockets, job.console):
+                    sock.close()
+
+    def _reload(self, reload: Callable[[], Config]) -> None:
+        """Let the workers take the new configuration, and start others with it from now on, if it is sound."""
+        try:
+            config, _waiting = take_over(self._jobs[0].config, reload())
+        except (*_UNUSABLE, *_NOT_NOW) as error:
+            observe.CONFIG_REFUSED.note(problem=str(error))
+            return
+        if _is_usable(config):
+            self._jobs = [replace(job, config=config) for job in self._jobs]
+            observe.configure(config.log)
+            self._pass_on(signal.SIGHUP)
+
+    def _stop(self, number: int) -> None:
         self._stopping = True
+        self._absent.clear()
+        self._close_sockets()
         self._pass_on(number)
 
     def _pass_on(self, number: int) -> None:
-        for pid in list(self._workers):
+        for (
+            pid
+        ) in self._workers:  # those that have ended meanwhile can still be signalled: they are not reaped yet
             os.kill(pid, number)
+
+
+def _is_usable(config: Config) -> bool:
+    """Try the policy that a configuration calls for, in a process of its own: hooks are other people's code."""
+    pid = os.fork()
+    if pid:
+        return os.waitpid(pid, 0)[1] == 0
+    status = os.EX_CONFIG
+    try:
+        Policy(config)
+        status = os.EX_OK
+    except _UNUSABLE as error:
+        observe.CONFIG_REFUSED.note(problem=str(error))
+    except BaseException as error:  # noqa: BLE001 - as in _spawn
+        observe.report_incident(error)
+    finally:
+        os._exit(status)
 
 
 def _describe(exit_code: int) -> str:

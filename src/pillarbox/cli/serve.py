@@ -53,12 +53,8 @@ def serve(config: Path | None, data: Path | None, smtp: str | None, console: str
     Exit status: 0 ended as asked; 66 the configuration cannot be read; 75 an address or the store cannot be used now;
     78 the configuration is wrong.
     """
-    import apsw
-
     from pillarbox.config import ConfigError
-    from pillarbox.queue.schema import StoreError
-    from pillarbox.queue.spool import SpoolError
-    from pillarbox.supervisor import run
+    from pillarbox.supervisor import StartError, run
 
     if config is not None and smtp is not None:
         raise click.UsageError("--smtp is for the sandbox; with a configuration write [[listen]]")
@@ -74,11 +70,9 @@ def serve(config: Path | None, data: Path | None, smtp: str | None, console: str
     except OSError as error:
         fail(f"cannot read {config}: {error.strerror}", Exit.NO_INPUT)
     try:
-        sys.exit(run(settings, read, _welcome if config is None else None))
-    except (OSError, StoreError, SpoolError, apsw.Error) as error:
-        fail(f"cannot start: {error}", Exit.TEMPORARY)
-    except (ValueError, ImportError) as error:
-        fail(f"cannot start: {error}", Exit.CONFIG)
+        sys.exit(run(settings, read if config is not None else None, _welcome if config is None else None))
+    except StartError as error:
+        fail(f"cannot start: {error}", Exit.CONFIG if error.lasting else Exit.TEMPORARY)
 
 
 def _settings(file: Path | None, data: Path | None, smtp: str | None, console: str | None) -> Config:

@@ -81,6 +81,7 @@ class Hooks:
     def __init__(self, plugins: Sequence[object] = (), *, limit_s: float = 30.0) -> None:
         """Find the hooks that the plugins define."""
         self._limit_s = limit_s
+        self._callers: set[asyncio.Task[Any]] = set()  # tasks in which a hook works
         self._threads = ThreadPoolExecutor(_THREADS, "hook")
         self._found: dict[str, list[Callable[..., Any]]] = {
             name: [getattr(plugin, name) for plugin in plugins if hasattr(plugin, name)] for name in HOOKS
@@ -113,10 +114,22 @@ class Hooks:
 
     async def _call(self, hook: Callable[..., Any], arguments: tuple[object, ...]) -> Any:
         """Plain functions run in a thread: a slow one must not stop the other sessions."""
-        async with asyncio.timeout(self._limit_s):
-            if inspect.iscoroutinefunction(hook):
-                return await hook(*arguments)
-            return await asyncio.get_running_loop().run_in_executor(self._threads, hook, *arguments)
+        caller = asyncio.current_task()
+        assert caller is not None  # a coroutine runs in a task
+        self._callers.add(caller)
+        try:
+            async with asyncio.timeout(self._limit_s):
+                if inspect.iscoroutinefunction(hook):
+                    return await hook(*arguments)
+                return await asyncio.get_running_loop().run_in_executor(self._threads, hook, *arguments)
+        finally:
+            self._callers.discard(caller)
+
+    async def close(self, limit_s: float) -> None:
+        """Wait for the hooks that work, at most `limit_s`, then let the threads go; one that hangs is left behind."""
+        if self._callers:
+            await asyncio.wait(self._callers, timeout=limit_s)
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 def _checked(opinion: object) -> Reply | None:
