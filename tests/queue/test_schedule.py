@@ -90,6 +90,19 @@ def test_a_destination_without_anything_to_do_is_forgotten():
     assert (plan.recipients, plan.octets, plan.lanes) == (0, 0, 0)
 
 
+def test_what_was_learned_about_a_destination_without_mail_is_forgotten_in_time():
+    plan = schedule(unreachable_s=300)
+    found = [plan.find(Route(Transport.MX, f"{number}.example")) for number in range(5)]
+    failing, busy, barred, put_off, _idle = found
+    plan.learn(failing, UNREACHABLE, 0.0)
+    plan.put_off(put_off, UNREACHABLE[0], 7200.0)
+    plan.add(message(1, "1.example"))
+    barred.barred = True
+    for now, kept in ((299.0, [failing, busy, barred, put_off]), (300.0, [busy, barred, put_off])):
+        plan.forget(now)
+        assert list(plan._destinations.values()) == kept
+
+
 def test_what_cannot_be_reached_is_put_off_and_has_fewer_lanes():
     plan = schedule(first_lanes=8, unreachable_after=3, unreachable_s=300)
     destination = plan.add(message(1))

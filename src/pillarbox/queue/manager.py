@@ -332,6 +332,7 @@ class Manager:
                     await self._check_leases()
                 if clock >= prune_at:
                     prune_at = clock + _PRUNE_S
+                    self._schedule.forget(time.time())
                     while await self._spool.prune(time.time() - self._settings.history_s):
                         pass
                 wait_s = await self._claim()

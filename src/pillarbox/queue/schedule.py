@@ -94,6 +94,7 @@ class Destination:
     failures: int = 0  # in a row: it can't be reached, or wants less mail
     put_off_until: float = 0.0
     put_off_with: Result | None = None  # what its messages get meanwhile
+    known_until: float = 0.0  # what was learned is forgotten then, if there is nothing to do
     barred: bool = False  # by the operator
 
 
@@ -211,6 +212,7 @@ class Schedule:
                 destination.limit = min(destination.limit + 1, self.settings.destination_lanes)
                 return
         for result in results.values():
+            destination.known_until = now + self.settings.unreachable_s
             destination.failures += 1
             destination.limit = max(destination.limit // 2, 1)
             if destination.failures >= self.settings.unreachable_after:
@@ -220,8 +222,16 @@ class Schedule:
     def put_off(self, destination: Destination, result: Result, until: float) -> None:
         """Give all messages of a destination this result, without an attempt, for a time."""
         if until > destination.put_off_until:
-            destination.put_off_until = until
+            destination.put_off_until = destination.known_until = until
             destination.put_off_with = result
+
+    def forget(self, now: float) -> None:
+        """Drop what was learned long ago about destinations without mail: there may be any number of them."""
+        self._destinations = {
+            route: one
+            for route, one in self._destinations.items()
+            if one.ready or one.lanes or one.waits or one.barred or now < one.known_until
+        }
 
     def revive(self) -> None:
         """Try all destinations again that were put off."""
