@@ -52,6 +52,7 @@ class _Mode(Enum):
 
 _WITHOUT_TLS = frozenset({"HELO", "EHLO", "LHLO", "NOOP", "STARTTLS", "QUIT"})  # RFC 3207 4
 _HTTP = frozenset({"GET", "POST", "HEAD", "PUT", "OPTIONS", "CONNECT", "DELETE", "TRACE", "PATCH", "PRI"})
+_COMMAND, _SASL, _CLOSED = _Mode.COMMAND, _Mode.SASL, _Mode.CLOSED  # asked about for each command
 _TIMED_BY_DATA = (_Mode.DATA, _Mode.CHUNK)
 _MAX_COMMANDS_A_TURN = 50  # answered here, without an event, before others have their turn
 
@@ -142,16 +143,16 @@ class ServerSession:
     def receive(self, data: bytes, now: float) -> None:
         """Take what the client sent."""
         mode = self._mode
-        if mode is _Mode.DATA:
+        if mode is _COMMAND or mode is _SASL:
+            if b"\n" in data:  # a command that trickles in octet by octet gets no more time
+                self.deadline = now + self._profile.limits.command_timeout_s
+            self._lines.feed(data)
+        elif mode is _Mode.DATA:
             self.deadline = now + self._profile.limits.data_timeout_s
             self._receive_data(data)
         elif mode is _Mode.CHUNK:
             self.deadline = now + self._profile.limits.data_timeout_s
             self._receive_chunk(data)
-        elif mode is not _Mode.HANDSHAKE and mode is not _Mode.CLOSED:
-            if b"\n" in data:  # a command that trickles in octet by octet gets no more time
-                self.deadline = now + self._profile.limits.command_timeout_s
-            self._lines.feed(data)
 
     def renew(self, now: float) -> None:
         """Begin to time the client anew: the time that a decision took was not its own."""
@@ -164,29 +165,30 @@ class ServerSession:
         """The next thing to decide or to do, or why there is none."""
         if self._owed is not None:
             return Signal.OWED
+        events = self._events
         turns = _MAX_COMMANDS_A_TURN
-        while not self._events:
+        while not events:
             if turns == 0:
                 return Signal.BUSY
             turns -= 1
             mode = self._mode
             if self._body_done:
                 self._end_body()
-            elif mode is _Mode.COMMAND:
+            elif mode is _COMMAND:
                 line = self._lines.next_line(self._profile.limits.command_line_octets)
                 if line is None:
                     return Signal.NEED_DATA
                 self._take_line(line)
-            elif mode is _Mode.SASL:
+            elif mode is _SASL:
                 line = self._lines.next_line(sasl.MAX_RESPONSE_OCTETS)
                 if line is None:
                     return Signal.NEED_DATA
                 self._take_sasl(line)
-            elif mode is _Mode.CLOSED:
+            elif mode is _CLOSED:
                 return Signal.CLOSED
             else:
                 return Signal.NEED_DATA
-        event = self._events.pop(0)
+        event = events.pop(0)
         if event.owed:
             self._owed = event
         return event
@@ -357,7 +359,7 @@ class ServerSession:
 
     def _take_line(self, line: bytes | LineFault) -> None:
         """One command line: length and verb first, then encryption, order, syntax."""
-        if isinstance(line, LineFault):
+        if type(line) is LineFault:
             self._say(
                 (session.LINE_TOO_LONG if line is LineFault.TOO_LONG else session.LINE_NOT_CLEAN).reply()
             )
@@ -365,7 +367,7 @@ class ServerSession:
         if self._draining:
             self._close(session.SHUTDOWN)
             return
-        word, _, rest = line.partition(b" ")
+        word, _, rest = line.partition(b" ")  # type: ignore[union-attr]  # it is no fault
         try:
             verb, argument = word.decode("ascii").upper(), rest.decode("utf-8")
         except UnicodeDecodeError:
@@ -382,20 +384,20 @@ class ServerSession:
 
     def _refusal(self, verb: str) -> Reply | None:
         """Why a command can't be taken now whatever its argument, or None."""
-        column = TRANSITIONS[self.state]
-        if self.state is State.REFUSED and verb != "QUIT":
+        state = self.state
+        column = TRANSITIONS[state]
+        if state is State.REFUSED and verb != "QUIT":
             return self._profile.say(self._refused)
         if verb not in column:
             return self._unknown(verb)
-        if self._profile.needs_tls and not self.tls and verb not in _WITHOUT_TLS:
+        profile = self._profile
+        if profile.needs_tls and not self.tls and verb not in _WITHOUT_TLS:
             return auth.TLS_REQUIRED.reply()
         cause = column[verb]
-        if cause is None and verb in ("DATA", "BDAT") and self._accepted == 0 and self.state is State.MAIL:
+        if state is State.MAIL and cause is None and verb in ("DATA", "BDAT"):
             # LMTP has no 554 here (RFC 2033 4.2)
-            cause = (
-                session.NEED_RCPT if self._tried == 0 or self._profile.lmtp else content.NO_VALID_RECIPIENTS
-            )
-        return None if cause is None else cause.reply(verb="LHLO" if self._profile.lmtp else "EHLO")
+            cause = session.NEED_RCPT if self._tried == 0 or profile.lmtp else content.NO_VALID_RECIPIENTS
+        return None if cause is None else cause.reply(verb="LHLO" if profile.lmtp else "EHLO")
 
     def _unknown(self, verb: str) -> Reply:
         if verb in _HTTP and not self.hello:

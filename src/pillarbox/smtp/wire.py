@@ -41,7 +41,7 @@ class LineReader:
 
     def feed(self, data: bytes) -> None:
         """Take what the peer sent."""
-        self._buffer = self._buffer[self._position :] + data if self._position < len(self._buffer) else data
+        self._buffer = self._buffer[self._position :] + data if self._buffer else data
         self._position = 0
 
     @property
@@ -55,9 +55,11 @@ class LineReader:
 
     def take(self, octets: int) -> bytes:
         """Hand out the next octets as they are, at most so many."""
-        start = self._position
-        self._position = min(start + octets, len(self._buffer))
-        return self._buffer[start : self._position]
+        piece = self._buffer[self._position : self._position + octets]
+        self._position += len(piece)
+        if self._position == len(self._buffer):
+            self.forget()
+        return piece
 
     def take_body(self) -> bytes:
         """Hand out what followed a DATA command: to the end of data, or all if that has not come yet."""
@@ -72,21 +74,25 @@ class LineReader:
 
         A bare LF ends a line too, but only to find the next one: the line itself is refused.
         """
-        start = self._position
-        end = self._buffer.find(b"\n", start)
+        buffer, start = self._buffer, self._position
+        if not buffer:
+            return None
+        end = buffer.find(b"\n", start)
         if end < 0:
-            if len(self._buffer) - start > max_octets:
+            if len(buffer) - start > max_octets:
                 self._skipping = True
                 self.forget()
-            elif start == len(self._buffer):
-                self.forget()  # an idle session must not hold on to what it once read
             return None
-        self._position = end + 1
-        if self._skipping or end + 1 - start > max_octets:
+        following = end + 1
+        if following == len(buffer):
+            self.forget()  # an idle session must not hold on to what it once read
+        else:
+            self._position = following
+        if self._skipping or following - start > max_octets:
             self._skipping = False
             return LineFault.TOO_LONG
-        text = self._buffer[start : end - 1]
-        if self._buffer[end - 1 : end] != b"\r" or end == start or b"\r" in text or b"\0" in text:
+        text = buffer[start : end - 1]
+        if buffer[end - 1 : end] != b"\r" or end == start or b"\r" in text or b"\0" in text:
             return LineFault.NOT_CLEAN
         return text
 
