@@ -246,7 +246,7 @@ class Site:
             queue.unreachable_after = 1000000
             queue.history = "{history}"
             queue.retry = {{ first = "{retry}", max = "{retry}" }}
-            relay.dead = "50ms"
+            relay.dead = "10ms"
             [[listen]]
             address = "127.0.0.1:{self.port}"
             role = "relay"
