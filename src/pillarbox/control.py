@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-OPEN_STATES = frozenset({State.QUEUED, State.HELD})
+OPEN_STATES = frozenset({State.QUEUED, State.HELD, State.DAMAGED})  # the last one waits for an operator
 
 
 class ControlError(Exception):

@@ -101,6 +101,19 @@ async def test_a_hold_during_an_attempt_does_not_undo_a_delivery(spool, store, l
     assert states(ledger, queued) == [State.DELIVERED]
 
 
+async def test_a_damaged_message_is_listed_until_it_is_repaired_or_removed(spool, store, ledger):
+    repaired, removed = [await store.waiting(body=b"x" * 100_000) for _ in range(2)]
+    for queued in (repaired, removed):
+        queued.content.path.rename(queued.content.path.with_suffix(".lost"))
+    assert await spool.due(FAR, 9, ()) == []
+    assert {one.id for one in ledger.list_messages()} == {repaired.id, removed.id}
+    repaired.content.path.with_suffix(".lost").rename(repaired.content.path)
+    assert ledger.apply_verb("release", message=repaired.id) == 1
+    assert [one.id for one in await spool.due(FAR, 9, ())] == [repaired.id]
+    assert ledger.apply_verb("remove", message=removed.id) == 1
+    assert [one.id for one in ledger.list_messages()] == [repaired.id]
+
+
 @pytest.mark.parametrize("body", [b"small\r\n", b"x" * 100_000], ids=["inline", "file"])
 async def test_remove_frees_the_body(spool, store, ledger, tmp_path, body):
     queued = await store.waiting(body=body)

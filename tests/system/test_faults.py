@@ -5,10 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import shutil
 import subprocess
+import time
+from pathlib import Path
 
+import apsw
 import pytest
+
+from pillarbox.queue import schema
+from pillarbox.queue.spool import parse_id
 
 KEEPS = """
 [[listen]]
@@ -219,3 +226,205 @@ async def test_outcomes_wait_for_room_and_nothing_is_sent_twice(small_disk, serv
     assert len(next_hop.messages) == 1
     (report,) = server.events("report.queued", cause_message=queue_id)
     assert stored(server) == {report["message"]}
+
+
+# --- no descriptors left
+
+
+def cpu_s(server):
+    """The processor time that the server has used."""
+    times = Path(f"/proc/{server.process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(times[11]) + int(times[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@contextlib.asynccontextmanager
+async def without_busy_loop(server):
+    """What is done here takes a second at least, and the server is idle for most of the time."""
+    before, began = cpu_s(server), time.monotonic()
+    yield
+    await asyncio.sleep(max(1 - (time.monotonic() - began), 0))
+    assert cpu_s(server) - before < 0.5 * (time.monotonic() - began)
+
+
+@pytest.mark.skipif(shutil.which("prlimit") is None, reason="prlimit is not installed")
+async def test_the_limit_of_open_files_bounds_the_connections(serve, call, dial):
+    server = await serve(KEEPS, prefix=["prlimit", "--nofile=148:148"])  # 128 are kept for other purposes
+    clients = [await call(server.port) for _ in range(20)]
+    async with without_busy_loop(server):
+        for _ in range(20):
+            surplus = await dial(server.port)
+            assert (await surplus.reply()).startswith(b"421 mx.example.org ")
+            assert await surplus.rest() == b""
+        for client in clients:
+            await client.begin()
+            await client.caller.send(LARGE)
+        for client in clients:
+            assert (await client.end(b"")).startswith(b"250 ")
+    assert len(server.events("session.refused", cause="session.too_many_connections")) == 20
+    await clients[0].ask("QUIT")
+    await clients[0].caller.rest()
+    newcomer = await call(server.port)
+    assert (await newcomer.hand_in(SMALL)).startswith(b"250 ")
+    assert stored(server) == {kept for client in [*clients, newcomer] for kept in client.kept}
+
+
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+async def test_running_out_of_descriptors_harms_only_those_who_need_one(serve, call, dial, loop):
+    """As when the whole system has no more (ENFILE): the server could not know of it when it started."""
+    server = await serve(f'event_loop = "{loop}"\n{KEEPS}')
+    client = await call(server.port)
+    await client.hand_in(LARGE)
+    used = len(list(Path(f"/proc/{server.process.pid}/fd").iterdir()))
+    limits = resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (used, used + 100))
+    async with without_busy_loop(server):
+        surplus = [await dial(server.port) for _ in range(5)]
+        assert (await client.hand_in(SMALL)).startswith(b"250 ")
+        assert (await client.hand_in(LARGE)).startswith(b"451 4.3.0 ")
+    resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (used + 100, used + 100))
+    newcomer = await call(server.port)
+    assert (await newcomer.hand_in(LARGE)).startswith(b"250 ")
+    for caller in surplus:
+        assert (await caller.reply())[:4] in (b"220 ", b"")  # it had to wait, or was let go
+    assert server.events("reply.refused", cause="content.write_failed", stage="body")
+    assert stored(server) == client.kept | newcomer.kept
+
+
+# --- a disk with errors
+
+
+@contextlib.asynccontextmanager
+async def failing(server, calls, error="EIO"):
+    """Let system calls of the server fail for a while."""
+    log = server.data.parent / "strace.log"
+    command = [
+        "strace",
+        "-f",
+        "-qq",
+        "-o",
+        log,
+        "-e",
+        f"trace={calls}",
+        "-e",
+        f"inject={calls}:error={error}",
+    ]
+    tracer = subprocess.Popen([*command, "-p", str(server.process.pid)], stderr=subprocess.PIPE)
+    tasks = Path(f"/proc/{server.process.pid}/task")
+    try:
+        await server.until(lambda: tracer.poll() is not None or all(map(is_traced, tasks.iterdir())))
+        if tracer.poll() is not None:
+            pytest.skip(f"tracing is not allowed here: {tracer.stderr.read().decode().strip()}")
+        yield
+    finally:
+        tracer.terminate()
+        tracer.communicate()
+    assert f"{error} " in log.read_text()
+
+
+def is_traced(task):
+    return "TracerPid:\t0\n" not in (task / "status").read_text()
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+@pytest.mark.parametrize(
+    ("message", "calls"),
+    [
+        pytest.param(SMALL, "fdatasync,fsync", id="inline-sync"),
+        pytest.param(SMALL, "pwrite64", id="inline-write"),
+        pytest.param(LARGE, "fdatasync,fsync", id="file-sync"),
+        pytest.param(LARGE, "rename,unlink", id="file-rename"),
+    ],
+)
+async def test_what_cannot_be_written_is_never_acknowledged(serve, call, message, calls):
+    server = await serve(KEEPS)
+    clients = [await call(server.port) for _ in range(3)]
+    for client in clients:
+        await client.hand_in(message)
+    async with failing(server, calls):
+        for _ in range(2):  # a sync that failed once must not seem to succeed the second time
+            replies = await asyncio.gather(*(client.hand_in(message) for client in clients))
+            assert {reply[:10] for reply in replies} == {b"451 4.3.0 "}
+    incidents = {reply.split()[-1].decode() for reply in replies}
+    assert all(any(one in event["problem"] for event in server.events("spool.trouble")) for one in incidents)
+    for client in clients:
+        assert (await client.hand_in(message)).startswith(b"250 ")
+    kept = {one for client in clients for one in client.kept}
+    assert stored(server) == kept
+    server.kill()
+    await server.start()
+    assert stored(server) == kept
+    assert left_in(server) == [0, len(kept) if message is LARGE else 0]
+
+
+# --- a damaged store
+
+
+def damage_row(sql):
+    """Change the row of a message behind the server's back."""
+
+    def damage(server, message):
+        with contextlib.closing(apsw.Connection(str(server.data / schema.FILE))) as connection:
+            connection.execute(sql, {"id": parse_id(message)})
+
+    return damage
+
+
+def damage_file(change):
+    """Do something to the body file of a message."""
+
+    def damage(server, message):
+        (file,) = server.data.glob(f"bodies/*/{message}")
+        change(file)
+
+    return damage
+
+
+DAMAGES = {
+    "garbage envelope": (SMALL, damage_row("UPDATE message SET envelope = x'c1ff00' WHERE id = :id")),
+    "empty envelope": (LARGE, damage_row("UPDATE message SET envelope = x'' WHERE id = :id")),
+    "garbage destination": (
+        SMALL,
+        damage_row("UPDATE recipient SET destination = 'nowhere' WHERE message = :id"),
+    ),
+    "recipient who is in no envelope": (
+        SMALL,
+        damage_row("UPDATE recipient SET number = 7 WHERE message = :id"),
+    ),
+    "no inline body": (SMALL, damage_row("DELETE FROM body WHERE message = :id")),
+    "inline body of another size": (SMALL, damage_row("UPDATE body SET content = x'00' WHERE message = :id")),
+    "no body file": (LARGE, damage_file(Path.unlink)),
+    "truncated body file": (LARGE, damage_file(lambda file: os.truncate(file, 70_000))),
+}
+HARMLESS = {
+    "nothing": (SMALL, lambda _server, _message: None),
+    "nothing about a file": (LARGE, lambda _server, _message: None),
+    "garbage trace": (SMALL, damage_row("UPDATE message SET trace = x'c1ff00' WHERE id = :id")),
+    "garbage result": (SMALL, damage_row("UPDATE recipient SET result = x'c1ff00' WHERE message = :id")),
+}
+
+
+async def test_damaged_messages_are_set_aside_and_the_others_delivered(serve, call):
+    server = await serve(KEEPS)
+    client = await call(server.port)
+    ids = {}
+    for name, (message, _damage) in (DAMAGES | HARMLESS).items():
+        ids[name] = (await client.hand_in(message)).split()[-1].decode()
+    assert await server.stop() == 0
+    for name, (_message, damage) in (DAMAGES | HARMLESS).items():
+        damage(server, ids[name])
+    assert {one["id"] for one in server.queue()} == set(ids.values())  # whatever is in their rows
+    server.configure(KEEPS.replace('"hold"', '"discard"'))
+    await server.start()
+    server.command("queue", "release", "--all")
+    for name in HARMLESS:
+        await server.logged("delivery.ok", message=ids[name])
+    for name in DAMAGES:
+        assert (await server.logged("message.damaged", message=ids[name]))["problem"], name
+    await server.until(lambda: {one["id"] for one in server.queue()} == {ids[name] for name in DAMAGES})
+    for one in server.queue():
+        assert {recipient["state"] for recipient in one["recipients"]} == {"damaged"}
+        assert server.command("trace", one["id"])["steps"][-1]["kind"] == "damaged"
+    assert server.command("queue", "remove", "--all")["messages"] == len(DAMAGES)
+    assert server.queue() == []
+    caller = await call(server.port)
+    await server.logged("delivery.ok", message=(await caller.hand_in(LARGE)).split()[-1].decode())
+    assert left_in(server)[0] == 0

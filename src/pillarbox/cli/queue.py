@@ -243,7 +243,7 @@ def print_message(found: ListedMessage) -> None:
 
 _VERBS = {
     "hold": ("Keep messages until they are released.", "held"),
-    "release": ("Deliver held messages now.", "released"),
+    "release": ("Deliver held messages now, and look at damaged ones again.", "released"),
     "retry": ("Try waiting messages now.", "to be tried now"),
     "bounce": ("Give messages up and report that to their senders.", "to be returned"),
     "remove": ("Throw messages away; nobody is told.", "removed"),

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 # that when it sees the verb.
 _CHANGES = {
     "hold": ("held", "UPDATE recipient SET state = 1 WHERE state = 0 AND {which}"),
-    "release": ("released", "UPDATE recipient SET state = 0, due = :now WHERE state = 1 AND {which}"),
+    "release": ("released", "UPDATE recipient SET state = 0, due = :now WHERE state IN (1, 5) AND {which}"),
     "retry": ("retried", "UPDATE recipient SET due = :now WHERE state = 0 AND due > :now AND {which}"),
-    "remove": ("removed", "UPDATE recipient SET state = 4 WHERE state < 2 AND {which}"),
+    "remove": ("removed", "UPDATE recipient SET state = 4 WHERE (state < 2 OR state = 5) AND {which}"),
     "bounce": (
         "returned",
         "UPDATE recipient SET state = 0, due = 0, bounce = 1 WHERE state < 2 AND bounce = 0 AND {which}",
@@ -114,7 +114,7 @@ class Ledger:
         destination: str = "",
         wanted: Callable[[ListedMessage], bool] | None = None,
     ) -> list[ListedMessage]:
-        """Open messages, those in work first, then by when they are due, then the held ones.
+        """Damaged messages, which need somebody, then open ones: those in work, then by when they are due, then held ones.
 
         With `state`, messages that have recipients in it, finished ones included, newest first. `wanted` filters further.
         """
@@ -134,6 +134,7 @@ class Ledger:
         where = " AND destination = :destination" if destination else ""
         if state is None:
             queries = [
+                "SELECT message FROM recipient WHERE state = 5{where}",
                 "SELECT message FROM recipient INDEXED BY claimed_slot WHERE claimed = 1{where}",
                 "SELECT message FROM recipient WHERE state = 0 AND claimed = 0{where} ORDER BY due",
                 "SELECT message FROM recipient INDEXED BY held WHERE state = 1{where}",

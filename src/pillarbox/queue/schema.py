@@ -43,6 +43,7 @@ CREATE INDEX waiting_due ON recipient (slot, due) WHERE state = 0 AND claimed = 
 CREATE INDEX waiting_destination ON recipient (slot, destination, due) WHERE state = 0 AND claimed = 0;
 CREATE INDEX claimed_slot ON recipient (slot) WHERE claimed = 1;
 CREATE INDEX held ON recipient (message) WHERE state = 1;
+CREATE INDEX damaged ON recipient (message) WHERE state = 5;
 
 CREATE TABLE event (
   id INTEGER PRIMARY KEY, message INTEGER NOT NULL, at REAL NOT NULL, kind TEXT NOT NULL,
