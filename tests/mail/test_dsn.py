@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email
 import email.policy
+from dataclasses import replace
 from email.headerregistry import Address as HeaderAddress
 
 import pytest
@@ -103,6 +104,25 @@ def test_failure_as_others_read_it():
         ("X-Pillarbox-Cause", "peer"),
     ]
     assert parts[2].get_payload()[0].as_bytes() == ORIGINAL.replace(b"\r\n", b"\n")
+
+
+@pytest.mark.parametrize(
+    ("host", "name"),
+    [
+        ("mx.example.net", "dns; mx.example.net"),
+        ("mx.example.net[192.0.2.1]", "dns; mx.example.net"),
+        ("mx.example.net[2001:db8::1]:2525", "dns; mx.example.net"),
+        ("[192.0.2.1]", "dns; [192.0.2.1]"),
+        ("[192.0.2.1]:2525", "dns; [192.0.2.1]"),
+        ("[2001:db8::1]:2525", "dns; [IPv6:2001:db8::1]"),
+        ("[/run/lmtp.sock]", None),
+        ("", None),
+    ],
+)
+def test_the_remote_mta_is_a_domain_name_or_an_address_literal(host, name):
+    one = failed()
+    _, _, groups = read(build(replace(one, result=replace(one.result, host=host)))[1])
+    assert groups[1]["remote-mta"] == name
 
 
 def test_text_tells_a_person_everything():

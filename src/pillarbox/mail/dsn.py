@@ -35,6 +35,7 @@ _NOT_TOKEN = re.compile(r"[^A-Za-z0-9_-]", re.ASCII)
 _MESSAGE_ID = re.compile(r"<[\x21-\x3b\x3d\x3f-\x7e]{1,250}>", re.ASCII)
 _STATUS = re.compile(r"\b([245]\.\d{1,3}\.\d{1,3})\b", re.ASCII)
 _PARAMETER = re.compile(r';[ \t]*([A-Za-z-]+)[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*)"|([^\s;"]+))', re.ASCII)
+_HOST = re.compile(r"([^\[\]]*)\[([^\[\]]*)\](?::\d+)?")
 _GROUP_END = re.compile(rb"\r?\n[ \t]*\r?\n")
 _ESCAPED_POINT = re.compile(r"\\x\{([0-9A-Fa-f]{2,6})\}", re.ASCII)
 _STATUS_TYPES = ("message/delivery-status", "message/global-delivery-status")
@@ -237,7 +238,7 @@ def _recipient_fields(found: ReportedRecipient, *, wide: bool) -> list[str]:
         f"Final-Recipient: {_typed_address(found.address, 'rfc822', wide=wide)}",
         f"Action: {found.kind}",
         f"Status: {_status(found)}",
-        f"Remote-MTA: dns; {printable(result.host, 255)}" if result.host else "",
+        _remote_mta(result.host),
         _diagnostic(result.origin, str(reply)),
         f"Last-Attempt-Date: {format_date(found.at)}",
         (
@@ -248,6 +249,22 @@ def _recipient_fields(found: ReportedRecipient, *, wide: bool) -> list[str]:
         f"X-Pillarbox-Cause: {reply.cause_id}",
     ]
     return [field for field in fields if field]
+
+
+def _remote_mta(host: str) -> str:
+    """The host as a domain name or address literal, the only forms that the type dns has (RFC 3464 2.1.2).
+
+    "mx.example.org[192.0.2.1]:2525" says more than that; a socket on this machine is no name at all.
+    """
+    found = _HOST.fullmatch(host)
+    name = host if found is None else found[1] or _literal(found[2])
+    return f"Remote-MTA: dns; {printable(name, 255)}" if name else ""
+
+
+def _literal(address: str) -> str:
+    if "/" in address:
+        return ""
+    return f"[IPv6:{address}]" if ":" in address else f"[{address}]"
 
 
 def _diagnostic(origin: Origin, text: str) -> str:
