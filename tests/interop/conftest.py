@@ -10,6 +10,7 @@ import email
 import email.policy
 import json
 import os
+import pwd
 import re
 import shutil
 import signal
@@ -47,12 +48,6 @@ def free_port(host: str = "127.0.0.1") -> int:
     with socket.socket() as sock:
         sock.bind((host, 0))
         return int(sock.getsockname()[1])
-
-
-def answers(port: int, host: str = "127.0.0.1") -> bool:
-    """Whether something listens."""
-    with socket.socket() as sock:
-        return sock.connect_ex((host, port)) == 0
 
 
 def wait_for(condition: Callable[[], object], what: Callable[[], str] = lambda: "") -> None:
@@ -227,17 +222,30 @@ class Pem:
 
 
 @pytest.fixture(scope="session")
-def pem(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pem]:
+def issue() -> Iterator[Callable[..., Pem]]:
+    """Make a certificate for some names, of the one authority that the tests trust or, with `stranger`, of another."""
     authority = trustme.CA()
-    issued = authority.issue_cert("localhost", "127.0.0.1", "mx.example.org")
     with tempfile.TemporaryDirectory(prefix="pillarbox-pem-") as name:
-        folder = Path(name)
-        folder.chmod(0o755)
-        chain, key, ca = (folder / file for file in ("chain.pem", "key.pem", "ca.pem"))
-        chain.write_bytes(b"".join(one.bytes() for one in issued.cert_chain_pems))
-        issued.private_key_pem.write_to_path(key)
-        authority.cert_pem.write_to_path(ca)
-        yield Pem(str(chain), str(key), str(ca))
+        Path(name).chmod(0o755)
+
+        def make(*names: str, stranger: bool = False) -> Pem:
+            signer = trustme.CA() if stranger else authority
+            issued = signer.issue_cert(*names)
+            folder = Path(tempfile.mkdtemp(dir=name))
+            folder.chmod(0o755)
+            chain, key, ca = (folder / file for file in ("chain.pem", "key.pem", "ca.pem"))
+            chain.write_bytes(b"".join(one.bytes() for one in issued.cert_chain_pems))
+            issued.private_key_pem.write_to_path(key)
+            signer.cert_pem.write_to_path(ca)
+            return Pem(str(chain), str(key), str(ca))
+
+        yield make
+
+
+@pytest.fixture(scope="session")
+def pem(issue: Callable[..., Pem]) -> Pem:
+    """A certificate that fits every server here."""
+    return issue("localhost", "127.0.0.1", "mx.example.org")
 
 
 @pytest.fixture(scope="module")
@@ -323,3 +331,146 @@ def serve(
 def password_hash() -> Callable[[str], str]:
     """The hash of a password as the configuration takes it, made in no time."""
     return PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash
+
+
+POSTFIX = shutil.which("postfix", path="/usr/sbin:/usr/bin")
+_MAIN = """
+compatibility_level = 3.6
+queue_directory = {folder}/queue
+data_directory = {folder}/data
+maillog_file = {folder}/log
+maillog_file_prefixes = {folder}
+myhostname = postfix.test
+mydestination =
+local_recipient_maps =
+alias_maps =
+inet_interfaces = 127.0.0.1
+inet_protocols = ipv4
+mynetworks = 127.0.0.0/8
+virtual_mailbox_domains = {domains}
+virtual_mailbox_maps = texthash:{folder}/mailboxes
+virtual_mailbox_base = {folder}/mail
+virtual_uid_maps = static:{uid}
+virtual_gid_maps = static:{gid}
+smtpd_tls_cert_file = {pem.chain}
+smtpd_tls_key_file = {pem.key}
+smtpd_tls_received_header = yes
+smtp_tls_CAfile = {pem.authority}
+default_transport = error:5.4.4 this server knows nobody else
+"""
+_MASTER = """
+cleanup unix n - n - 0 cleanup
+qmgr unix n - n 300 1 qmgr
+tlsmgr unix - - n 1000? 1 tlsmgr
+rewrite unix - - n - - trivial-rewrite
+bounce unix - - n - 0 bounce
+defer unix - - n - 0 bounce
+trace unix - - n - 0 bounce
+verify unix - - n - 1 verify
+flush unix n - n 1000? 0 flush
+proxymap unix - - n - - proxymap
+smtp unix - - n - - smtp
+lmtp unix - - n - - lmtp
+showq unix n - n - - showq
+error unix - - n - - error
+retry unix - - n - - error
+discard unix - - n - - discard
+virtual unix - n n - - virtual
+anvil unix - - n - 1 anvil
+scache unix - - n - 1 scache
+postlog unix-dgram n - n - 1 postlogd
+"""
+_USERS = [*(f"user{number}" for number in range(60)), "jörg"]  # for one test each
+
+
+class Postfix:
+    """A whole Postfix of our own, with mailboxes in all its domains."""
+
+    def __init__(self, folder: Path, program: Program, ports: dict[str, int]) -> None:
+        self.folder = folder
+        self.program = program
+        self.ports = ports  # of its listeners, by the domain that each is for
+        self._unused = iter(_USERS)
+
+    def user(self) -> str:
+        """Somebody whose mailbox is still empty."""
+        return next(self._unused)
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "log").read_text(errors="replace")
+
+    def peek(self, user: str) -> list[EmailMessage]:
+        """What lies in a mailbox now."""
+        return read_maildir(self.folder / "mail" / user)
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        """Wait for anything."""
+        await wait_until(condition, lambda: self.log[-3000:])
+
+    async def mail(self, user: str, count: int = 1) -> list[EmailMessage]:
+        """The messages in a mailbox, once there are so many."""
+        await self.until(lambda: len(self.peek(user)) >= count)
+        return self.peek(user)
+
+    def queue(self) -> list[dict[str, Any]]:
+        """What waits, as `postqueue -j` tells it."""
+        return [json.loads(line) for line in self.run("postqueue", "-j").splitlines()]
+
+    def run(self, command: str, *arguments: str) -> str:
+        """One of its commands."""
+        done = subprocess.run(
+            [f"/usr/sbin/{command}", "-c", self.folder / "etc", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=LIMIT_S,
+            check=True,
+        )
+        return done.stdout
+
+
+@pytest.fixture(scope="module")
+def postfix(
+    launch: Callable[..., Program], open_folder: Callable[[], Path], pem: Pem
+) -> Callable[..., Postfix]:
+    """Start Postfix: `postfix({"plain.test": (25025, ""), ...}, main="...")`.
+
+    Each domain has a listener of its own: its port, its settings, and if need be its address.
+    """
+    if POSTFIX is None:
+        pytest.skip("postfix is not installed")
+    if os.geteuid() != 0:
+        pytest.skip("only root can start postfix")
+
+    def start(listeners: dict[str, tuple[int, str]], main: str = "") -> Postfix:
+        folder, nobody = open_folder(), pwd.getpwnam("nobody")
+        for name in ("etc", "queue", "data", "mail"):
+            (folder / name).mkdir()
+        os.chown(folder / "data", pwd.getpwnam("postfix").pw_uid, -1)
+        os.chown(folder / "mail", nobody.pw_uid, -1)
+        mailboxes = (f"{user}@{domain} {user}/\n" for domain in listeners for user in _USERS)
+        (folder / "mailboxes").write_text("".join(mailboxes))
+        values = {"domains": ", ".join(listeners), "uid": nobody.pw_uid, "gid": nobody.pw_gid}
+        (folder / "etc/main.cf").write_text(_MAIN.format(folder=folder, pem=pem, **values) + main)
+        services = "".join(
+            f"127.0.0.1:{port} inet n - n - - smtpd\n"
+            + "".join(f"  -o {{ {setting} }}\n" for setting in settings.splitlines() if setting)
+            for port, settings in listeners.values()
+        )
+        (folder / "etc/master.cf").write_text(services + _MASTER)
+        checked = subprocess.run(
+            [POSTFIX, "-c", folder / "etc", "check"], capture_output=True, check=False, timeout=LIMIT_S
+        )
+        assert checked.returncode == 0, checked.stderr.decode()
+        daemons = subprocess.run(
+            ["/usr/sbin/postconf", "-c", folder / "etc", "-h", "daemon_directory"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+        program = launch(folder / "output", f"{daemons}/master", "-c", folder / "etc", "-s")
+        log = folder / "log"
+        program.ready(lambda: log.exists() and "daemon started" in log.read_text())
+        return Postfix(folder, program, {domain: port for domain, (port, _) in listeners.items()})
+
+    return start
