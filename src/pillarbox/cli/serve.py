@@ -24,8 +24,7 @@ _WELCOME = """
 Pillarbox sandbox: it takes every message, keeps it, and lets none leave this machine.
 
   SMTP       {smtp}
-  metrics    http://{console}/metrics
-  mail in    {data}
+{metrics}  mail in    {data}
 
 Point your application's mail settings at {smtp}, without TLS or login, or try in another terminal:
   pillarbox send --server {smtp} --to someone@example.org
@@ -49,7 +48,7 @@ End with Ctrl-C.
 def serve(config: Path | None, data: Path | None, smtp: str | None, console: str | None) -> None:
     """Run the server until SIGTERM or Ctrl-C; SIGHUP reads the configuration again without dropping a session.
 
-    Without one it is the sandbox: only this machine can connect, every message is kept, none leaves.
+    Without one it is the sandbox: only this machine can connect, every message is kept, none leaves; SIGHUP ends it.
     Exit status: 0 ended as asked; 66 the configuration cannot be read; 75 an address or the store cannot be used now;
     78 the configuration is wrong.
     """
@@ -72,7 +71,8 @@ def serve(config: Path | None, data: Path | None, smtp: str | None, console: str
     try:
         sys.exit(run(settings, read if config is not None else None, _welcome if config is None else None))
     except StartError as error:
-        fail(f"cannot start: {error}", Exit.CONFIG if error.lasting else Exit.TEMPORARY)
+        advice = "" if config is not None else "; --smtp, --console and --data choose other places"
+        fail(f"cannot start: {error}{advice}", Exit.CONFIG if error.lasting else Exit.TEMPORARY)
 
 
 def _settings(file: Path | None, data: Path | None, smtp: str | None, console: str | None) -> Config:
@@ -98,10 +98,10 @@ def _settings(file: Path | None, data: Path | None, smtp: str | None, console: s
 
 def _welcome(service: Service) -> None:
     """Say what the sandbox is for."""
-    settings = service.config
-    host, port = service.addresses[0]
-    option = "" if settings.data == str(sandbox_folder()) else f" --data {settings.data}"
-    here = f"{host}:{port}"
-    click.echo(
-        _WELCOME.format(smtp=here, console=settings.console.address, data=settings.data, option=option)
-    )
+    data = service.config.data
+    option = "" if data == str(sandbox_folder()) else f" --data {data}"
+    smtp = "{}:{}".format(*service.addresses[0])
+    metrics = ""
+    if service.console_address is not None:
+        metrics = "  metrics    http://{}:{}/metrics\n".format(*service.console_address)
+    click.echo(_WELCOME.format(smtp=smtp, metrics=metrics, data=data, option=option))

@@ -122,7 +122,7 @@ class Connections:
 def bind(address: str, *, shared: bool) -> socket.socket:
     """A listening socket on `host:port` (`[v6]:port`). With `shared` several processes may bind it (SO_REUSEPORT).
 
-    Raises OSError.
+    Raises OSError, which names the address.
     """
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
@@ -137,8 +137,10 @@ def bind(address: str, *, shared: bool) -> socket.socket:
         sock.bind((host or "0.0.0.0", int(port)))
         sock.listen(_BACKLOG)
         sock.settimeout(0)
-    except BaseException:
+    except BaseException as error:
         sock.close()
+        if isinstance(error, OSError):
+            error.filename = address
         raise
     return sock
 
