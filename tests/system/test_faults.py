@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
 import resource
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -29,6 +31,7 @@ min_free = 0
 """
 SMALL = b"Subject: small\r\n\r\nbody\r\n"
 LARGE = b"Subject: large\r\n\r\n" + (b"x" * 76 + b"\r\n") * 13_000  # about a mebibyte: a file of its own
+PAGE = 4096  # of a database
 BOTH_SIZES = pytest.mark.parametrize("message", [SMALL, LARGE], ids=["inline", "file"])
 
 
@@ -275,7 +278,7 @@ async def test_running_out_of_descriptors_harms_only_those_who_need_one(serve, c
     client = await call(server.port)
     await client.hand_in(LARGE)
     used = len(list(Path(f"/proc/{server.process.pid}/fd").iterdir()))
-    limits = resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (used, used + 100))
+    resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (used, used + 100))
     async with without_busy_loop(server):
         surplus = [await dial(server.port) for _ in range(5)]
         assert (await client.hand_in(SMALL)).startswith(b"250 ")
@@ -428,3 +431,77 @@ async def test_damaged_messages_are_set_aside_and_the_others_delivered(serve, ca
     caller = await call(server.port)
     await server.logged("delivery.ok", message=(await caller.hand_in(LARGE)).split()[-1].decode())
     assert left_in(server)[0] == 0
+
+
+def overwrite(file, *, page_of=b"", page=0):
+    """Put garbage into one page of a database, the one that holds these octets."""
+    octets = file.read_bytes()
+    if page_of:
+        assert page_of in octets
+        page = octets.index(page_of) // PAGE
+    with file.open("r+b") as opened:
+        opened.seek(page * PAGE)
+        opened.write(random.Random(1).randbytes(PAGE))
+
+
+async def test_a_bad_page_costs_the_message_that_lies_there_and_no_other(serve, call):
+    server = await serve(KEEPS)
+    client = await call(server.port)
+    bodies = [b"Subject: small\r\n\r\n" + b"%06d\r\n" % number * 5000 for number in range(5)]
+    ids = [(await client.hand_in(body)).split()[-1].decode() for body in bodies]
+    assert await server.stop() == 0
+    overwrite(server.data / schema.FILE, page_of=b"000002\r\n" * 500)
+    server.configure(KEEPS.replace('"hold"', '"discard"'))
+    await server.start()
+    server.command("queue", "release", "--all")
+    for queue_id in ids[:2] + ids[3:]:
+        await server.logged("delivery.ok", message=queue_id)
+    assert "malformed" in (await server.logged("message.damaged", message=ids[2]))["problem"]
+    assert [one["id"] for one in server.queue()] == [ids[2]]
+
+
+@pytest.mark.parametrize(
+    ("table", "problem"), [("", "not a database"), ("lease", "malformed"), ("message", "malformed")]
+)
+async def test_a_store_that_is_beyond_use_says_so(serve, call, table, problem):
+    server = await serve(KEEPS)
+    await (await call(server.port)).hand_in(SMALL)
+    assert await server.stop() == 0
+    page = 0
+    if table:
+        with contextlib.closing(apsw.Connection(str(server.data / schema.FILE))) as connection:
+            page = connection.execute("SELECT rootpage - 1 FROM sqlite_schema WHERE name = ?", (table,)).get
+    overwrite(server.data / schema.FILE, page=page)
+    for command, status in (
+        (["serve", "--config", server.config], 75),
+        (["queue", "list", "--data", server.data], 66),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "pillarbox", *command],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        assert done.returncode == status
+        assert "Traceback" not in done.stderr
+        said = done.stderr.splitlines()[-1]
+        for word in (str(server.data / schema.FILE), "damaged", problem, ".recover"):
+            assert word in said
+
+
+async def test_a_message_lost_during_its_last_attempt_is_reported_all_the_same(serve, call, next_hop):
+    server = await serve(relaying(next_hop))
+    client = await call(server.port)
+    await client.hand_in(LARGE, "yes@example.net", "no@example.net")
+    await asyncio.wait_for(next_hop.asked.wait(), 30)
+    (queue_id,) = client.kept
+    (body,) = server.data.glob(f"bodies/*/{queue_id}")
+    body.unlink()
+    next_hop.go.set()
+    assert (await server.reached("delivered", queue_id, 0))["attempts"] == 1
+    assert (await server.reached("failed", queue_id, 1))["attempts"] == 1
+    report = await server.logged("report.queued", cause_message=queue_id)
+    shown = server.command("queue", "show", report["message"])
+    assert [one["address"] for one in shown["recipients"]] == ["from@example.org"]
+    assert server.events("spool.trouble", message=queue_id)

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import apsw
 
 from pillarbox.mail.catalogue import delivery
 from pillarbox.mail.route import parse_route
@@ -16,8 +18,6 @@ from pillarbox.queue.spool import Content, Pending, Queued, SpoolError, Verb, fo
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
-
-    import apsw
 
     from pillarbox.mail.route import Route
     from pillarbox.queue.drafts import Bodies
@@ -82,10 +82,18 @@ class Reader:
             raise SpoolError(delivery.DAMAGED.reply(detail=str(error)), detail) from error
 
     def _content(self, message: int) -> Content:
-        row = self._connection.execute(_CONTENT, (message,)).fetchone()
+        row = self._row(_CONTENT, message)
         if row is None:
             raise DamagedError("no body in the store")
         return self._check_content(message, *row)
+
+    def _row(self, sql: str, message: int) -> tuple[Any, ...] | None:
+        """The row of a message; a bad page of the database costs the messages that lie there, not all others."""
+        try:
+            row: tuple[Any, ...] | None = self._connection.execute(sql, (message,)).fetchone()
+        except apsw.CorruptError as error:
+            raise DamagedError(str(error)) from error
+        return row
 
     def _check_content(
         self, message: int, prefix: bytes, octets: int, kept: int | None, inline: bytes | None
@@ -182,7 +190,7 @@ class Reader:
 
     def _queued(self, message: int, rows: list[_Row], *, eager: bool) -> Queued:
         sql = _ENVELOPE_AND_CONTENT if eager else _ENVELOPE
-        found = self._connection.execute(sql, (message,)).fetchone()
+        found = self._row(sql, message)
         if found is None:
             raise DamagedError("no envelope in the store")
         envelope, received_at, *kept = found

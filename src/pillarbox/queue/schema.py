@@ -59,6 +59,8 @@ CREATE TABLE verb (
 
 CREATE TABLE suspended (destination TEXT PRIMARY KEY, since REAL NOT NULL) STRICT, WITHOUT ROWID;
 """
+# What the store cannot do without, read at each start so that damage there is noticed before mail is taken.
+_PROBES = ("SELECT count(*) FROM lease", "SELECT max(id) FROM message", "SELECT max(id) FROM event")
 
 
 class StoreError(Exception):
@@ -76,6 +78,14 @@ def check_library(version: str) -> None:
 def connect(file: Path, *, cache_kib: int = READER_CACHE_KIB) -> apsw.Connection:
     """Open the database, make its tables if it is new. Raises StoreError or apsw.Error."""
     check_library(apsw.sqlite_lib_version())
+    try:
+        return _connect(file, cache_kib)
+    except (apsw.CorruptError, apsw.NotADBError) as error:
+        advice = f"bring a copy back, or save what can be read with: sqlite3 {file} .recover"
+        raise StoreError(f"the mail store {file} is damaged ({error}); {advice}") from error
+
+
+def _connect(file: Path, cache_kib: int) -> apsw.Connection:
     connection = apsw.Connection(str(file))
     connection.set_busy_timeout(BUSY_MS)
     connection.execute("PRAGMA journal_mode = WAL")
@@ -92,6 +102,8 @@ def connect(file: Path, *, cache_kib: int = READER_CACHE_KIB) -> apsw.Connection
         connection.close()
         msg = f"{file} has tables of version {found}; this release knows version {VERSION} only"
         raise StoreError(msg)
+    for probe in _PROBES:
+        connection.execute(probe)
     return connection
 
 
