@@ -118,6 +118,39 @@ async def test_being_notified_changes_nothing(noted):
     assert [name for name, _ in noted] == ["hook.failed"]
 
 
+async def test_closing_waits_for_the_hooks_that_work_but_not_for_ever():
+    release, done = threading.Event(), []
+
+    def slow(*_about):
+        assert release.wait(20)
+        done.append("slow")
+
+    async def later(*_about):
+        await asyncio.to_thread(release.wait, 20)
+        done.append("later")
+
+    hooks = Hooks([plugin(decide_mail=slow, notify_received=later)])
+    told = asyncio.create_task(hooks.notify("notify_received", "ID", "message"))
+    asked = asyncio.create_task(hooks.decide("decide_mail", None, None))
+    await asyncio.sleep(0)
+    await hooks.close(0.01)
+    assert done == []
+    closing = asyncio.create_task(hooks.close(20))
+    await asyncio.sleep(0)
+    release.set()
+    await closing
+    assert sorted(done) == ["later", "slow"]
+    assert await asked is None
+    await told
+
+
+async def test_a_hook_that_is_asked_after_the_end_puts_the_mail_off():
+    hooks = Hooks([plugin(decide_mail=lambda *_about: None)])
+    await hooks.close(0)
+    reply = await hooks.decide("decide_mail", None, None)
+    assert reply.cause is envelope.HOOK_FAILED
+
+
 def test_the_model_of_a_plugin_has_no_opinion():
     model = Plugin()
     assert model.decide_connect(None) is None

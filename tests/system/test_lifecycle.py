@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import os
 import signal
 
 import pytest
@@ -149,3 +149,49 @@ async def test_mail_that_nobody_had_time_for_is_delivered_after_the_next_start(s
             await server.reached("delivered", queue_id)
         assert len(peer.messages) == len(ids)
     assert await server.stop() == 0
+
+
+# --- hooks at the end
+
+
+@pytest.fixture
+def hooks(tmp_path, monkeypatch):
+    """Write a hook module that a configuration can name: `hooks("def decide_mail(...): ...")`."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+
+    def write(text: str) -> str:
+        (tmp_path / "my_hooks.py").write_text(text)
+        return 'hooks = ["my_hooks"]\n'
+
+    return write
+
+
+async def test_a_hook_that_hangs_does_not_keep_the_server_from_ending(serve, dial, hooks, tmp_path):
+    hanging = f"""
+import pathlib, time
+def decide_mail(client, sender):
+    pathlib.Path("{tmp_path}/asked").touch()
+    time.sleep(120)
+"""
+    server = await serve(relay(top=hooks(hanging) + 'drain = "300ms"'))
+    caller = await dial(server.port)
+    await caller.reply()
+    await caller.ask(b"EHLO client.example")
+    await caller.send(b"MAIL FROM:<a@sender.example>\r\n")
+    await server.until((tmp_path / "asked").exists)
+    assert await server.stop() == 0
+
+
+async def test_who_is_told_of_a_message_is_told_before_the_end(serve, send, hooks, tmp_path):
+    slow = f"""
+import pathlib, time
+def notify_received(queue_id, message):
+    pathlib.Path("{tmp_path}/begun").touch()
+    time.sleep(0.5)
+    pathlib.Path("{tmp_path}/told").write_text(queue_id)
+"""
+    server = await serve(relay(top=hooks(slow)))
+    sent = await send(server.port, ANNE)
+    await server.until((tmp_path / "begun").exists)
+    assert await server.stop() == 0
+    assert (tmp_path / "told").read_text() == sent.id

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import os
 import signal
 import ssl
 from pathlib import Path
@@ -88,7 +89,7 @@ async def test_a_broken_configuration_is_refused_and_the_old_one_goes_on(serve, 
     "module", ["raise RuntimeError('not today')", "import nothing_of_this_name", "def x(:"]
 )
 async def test_a_hook_module_that_cannot_be_imported_is_refused(serve, dial, tmp_path, monkeypatch, module):
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     (tmp_path / "broken_hook.py").write_text(module)
     server = await serve(mailboxes("alice"))
     refused = await reload(server, 'hooks = ["broken_hook"]\n' + mailboxes("bob"), "config.refused")
@@ -264,7 +265,7 @@ async def test_a_session_that_is_open_can_still_log_in(serve, dial):
 
 async def test_no_threads_and_no_files_stay_behind(serve, dial, tmp_path, monkeypatch):
     """Of what was replaced: the pools of logins and hooks, the couriers, the log."""
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     (tmp_path / "slow_hook.py").write_text("def decide_mail(client, sender):\n    pass\n")
     text = 'hooks = ["slow_hook"]\n' + accounts("alice")
     server = await serve(text)

@@ -157,7 +157,8 @@ async def test_counters_go_on_when_a_worker_is_replaced(serve, free_port, send):
 
         text = await asyncio.to_thread(read)
         return sum(
-            int(float(n)) for n in re.findall(r"^pillarbox_message_received_total\{.*\} (\S+)$", text, re.MULTILINE)
+            int(float(n))
+            for n in re.findall(r"^pillarbox_message_received_total\{.*\} (\S+)$", text, re.MULTILINE)
         )
 
     workers = set()
@@ -280,7 +281,7 @@ async def test_a_worker_that_cannot_be_replaced_now_is_tried_again(
     serve, free_port, reach, tmp_path, monkeypatch
 ):
     (tmp_path / "fickle_hooks.py").write_text("")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setenv(
         "PYTHONDONTWRITEBYTECODE", "1"
     )  # what was compiled in the same second would be taken for new
