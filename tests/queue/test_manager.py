@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 
 import pytest
@@ -178,6 +179,20 @@ async def test_a_deferred_message_is_tried_again(desk, couriers):
         "delivered",
     ]
     assert len(couriers.delivered) == 3
+
+
+@pytest.mark.parametrize("settings", [{"retry": RetrySettings(first_s=0.01)}])
+async def test_a_message_is_tried_again_even_if_its_time_comes_before_its_outcome_is_stored(desk, couriers):
+    couriers.plan["example.net"] = [BUSY, OK]
+    record = desk.spool.record
+
+    async def record_late(changes, reports=()):
+        await desk.until(lambda: desk.manager._next_due == math.inf)  # nothing was found that is due
+        return await record(changes, reports)
+
+    desk.spool.record = record_late
+    message = await desk.receive()
+    await desk.settled(message, State.DELIVERED)
 
 
 async def test_a_failure_is_reported_to_the_sender_in_the_same_step(desk, couriers):

@@ -269,8 +269,6 @@ class Manager:
             )
             if verdict.report is not Report.NONE:
                 told.append(reports.tell(one, verdict, now, queued.received_at + retry.give_up_s))
-            if verdict.state is State.QUEUED:
-                self._next_due = min(self._next_due, verdict.due)
             if verdict.suspend_s and attempted is not None:
                 self._schedule.put_off(attempted, verdict.result, now + verdict.suspend_s)
             _note(queued, one, verdict)
@@ -292,6 +290,8 @@ class Manager:
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
             else:
+                waiting = [change.due for change in changes if change.state is State.QUEUED]
+                self._next_due = min([self._next_due, *waiting])  # not before: it would be looked for in vain
                 for report in queued_reports:
                     observe.REPORT_QUEUED.note(
                         message=format_id(report.id),
