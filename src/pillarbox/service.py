@@ -149,6 +149,7 @@ class Service:
             couriers=self._couriers,
             route=self._route,
             prepare_report=self._prepare_report,
+            revive=self._hosts.revive,
             hostname=config.hostname,
         )
 

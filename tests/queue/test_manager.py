@@ -127,6 +127,7 @@ async def desk(spool, store, couriers, routes, settings, tmp_path):
         couriers=couriers,
         route=routes.get,
         prepare_report=prepare_report,
+        revive=lambda: None,
         hostname="mx.example",
     )
     running = asyncio.create_task(manager.run())

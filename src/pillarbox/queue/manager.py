@@ -52,14 +52,19 @@ class Manager:
         couriers: Callable[[Route], Courier],
         route: Callable[[str], Route | None],
         prepare_report: Callable[[Envelope, bytes, float], tuple[Draft, Entry]],
+        revive: Callable[[], None],
         hostname: str,
     ) -> None:
-        """`route` tells the present way to an address; `prepare_report` makes a report of ours ready to be stored."""
+        """`route` tells the present way to an address; `prepare_report` makes a report of ours ready to be stored.
+
+        `revive` has the couriers try what they leave alone: an operator wants it tried now.
+        """
         self._spool = spool
         self._settings = settings
         self._couriers = couriers
         self._route = route
         self._prepare_report = prepare_report
+        self._revive = revive
         self._hostname = hostname
         self._schedule = Schedule(settings)
         self._lanes: set[asyncio.Task[None]] = set()
@@ -261,7 +266,7 @@ class Manager:
                     one.number,
                     verdict.state,
                     verdict.due,
-                    one.attempts if put_off_until else one.attempts + 1,
+                    one.attempts if attempted is None else one.attempts + 1,
                     verdict.delay_notified,
                     one.route,
                     verdict.result,
@@ -412,6 +417,7 @@ class Manager:
                 self._schedule.find(parse_route(verb.destination)).barred = verb.verb == "suspend"
             elif verb.verb == "retry":
                 self._schedule.revive()
+                self._revive()
             withdrawn = self._schedule.withdraw(partial(_is_meant, verb))
             if withdrawn:
                 await self._spool.release(withdrawn)

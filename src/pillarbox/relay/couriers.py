@@ -57,10 +57,6 @@ class Couriers:
         )
         return SmtpCourier(destination, self._settings, self._hosts)
 
-    def revive(self) -> None:
-        """Try hosts again that are left alone."""
-        self._hosts.revive()
-
 
 @dataclass(slots=True, eq=False)
 class _Makers:
