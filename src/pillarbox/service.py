@@ -19,7 +19,7 @@ from pillarbox.config.checks import check
 from pillarbox.inbound.accept import Door
 from pillarbox.inbound.session import Desk, SmtpProtocol
 from pillarbox.mail.address import AddressError, parse_address
-from pillarbox.net.listener import Connections, bind, listen
+from pillarbox.net.listener import Connections, bind, comes_here, listen
 from pillarbox.net.resolver import Resolver
 from pillarbox.net.tls import renewable_context, server_context
 from pillarbox.policy.accounts import Accounts
@@ -141,7 +141,7 @@ class Service:
         self._open.callback(self._close_accounts)
         self.spool = SqliteSpool(Path(config.data))
         self._open.push_async_callback(self._close_spool)
-        self._couriers = PresentCouriers(*_courier_makers(config, self._hosts))
+        self._couriers = PresentCouriers(*self._courier_makers(config))
         self._open.push_async_callback(self._couriers.close)
         self.manager = Manager(
             self.spool,
@@ -152,6 +152,27 @@ class Service:
             revive=self._hosts.revive,
             hostname=config.hostname,
         )
+
+    def _courier_makers(
+        self, config: Config
+    ) -> tuple[Callable[[Route], Courier], Callable[[], Awaitable[None]]]:
+        """Who makes couriers by these settings, and what gives back the threads and connections that they share."""
+        local = LocalCouriers(
+            LocalSettings(
+                program=config.programs, webhook=config.webhooks, handler_limit_s=config.handler_limit_s
+            ),
+            hostname=config.hostname,
+            recipient_delimiter=config.recipient_delimiter,
+        )
+        couriers = Couriers(
+            config.relay,
+            Resolver(config.dns),
+            hostname=config.hostname,
+            local=local,
+            hosts=self._hosts,
+            is_us=lambda address, port: comes_here(address, port, self.addresses),
+        )
+        return couriers, local.close
 
     def _close_accounts(self) -> None:
         self._policy.accounts.close()
@@ -237,7 +258,7 @@ class Service:
         config, waiting = take_over(self.config, config)
         policy = Policy(config, self._plugins)
         if any(getattr(self.config, name) != getattr(config, name) for name in _OF_COURIERS):
-            self._couriers.renew(*_courier_makers(config, self._hosts))
+            self._couriers.renew(*self._courier_makers(config))
         self.config, self._policy = config, policy
         self._open_desks()
         return waiting
@@ -252,22 +273,6 @@ class Service:
         await asyncio.gather(self.connections.drain(limit_s), self.manager.drain(limit_s))
         await self._policy.hooks.close(max(until - clock(), 0.0))
         await self._open.aclose()
-
-
-def _courier_makers(
-    config: Config, hosts: Hosts
-) -> tuple[Callable[[Route], Courier], Callable[[], Awaitable[None]]]:
-    """Who makes couriers by these settings, and what gives back the threads and connections that they share."""
-    local = LocalCouriers(
-        LocalSettings(
-            program=config.programs, webhook=config.webhooks, handler_limit_s=config.handler_limit_s
-        ),
-        hostname=config.hostname,
-        recipient_delimiter=config.recipient_delimiter,
-    )
-    resolver = Resolver(config.dns)
-    couriers = Couriers(config.relay, resolver, hostname=config.hostname, local=local, hosts=hosts)
-    return couriers, local.close
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

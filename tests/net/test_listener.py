@@ -7,7 +7,7 @@ import pytest
 
 from pillarbox import observe
 from pillarbox.net import listener
-from pillarbox.net.listener import ConnectionLimits, Connections, bind, listen
+from pillarbox.net.listener import ConnectionLimits, Connections, bind, comes_here, listen
 
 
 class Line:
@@ -135,3 +135,24 @@ async def test_what_is_listened_to_is_served():
     await writer.wait_closed()
     server.close()
     await server.wait_closed()
+
+
+@pytest.mark.parametrize(
+    ("listener", "address", "ours"),
+    [
+        ("127.0.0.1:0", "127.0.0.1", True),
+        ("127.0.0.1:0", "127.0.0.2", False),
+        ("0.0.0.0:0", "127.0.0.2", True),
+        ("0.0.0.0:0", "192.0.2.1", False),
+        ("0.0.0.0:0", "::1", False),
+        ("[::1]:0", "0:0:0:0:0:0:0:1", True),
+        ("[::]:0", "::1", True),
+        ("[::]:0", "2001:db8::1", False),
+        ("[::]:0", "127.0.0.1", False),
+    ],
+)
+def test_a_server_knows_which_addresses_lead_to_it(listener, address, ours):
+    with bind(listener, shared=False) as sock:
+        host, port = sock.getsockname()[:2]
+        assert comes_here(address, port, [("192.0.2.9", port), (host, port)]) is ours
+        assert not comes_here(address, port + 1, [(host, port)])

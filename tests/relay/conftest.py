@@ -23,12 +23,19 @@ async def courier_for() -> AsyncIterator[Callable[..., SmtpCourier]]:
     made: list[SmtpCourier] = []
 
     def make(
-        route: str, *, resolver: object = None, shared: object = None, **settings: object
+        route: str,
+        *,
+        resolver: object = None,
+        shared: object = None,
+        is_us: Callable[[str, int], bool] = lambda _address, _port: False,
+        **settings: object,
     ) -> SmtpCourier:
         key = shared if shared is not None else object()
         if key not in factories:
             dns = resolver if resolver is not None else FakeResolver()
-            factories[key] = Couriers(SmtpSettings(**settings), dns, hostname="here.test", local=None)
+            factories[key] = Couriers(
+                SmtpSettings(**settings), dns, hostname="here.test", local=None, is_us=is_us
+            )
         courier = factories[key](parse_route(route))
         made.append(courier)
         return courier

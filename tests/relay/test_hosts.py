@@ -6,9 +6,13 @@ from contextlib import AsyncExitStack
 
 import pytest
 
+import pillarbox
 from pillarbox import testing
+from pillarbox.config import parse
 from pillarbox.mail.catalogue import delivery
 from pillarbox.mail.reply import Origin, Result, Stage
+from pillarbox.queue.ledger import Ledger
+from pillarbox.queue.spool import State
 from pillarbox.relay.hosts import Hosts, Remembered
 from pillarbox.relay.plan import Hop
 from pillarbox.relay.session import Patience
@@ -123,6 +127,51 @@ async def test_a_greeting_with_our_own_name_is_a_loop(courier_for, exchangers):
     results = await courier_for("mx:there.test", resolver=zone(2)).deliver(letter())
     assert results[0].reply.cause is delivery.LOOP_TO_SELF
     assert visited(peers) == [1, 0]
+
+
+@pytest.mark.parametrize("domain", ["there.test", "[127.0.0.2]"])
+async def test_mail_whose_best_host_has_an_address_of_ours_is_not_sent_in_circles(
+    courier_for, exchangers, domain
+):
+    peers = await exchangers({}, {})
+    mine = lambda address, _port: address == "127.0.0.2"  # noqa: E731
+    results = await courier_for(f"mx:{domain}", resolver=zone(2), is_us=mine).deliver(letter())
+    assert results[0].reply.cause is delivery.MX_IS_US
+    assert visited(peers) == [0, 0]
+
+
+async def test_only_hosts_that_are_preferred_to_an_address_of_ours_are_tried(courier_for, exchangers):
+    peers = await exchangers({"MAIL": "450 later"}, {}, {}, {})
+    hosts = {"there.test": [(5, "mx1.test"), (10, "mx2.test"), (10, "mx3.test"), (20, "mx4.test")]}
+    resolver, port = zone(4, mx=hosts), peers[0].port
+    courier = courier_for("mx:there.test", resolver=resolver, is_us=lambda *one: one == ("127.0.0.4", port))
+    results = await courier.deliver(letter())
+    assert results[0].reply.code == 450
+    assert visited(peers) == [1, 0, 0, 0]
+    assert ("addresses", "mx4.test") not in resolver.asked
+
+
+async def test_a_fixed_host_may_have_our_address(courier_for):
+    async with ScriptedPeer() as peer:
+        courier = courier_for(f"smtp://127.0.0.1:{peer.port}", is_us=lambda *_: True)
+        assert (await courier.deliver(letter())).pop(0).reply.positive
+
+
+async def test_a_server_knows_its_own_address_in_an_mx(tmp_path, monkeypatch):
+    resolver = zone(1, addresses={"mx1.test": ["127.0.0.1"]})
+    monkeypatch.setattr("pillarbox.service.Resolver", lambda _settings: resolver)
+    config = parse(
+        f'hostname = "here.test"\ndata = "{tmp_path}"\n[[listen]]\naddress = "127.0.0.1:0"\nrole = "relay"\n',
+        "test",
+    )
+    async with pillarbox.Server(config) as server:
+        monkeypatch.setattr("pillarbox.relay.destination.SMTP_PORT", server.address[1])
+        await pillarbox.send(b"Subject: x\r\n\r\n", "", ["b@there.test"], server.address)
+        with Ledger(tmp_path) as ledger:
+            async with asyncio.timeout(20):
+                while not (failed := ledger.list_messages(state=State.FAILED)):
+                    await asyncio.sleep(0.01)
+    assert failed[0].recipients[0].result.reply.cause is delivery.MX_IS_US
 
 
 async def test_a_fixed_host_may_have_our_name(courier_for):

@@ -20,7 +20,8 @@ US = frozenset({"us.test"})
 
 
 def order(*records: tuple[int, str], random=lambda: 0.0):
-    return exchangers("d.test", Answer(tuple(records)), names_of_ours=US, random=random)
+    found = exchangers("d.test", Answer(tuple(records)), names_of_ours=US, random=random)
+    return tuple(host for hosts in found for host in hosts) if isinstance(found, tuple) else found
 
 
 def test_lower_preference_comes_first():
@@ -34,6 +35,12 @@ def test_hosts_of_equal_preference_come_in_random_order(numbers, found):
     source = iter(numbers)
     records = ((10, "a"), (10, "b"), (10, "c"), (20, "d"))
     assert "".join(order(*records, random=lambda: next(source, 0.0))) == found + "d"
+
+
+def test_hosts_of_equal_preference_come_together():
+    answer = Answer(((20, "d"), (10, "a"), (10, "b"), (5, "c")))
+    found = exchangers("d.test", answer, names_of_ours=US, random=lambda: 0.0)
+    assert found == (("c",), ("a", "b"), ("d",))
 
 
 def test_without_mx_the_domain_itself_is_the_host():

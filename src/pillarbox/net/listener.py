@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import socket
 import time
 from typing import TYPE_CHECKING, Protocol
@@ -16,7 +17,7 @@ from pillarbox.mail.units import Settings
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 _SWEEP_S = 1.0  # how often deadlines are looked at; one sweep for all costs less than a timer each
 _BACKLOG = 1024
@@ -143,6 +144,28 @@ def bind(address: str, *, shared: bool) -> socket.socket:
             error.filename = address
         raise
     return sock
+
+
+def comes_here(address: str, port: int, listeners: Iterable[tuple[str, int]]) -> bool:
+    """Whether a connection to `address` and `port` would come to one of `listeners`, host and port each."""
+    wanted = ipaddress.ip_address(address)
+    for host, listening in listeners:
+        if listening == port:
+            own = ipaddress.ip_address(host)
+            if own == wanted or (own.is_unspecified and own.version == wanted.version and _is_local(address)):
+                return True
+    return False
+
+
+def _is_local(address: str) -> bool:
+    """Whether an address belongs to this machine: no other can be bound."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.bind((address, 0))
+    except OSError:
+        return False
+    return True
 
 
 async def listen(

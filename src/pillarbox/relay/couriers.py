@@ -37,23 +37,30 @@ class Couriers:
         hostname: str,
         local: Callable[[Route], Courier],
         hosts: Hosts | None = None,
+        is_us: Callable[[str, int], bool] = lambda _address, _port: False,
     ) -> None:
         """`local` makes the couriers of all other transports; `hostname` is our name in EHLO.
 
-        `hosts` is what is known about hosts, if somebody knows anything already.
+        `hosts` is what is known about hosts, if somebody knows anything already; `is_us` tells whether an address and
+        port are this server's.
         """
         self._settings = settings
         self._resolver = resolver
         self._hostname = hostname
         self._local = local
         self._hosts = hosts or Hosts()
+        self._is_us = is_us
 
     def __call__(self, route: Route) -> Courier:
         """A courier for `route`. Raises ValueError if its target can't be read."""
         if route.transport not in _BY_NETWORK:
             return self._local(route)
         destination = Destination(
-            route, settings=self._settings, resolver=self._resolver, hostname=self._hostname
+            route,
+            settings=self._settings,
+            resolver=self._resolver,
+            hostname=self._hostname,
+            is_us=self._is_us,
         )
         return SmtpCourier(destination, self._settings, self._hosts)
 

@@ -5,12 +5,14 @@ The order is `relay.plan`'s, trying the hosts `relay.transaction`'s business.
 
 from __future__ import annotations
 
+import asyncio
 import random
 from typing import TYPE_CHECKING
 
 from pillarbox.mail.catalogue import delivery
 from pillarbox.mail.reply import Origin, Reply, Result, Stage
 from pillarbox.mail.route import Route, Transport
+from pillarbox.net.resolver import Answer
 from pillarbox.relay.plan import (
     SMTP_PORT,
     FixedHost,
@@ -25,7 +27,7 @@ from pillarbox.relay.plan import (
 from pillarbox.relay.session import Manner, SmtpSettings
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from pillarbox.net.resolver import Resolver
 
@@ -35,11 +37,23 @@ _random = random.SystemRandom().random
 class Destination:
     """Where a route leads, and how one talks there."""
 
-    def __init__(self, route: Route, *, settings: SmtpSettings, resolver: Resolver, hostname: str) -> None:
-        """Read the route. Raises ValueError if its target can't be read."""
+    def __init__(
+        self,
+        route: Route,
+        *,
+        settings: SmtpSettings,
+        resolver: Resolver,
+        hostname: str,
+        is_us: Callable[[str, int], bool] = lambda _address, _port: False,
+    ) -> None:
+        """Read the route. `is_us` tells whether an address and port are this server's.
+
+        Raises ValueError if the target can't be read.
+        """
         self._route = route
         self._resolver = resolver
         self._settings = settings
+        self._is_us = is_us
         self._names_of_ours = frozenset({hostname.lower()})
         self._fixed: FixedHost | None = None
         self._socket: Hop | None = None
@@ -65,30 +79,47 @@ class Destination:
         if self._socket is not None:
             yield self._socket
         elif self._fixed is not None:
-            async for hop in self._hops_of(self._fixed.host, self._fixed.port):
+            host = self._fixed.host
+            for hop in self._hops_of(host, self._fixed.port, await self._addresses(host)):
                 yield hop
         else:
-            hosts = await self._hosts()
-            if isinstance(hosts, Reply):
-                yield _result(hosts)
-                return
-            for host in hosts:
-                async for hop in self._hops_of(host, SMTP_PORT):
-                    yield hop
+            async for hop in self._exchangers():
+                yield hop
 
-    async def _hosts(self) -> tuple[str, ...] | Reply:
+    async def _exchangers(self) -> AsyncIterator[Hop | Result]:
+        """The hops of a domain's mail exchangers, as far as they are preferred to this server.
+
+        Its name need not show that an exchanger is this server, so their addresses are looked at too. The hosts of one
+        preference are looked up together: if one of them is this server, none of them may be tried (RFC 5321 5.1).
+        """
         domain = self._route.target
         if literal_address(domain) is not None:
-            return (domain,)
-        answer = await self._resolver.mx(domain)
-        return exchangers(domain, answer, names_of_ours=self._names_of_ours, random=_random)
+            groups: tuple[tuple[str, ...], ...] | Reply = ((domain,),)
+        else:
+            answer = await self._resolver.mx(domain)
+            groups = exchangers(domain, answer, names_of_ours=self._names_of_ours, random=_random)
+        if isinstance(groups, Reply):
+            yield _result(groups)
+            return
+        for hosts in groups:
+            found = await asyncio.gather(*map(self._addresses, hosts))
+            if any(self._is_us(address, SMTP_PORT) for answer in found for address in answer.records):
+                if hosts is groups[0]:
+                    yield _result(delivery.MX_IS_US.reply(domain=domain))
+                return
+            for host, answer in zip(hosts, found, strict=True):
+                for hop in self._hops_of(host, SMTP_PORT, answer):
+                    yield hop
 
-    async def _hops_of(self, host: str, port: int) -> AsyncIterator[Hop | Result]:
+    async def _addresses(self, host: str) -> Answer:
+        literal = literal_address(host)
+        return Answer((literal,)) if literal is not None else await self._resolver.addresses(host)
+
+    def _hops_of(self, host: str, port: int, answer: Answer) -> Iterator[Hop | Result]:
         literal = literal_address(host)
         if literal is not None:
             yield Hop(literal, literal, port)
             return
-        answer = await self._resolver.addresses(host)
         addresses = order_addresses(answer.records, families=self._settings.families, random=_random)
         for address in addresses:
             yield Hop(host, address, port)

@@ -6,6 +6,7 @@ Asking DNS is `net.resolver`'s and trying the hosts `relay.transaction`'s busine
 from __future__ import annotations
 
 import ipaddress
+from collections import defaultdict
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -105,8 +106,8 @@ def literal_address(domain: str) -> str | None:
 
 def exchangers(
     domain: str, answer: Answer, *, names_of_ours: frozenset[str], random: Callable[[], float]
-) -> tuple[str, ...] | Reply:
-    """The hosts to try for `domain` in order, or why there are none, from the answer for its MX records.
+) -> tuple[tuple[str, ...], ...] | Reply:
+    """The hosts to try for `domain`, those of equal preference together, or why there are none, from its MX records.
 
     Hosts of equal preference come in random order (`random` gives numbers to sort by). If this server is among
     them, it and all that are not preferred to it are left out: they would send the mail back (RFC 5321 5.1).
@@ -116,7 +117,7 @@ def exchangers(
     if answer.failed:
         return delivery.DNS_FAILED.reply(domain=domain, detail=answer.detail)
     if not answer.records:
-        return (domain,)  # the implicit MX of RFC 5321 5.1
+        return ((domain,),)  # the implicit MX of RFC 5321 5.1
     records = [(int(preference), host.rstrip(".").lower()) for preference, host in answer.records]
     hosts = [(preference, host) for preference, host in records if host]
     if not hosts:
@@ -127,7 +128,10 @@ def exchangers(
         if not hosts:
             return delivery.MX_IS_US.reply(domain=domain)
     ordered = sorted((preference, random(), host) for preference, host in dict.fromkeys(hosts))
-    return tuple(host for _, _, host in ordered[:MAX_EXCHANGERS])
+    equals: dict[int, list[str]] = defaultdict(list)
+    for preference, _, host in ordered[:MAX_EXCHANGERS]:
+        equals[preference].append(host)
+    return tuple(map(tuple, equals.values()))
 
 
 def order_addresses(
