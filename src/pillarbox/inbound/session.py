@@ -144,7 +144,7 @@ class SmtpProtocol(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Octets have come."""
         self._session.receive(data, time.monotonic())
-        if not self._holds_back:
+        if self._task is None and not self._choked:  # not _holds_back: this is asked for each command
             self._pump()
         elif not self._paused and self._session.waiting_octets > _MAX_WAITING_OCTETS:
             self._paused = True

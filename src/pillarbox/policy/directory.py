@@ -61,8 +61,7 @@ class DirectorySettings(Settings, frozen=True):
     """Where mail for postmaster of any of our domains goes; "" for a mailbox of that name in each domain."""
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(msgspec.Struct, frozen=True, gc=False):
     """One address that a recipient stands for, and its way from here."""
 
     address: str

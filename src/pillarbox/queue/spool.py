@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, Protocol
 
+import msgspec
+
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Collection, Iterator, Sequence
@@ -36,8 +38,7 @@ class State(IntEnum):
     DAMAGED = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Trace:
+class Trace(msgspec.Struct, frozen=True, gc=False):
     """From where a message came: kept beside it and shown by `pillarbox trace`."""
 
     session: str = ""
@@ -47,8 +48,7 @@ class Trace:
     login: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True, gc=False):
     """One message as it is committed. `routes` runs parallel to `envelope.recipients`."""
 
     id: int
@@ -60,8 +60,7 @@ class Entry:
     hold: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Content:
+class Content(msgspec.Struct, frozen=True, gc=False):
     """The octets of a stored message: `prefix`, then the body, inline or in a file."""
 
     prefix: bytes
