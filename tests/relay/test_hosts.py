@@ -157,21 +157,53 @@ async def test_a_fixed_host_may_have_our_address(courier_for):
         assert (await courier.deliver(letter())).pop(0).reply.positive
 
 
+def relay(folder, more="") -> pillarbox.Server:
+    """A server that relays for this machine."""
+    return pillarbox.Server(
+        parse(
+            f'hostname = "here.test"\ndata = "{folder}"\n'
+            f'[[listen]]\naddress = "127.0.0.1:0"\nrole = "relay"\n{more}',
+            "test",
+        )
+    )
+
+
+async def listed(ledger, count, **wanted):
+    """Wait until so many messages are as wanted; these."""
+    async with asyncio.timeout(20):
+        while len(found := ledger.list_messages(**wanted)) < count:
+            await asyncio.sleep(0.01)
+    return found
+
+
 async def test_a_server_knows_its_own_address_in_an_mx(tmp_path, monkeypatch):
     resolver = zone(1, addresses={"mx1.test": ["127.0.0.1"]})
     monkeypatch.setattr("pillarbox.service.Resolver", lambda _settings: resolver)
-    config = parse(
-        f'hostname = "here.test"\ndata = "{tmp_path}"\n[[listen]]\naddress = "127.0.0.1:0"\nrole = "relay"\n',
-        "test",
-    )
-    async with pillarbox.Server(config) as server:
+    async with relay(tmp_path) as server:
         monkeypatch.setattr("pillarbox.relay.destination.SMTP_PORT", server.address[1])
         await pillarbox.send(b"Subject: x\r\n\r\n", "", ["b@there.test"], server.address)
         with Ledger(tmp_path) as ledger:
-            async with asyncio.timeout(20):
-                while not (failed := ledger.list_messages(state=State.FAILED)):
-                    await asyncio.sleep(0.01)
-    assert failed[0].recipients[0].result.reply.cause is delivery.MX_IS_US
+            (failed,) = await listed(ledger, 1, state=State.FAILED)
+    assert failed.recipients[0].result.reply.cause is delivery.MX_IS_US
+
+
+async def test_a_busy_host_is_spared_until_an_operator_wants_it_tried(tmp_path):
+    def deferred(message):
+        return message.recipients[0].attempts and not message.recipients[0].active
+
+    async with ScriptedPeer({"connect": [Drop("421 4.3.2 busy"), "220 peer.test"]}) as peer:
+        async with relay(
+            tmp_path, f'[[route]]\nmatch = "*"\nvia = "smtp://127.0.0.1:{peer.port}"\n'
+        ) as server:
+            with Ledger(tmp_path) as ledger:
+                for count, domain in enumerate(("one.test", "two.test"), 1):
+                    await pillarbox.send(b"Subject: x\r\n\r\n", "a@b.test", [f"c@{domain}"], server.address)
+                    found = await listed(ledger, count, wanted=deferred)
+                assert [one.recipients[0].result.reply.code for one in found] == [421, 421]
+                assert len(peer.visits) == 1
+                ledger.apply_verb("retry", message=found[0].id)
+                await listed(ledger, 1, state=State.DELIVERED)
+        assert len(peer.messages) == 1
 
 
 async def test_a_fixed_host_may_have_our_name(courier_for):
