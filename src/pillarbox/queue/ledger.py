@@ -25,12 +25,15 @@ if TYPE_CHECKING:
     from pillarbox.mail.reply import Result
 
 # What each verb does to the rows of one message or one destination. A claim is its worker's to end; the worker does
-# that when it sees the verb.
+# that when it sees the verb. Only removal ends it here: what an attempt brings that is under way changes nothing then.
 _CHANGES = {
     "hold": ("held", "UPDATE recipient SET state = 1 WHERE state = 0 AND {which}"),
     "release": ("released", "UPDATE recipient SET state = 0, due = :now WHERE state IN (1, 5) AND {which}"),
     "retry": ("retried", "UPDATE recipient SET due = :now WHERE state = 0 AND due > :now AND {which}"),
-    "remove": ("removed", "UPDATE recipient SET state = 4 WHERE (state < 2 OR state = 5) AND {which}"),
+    "remove": (
+        "removed",
+        "UPDATE recipient SET state = 4, claimed = 0 WHERE (state < 2 OR state = 5) AND {which}",
+    ),
     "bounce": (
         "returned",
         "UPDATE recipient SET state = 0, due = 0, bounce = 1 WHERE state < 2 AND bounce = 0 AND {which}",
