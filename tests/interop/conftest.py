@@ -108,6 +108,26 @@ def events_in(program: Program, name: str) -> list[dict[str, Any]]:
     return [line for line in found if line["event"] == name]
 
 
+def hand_in(
+    port: int,
+    recipients: Sequence[str | tuple[str, Sequence[str]]],
+    sender: str,
+    message: bytes,
+    options: Sequence[str],
+    host: str = "127.0.0.1",
+) -> str:
+    """Give a message to a server, some recipients with parameters of their own, and return its last reply."""
+    with smtplib.SMTP(host, port, "client.test", timeout=LIMIT_S) as client:
+        client.ehlo()
+        replies = [client.mail(sender, options)]
+        for recipient in recipients:
+            address, parameters = (recipient, ()) if isinstance(recipient, str) else recipient
+            replies.append(client.rcpt(address, parameters))
+        replies.append(client.data(message))
+    assert {code for code, _ in replies} == {250}, replies
+    return replies[-1][1].decode()
+
+
 class Serving:
     """One `pillarbox serve`, and what its operator and its users can see."""
 
@@ -129,16 +149,9 @@ class Serving:
         message: bytes = BODY,
         options: Sequence[str] = (),
     ) -> str:
-        """Put a message into its queue, recipients with their parameters, and return the queue id."""
-        with smtplib.SMTP(self.host, self.port, "client.test", timeout=LIMIT_S) as client:
-            client.ehlo()
-            replies = [client.mail(sender, options)]
-            for recipient in recipients:
-                address, parameters = (recipient, ()) if isinstance(recipient, str) else recipient
-                replies.append(client.rcpt(address, parameters))
-            replies.append(client.data(message))
-        assert {code for code, _ in replies} == {250}, replies
-        return re.search(rb"Queued as (\w+)", replies[-1][1])[1].decode()
+        """Put a message into its queue, and return the queue id."""
+        reply = hand_in(self.port, recipients, sender, message, options, self.host)
+        return re.search(r"Queued as (\w+)", reply)[1]
 
     def look(self, queue_id: str) -> ListedMessage:
         with Ledger(self.folder / "data") as ledger:
@@ -400,6 +413,16 @@ class Postfix:
     def log(self) -> str:
         return (self.folder / "log").read_text(errors="replace")
 
+    def send(
+        self,
+        *recipients: str | tuple[str, Sequence[str]],
+        sender: str,
+        message: bytes = BODY,
+        options: Sequence[str] = (),
+    ) -> None:
+        """Put a message into its queue by its first listener."""
+        hand_in(next(iter(self.ports.values())), recipients, sender, message, options)
+
     def peek(self, user: str) -> list[EmailMessage]:
         """What lies in a mailbox now."""
         return read_maildir(self.folder / "mail" / user)
@@ -433,16 +456,16 @@ class Postfix:
 def postfix(
     launch: Callable[..., Program], open_folder: Callable[[], Path], pem: Pem
 ) -> Callable[..., Postfix]:
-    """Start Postfix: `postfix({"plain.test": (25025, ""), ...}, main="...")`.
+    """Start Postfix: `postfix({"plain.test": (25025, ""), ...}, main="...", master="...")`.
 
-    Each domain has a listener of its own: its port, its settings, and if need be its address.
+    Each domain has a listener of its own, with a port and settings. `main` and `master` are lines for the two files.
     """
     if POSTFIX is None:
         pytest.skip("postfix is not installed")
     if os.geteuid() != 0:
         pytest.skip("only root can start postfix")
 
-    def start(listeners: dict[str, tuple[int, str]], main: str = "") -> Postfix:
+    def start(listeners: dict[str, tuple[int, str]], *, main: str = "", master: str = "") -> Postfix:
         folder, nobody = open_folder(), pwd.getpwnam("nobody")
         for name in ("etc", "queue", "data", "mail"):
             (folder / name).mkdir()
@@ -457,7 +480,7 @@ def postfix(
             + "".join(f"  -o {{ {setting} }}\n" for setting in settings.splitlines() if setting)
             for port, settings in listeners.values()
         )
-        (folder / "etc/master.cf").write_text(services + _MASTER)
+        (folder / "etc/master.cf").write_text(services + _MASTER + master)
         checked = subprocess.run(
             [POSTFIX, "-c", folder / "etc", "check"], capture_output=True, check=False, timeout=LIMIT_S
         )
