@@ -8,8 +8,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
 PYTEST := $(BIN)/python -m pytest
-# The mail programs and name servers that the tests talk to; a test whose peer is missing is skipped.
-PEERS := postfix swaks libnet-ssleay-perl dovecot-core dovecot-lmtpd unbound strace
+# The mail programs, name servers and tracers that the tests talk to; a test whose peer is missing is skipped.
+PEERS := postfix swaks libnet-ssleay-perl dovecot-core dovecot-lmtpd unbound strace strace
 WORKERS ?= 2
 ARGS ?=
 
@@ -53,7 +53,7 @@ test: venv peers  ## all tests; ARGS="-k name" chooses some
 	$(PYTEST) -n $(WORKERS) --dist loadgroup $(ARGS)
 
 .PHONY: crash
-crash: venv  ## the long crash run: 200 kills under load
+crash: venv peers  ## the long crash run: 200 kills under load, and what came of it
 	PILLARBOX_KILLS=200 $(PYTEST) tests/crash --timeout 3600 $(ARGS)
 
 .PHONY: bench

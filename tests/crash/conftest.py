@@ -28,7 +28,9 @@ from pillarbox.queue.spool import State
 
 LIMIT_S = 120  # for whatever a test waits for
 SENDER = "load@load.example"  # reports to it are held, to be looked at
-LANES = 5  # deliveries at the same time: so many messages at most are in doubt after a kill
+LANES = (
+    3  # deliveries at the same time on each of two routes: so many messages at most are in doubt after a kill
+)
 DROP = "hang up"
 SMALL, LARGE = 700, 150_000  # octets; a large message has a file of its own
 FLAWS = {
@@ -41,20 +43,16 @@ _RECIPIENT = re.compile(rb"^Final-Recipient: rfc822; *(\S+)\r$", re.MULTILINE)
 _CUT_SHORT = re.compile(r"^\d+ +(\w+)\((.*) = \?$", re.MULTILINE)
 
 
-def text(address, octets):
-    """The one right body of a message to `address`."""
-    line = hashlib.sha256(address.encode()).hexdigest().encode() + b"\r\n"
-    return line * (octets // len(line) + 1)
-
-
-def octets_for(address):
-    """How large the message to an address is, as its local part says: `m1.700`."""
-    return int(address.partition("@")[0].rpartition(".")[2])
+def text(address):
+    """The one right body of a message to an address, whose local part says how large it is: `m1.700`."""
+    local = address.partition("@")[0]
+    line = hashlib.sha256(local.encode()).hexdigest().encode() + b"\r\n"
+    return line * (int(local.rpartition(".")[2]) // len(line) + 1)
 
 
 def is_whole(address, message):
     """Whether a message came through as it was sent."""
-    return message.partition(b"\r\n\r\n")[2] == text(address, octets_for(address))
+    return message.partition(b"\r\n\r\n")[2] == text(address)
 
 
 async def until(condition, pause_s=0.01):
@@ -69,7 +67,7 @@ class Load:
     """Clients that send one message after another and note every one for which they read a 250."""
 
     def __init__(self, port, choose):
-        """`choose` makes the address of a message from its number."""
+        """`choose` makes the recipients of a message from its number, all with the same local part."""
         self.port = port
         self.choose = choose
         self.kept = set()
@@ -109,13 +107,14 @@ class Load:
         finally:
             writer.close()
 
-    async def _send(self, reader, writer, address):
-        writer.write(f"MAIL FROM:<{SENDER}>\r\nRCPT TO:<{address}>\r\nDATA\r\n".encode())
-        for _ in range(3):
+    async def _send(self, reader, writer, addresses):
+        recipients = "".join(f"RCPT TO:<{address}>\r\n" for address in addresses)
+        writer.write(f"MAIL FROM:<{SENDER}>\r\n{recipients}DATA\r\n".encode())
+        for _ in ("MAIL", *addresses, "DATA"):
             await reader.readuntil(b"\r\n")
-        writer.write(b"Subject: kept\r\n\r\n" + text(address, octets_for(address)) + b".\r\n")
+        writer.write(b"Subject: kept\r\n\r\n" + text(addresses[0]) + b".\r\n")
         if (await reader.readuntil(b"\r\n")).startswith(b"250"):
-            self.kept.add(address)
+            self.kept.update(addresses)
 
 
 async def _content(step, address):
@@ -123,7 +122,7 @@ async def _content(step, address):
 
 
 class Sink:
-    """A mail server that notes what it takes, as often as it takes it.
+    """A mail server, reached by two routes, that notes what it takes, as often as it takes it.
 
     At each step, "mail", "rcpt", "body" (it begins to come) and "dot" (all of it has come), it asks its `mood`: None lets
     things go on, DROP hangs up, anything else is its answer. After the dot, only an answer means that it was not taken.
@@ -134,17 +133,18 @@ class Sink:
         self.taken = Counter()
         self.broken = []  # messages that did not come through as they were sent
         self.doubts = Counter()  # messages that it took, telling nobody
-        self.port = 0
+        self.routes = ()
 
     @contextlib.asynccontextmanager
     async def listen(self):
         """Listen until the block ends."""
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=1 << 20)
-        self.port = server.sockets[0].getsockname()[1]
+        servers = [await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=1 << 20) for _ in range(2)]
+        self.routes = tuple(f"smtp://127.0.0.1:{server.sockets[0].getsockname()[1]}" for server in servers)
         try:
             yield self
         finally:
-            server.close()
+            for server in servers:
+                server.close()
 
     async def _serve(self, reader, writer):
         visit = _Visit(self, reader, writer)
@@ -161,7 +161,7 @@ class Sink:
 
 
 class _Visit:
-    """One connection to a sink. One recipient a message."""
+    """One connection to a sink. A message has one recipient on each route."""
 
     def __init__(self, sink, reader, writer):
         self._sink = sink
@@ -220,7 +220,7 @@ _REPLIES = {
 class Site:
     """A server and its data folder, which outlives the process again and again."""
 
-    lanes = LANES
+    lanes = 2 * LANES
 
     def __init__(self, folder, port):
         self.port = port
@@ -232,9 +232,14 @@ class Site:
         self._log = folder / "pillarbox.log"
         self._orphans = []  # descriptors of workers whose parent was killed
 
-    def configure(self, via, *, workers=1, retry="200ms", history="30d"):
-        """Send what is not for `load.example` or `held.example` by `via`; try again after `retry`."""
+    def configure(self, via, other="", *, workers=1, retry="200ms", history="30d"):
+        """Send by `via`, what is for `other.example` and `refused.example` by `other`; try again after `retry`.
+
+        What is for `load.example` and `held.example` is held.
+        """
         self.relays = via.startswith("smtp:")
+        ways = {"load": "hold", "held": "hold", "other": other or via, "refused": other or via}
+        routes = [f'[[route]]\nmatch = "{name}.example"\nvia = "{way}"\n' for name, way in ways.items()]
         self._config.write_text(f"""
             hostname = "crash.example"
             data = "{self.data}"
@@ -250,23 +255,18 @@ class Site:
             [[listen]]
             address = "127.0.0.1:{self.port}"
             role = "relay"
-            [[route]]
-            match = "load.example"
-            via = "hold"
-            [[route]]
-            match = "held.example"
-            via = "hold"
+            {"".join(routes)}
             [[route]]
             match = "*"
             via = "{via}"
         """)
 
     async def start(self, *wrapper):
-        """Start the server, under the program `wrapper` if there is one; whether it got as far as to greet."""
-        environment = {
-            **os.environ,
-            "TMPDIR": str(self._folder),
-        }  # a parent that is killed leaves a folder there
+        """Start the server, under the program `wrapper` if there is one; whether it got as far as to greet.
+
+        A parent that is killed leaves a folder in TMPDIR.
+        """
+        environment = {**os.environ, "TMPDIR": str(self._folder)}
         with self._log.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
                 *wrapper,
@@ -298,9 +298,26 @@ class Site:
 
     async def kill(self):
         """Kill the server's first process; workers that it had end by themselves, after a while."""
-        self._orphans += [os.pidfd_open(pid) for pid in self.workers]
+        for worker in self.workers:
+            with contextlib.suppress(ProcessLookupError):
+                self._orphans.append(os.pidfd_open(worker))
         self.process.kill()
         await self.process.wait()
+
+    async def stop(self, chance):
+        """End the server: by kill -9, by SIGTERM, or by kill -9 while it drains; whether it was killed."""
+        way = chance.choice(["kill", "kill", "terminate", "both"])
+        if way != "kill":
+            self.process.terminate()
+        if way == "terminate":
+            await self.ended()
+            assert self.process.returncode == 0
+            return False
+        if way == "both":
+            await asyncio.sleep(chance.uniform(0, 0.05))
+        if self.running:
+            await self.kill()
+        return True
 
     async def kill_worker(self, chance):
         """Kill one of the workers, and wait until the parent has taken note."""
@@ -519,7 +536,7 @@ async def site(tmp_path):
 @pytest.fixture
 def new_body():
     """The one right body of a message to an address: `new_body("m1.700@kept.example")`."""
-    return lambda address: text(address, octets_for(address))
+    return text
 
 
 @pytest.fixture(name="until")
@@ -543,14 +560,15 @@ def load(site):
 
 @pytest.fixture
 def mixed():
-    """Addresses of which one in `large` gets a large message, and one in 23 is refused for good: `load(mixed())`."""
+    """Recipients: some messages are large, some have a second one, which may be refused for good: `load(mixed())`."""
 
     def make(large=40):
-        def address(number):
-            name = f"m{number}.{SMALL if number % large else LARGE}"
-            return f"{name}@{'kept' if number % 23 else 'refused'}.example"
+        def recipients(number):
+            local = f"m{number}.{SMALL if number % large else LARGE}"
+            second = "refused" if number % 3 == 0 else "other"
+            return [f"{local}@{domain}.example" for domain in ("kept", second)[: 1 + (number % 4 == 0)]]
 
-        return address
+        return recipients
 
     return make
 

@@ -41,7 +41,7 @@ class Scene:
         self._acts = {}  # by step of the sink: what is done when it is reached, once
 
     def configure(self, **settings):
-        self.site.configure(f"smtp://127.0.0.1:{self.sink.port}", **settings)
+        self.site.configure(*self.sink.routes, **settings)
 
     async def _answer(self, step, address):
         if step in self._acts and (step == "mail" or address == self.address):

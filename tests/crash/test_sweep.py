@@ -48,7 +48,7 @@ def choose(kills, calls, chance):
 async def test_no_system_call_is_a_bad_moment(site, sink, strace, load, audit, figures, mixed, flaky, until):
     chance = random.Random(KILLS)
     sink.mood = flaky(chance)
-    site.configure(f"smtp://127.0.0.1:{sink.port}")
+    site.configure(*sink.routes)
     mail, met = load(mixed(large=8)), Counter()
     busy, starting = KILLS // 4 or 5, KILLS // 8 or 3
     plan = [(*one, True) for one in choose(busy, UNDER_LOAD, chance)]
@@ -78,7 +78,7 @@ async def test_no_system_call_is_a_bad_moment(site, sink, strace, load, audit, f
 
 async def test_a_store_that_was_half_made_is_completed(site, sink, strace, load, audit, figures, mixed):
     chance, met = random.Random(KILLS), Counter()
-    site.configure(f"smtp://127.0.0.1:{sink.port}")
+    site.configure(*sink.routes)
     kills = KILLS // 8 or 3
     for call, nth in choose(kills, NEW_STORE, chance):
         shutil.rmtree(site.data, ignore_errors=True)
