@@ -140,6 +140,16 @@ async def test_a_flood_does_not_starve_others_and_is_kept_within_bounds(open_off
     assert b"\r\n221 " in out
 
 
+async def test_who_is_cut_off_while_sending_still_learns_why(open_office, begin, until):
+    office = await open_office(limits=Limits(errors=3))
+    caller, _ = await begin(office)
+    caller.writer.write(b"WRONG\r\n" * 400_000)
+    out = await caller.rest()  # b"" if the connection was reset
+    assert out.endswith(b"421 4.7.0 mx.example.org too many errors, closing\r\n")
+    caller.cut()
+    await until(lambda: not len(office.connections))
+
+
 async def test_a_client_that_does_not_read_is_heard_no_more_and_cut_off_in_the_end(open_office, begin, until):
     office = await open_office(limits=GENEROUS)
     caller, _ = await begin(office)

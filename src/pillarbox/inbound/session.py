@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 _MAX_WAITING_OCTETS = 65_536  # kept while a decision is being made; more stays in the kernel
 _MAX_EVENTS_A_TURN = 100  # one client's flood of commands must not hold up the others
 _HANDSHAKE_S = 30.0
+_LINGER_S = 2.0
 
 _numbers = itertools.count(1)
 _boot = secrets.token_hex(3)
@@ -77,6 +78,7 @@ class SmtpProtocol(asyncio.Protocol):
         "_desk",
         "_ended",
         "_letter",
+        "_lingers_until",
         "_paused",
         "_session",
         "_task",
@@ -92,6 +94,7 @@ class SmtpProtocol(asyncio.Protocol):
         self._paused = False  # we read no more, because enough waits for a decision
         self._choked = False  # the client does not read its replies
         self._ended = False  # the client will send no more
+        self._lingers_until = 0.0  # we have hung up, but what the client still sends is read until then
         self._tls_cipher = ""
 
     # ------------------------------------------------------------------ the transport's side
@@ -184,11 +187,11 @@ class SmtpProtocol(asyncio.Protocol):
     @property
     def deadline(self) -> float:
         """When the client has been silent for too long."""
-        return self._session.deadline
+        return self._lingers_until or self._session.deadline
 
     def expire(self, now: float) -> None:
         """Say so and close; a client that does not even read that is cut off."""
-        if self._choked or self._transport.is_closing():
+        if self._choked or self._lingers_until or self._transport.is_closing():
             self._transport.abort()
         elif self._task is None:
             self._session.expire(now)
@@ -199,6 +202,8 @@ class SmtpProtocol(asyncio.Protocol):
         self._session.drain()
         if self._task is None:
             self._pump()
+        if self._lingers_until:  # it is idle, so nothing is on its way
+            self._transport.close()
 
     def abort(self) -> None:
         """Close now."""
@@ -226,9 +231,21 @@ class SmtpProtocol(asyncio.Protocol):
             event = Signal.BUSY
         self._flush()
         if event is Signal.CLOSED:
-            self._transport.close()
+            self._hang_up()
         elif event is Signal.BUSY:
             self._await(asyncio.sleep(0))
+
+    def _hang_up(self) -> None:
+        """Close; but if more may be on its way, read it first.
+
+        A connection closed on unread octets is reset, and the client would lose the reply that says why.
+        """
+        transport = self._transport
+        if self._session.parted or transport.is_closing() or not transport.can_write_eof():
+            transport.close()
+        elif not self._lingers_until:
+            self._lingers_until = time.monotonic() + _LINGER_S
+            transport.write_eof()
 
     def _flush(self) -> None:
         out = self._session.to_send()

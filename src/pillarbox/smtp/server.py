@@ -93,6 +93,7 @@ class ServerSession:
         "hello_verb",
         "login",
         "offered",
+        "parted",
         "state",
         "tls",
     )
@@ -120,6 +121,7 @@ class ServerSession:
         self._accepted = self._tried = 0
         self._refused = session.REFUSED
         self.state = State.CONNECTED
+        self.parted = False  # whether the client asked for the end of the session
         self.tls = tls
         self.login = ""  # the account that logged in
         self.hello = self.hello_verb = ""
@@ -474,6 +476,7 @@ class ServerSession:
         if argument:
             self._say(session.UNEXPECTED_ARGUMENT.reply())
         else:
+            self.parted = True
             self._close(session.CLOSING)
 
     def _do_vrfy(self, argument: str) -> None:
