@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
 PYTEST := $(BIN)/python -m pytest
 # The mail programs, name servers and tracers that the tests talk to; a test whose peer is missing is skipped.
-PEERS := postfix swaks libnet-ssleay-perl dovecot-core dovecot-lmtpd unbound strace strace
+PEERS := postfix swaks libnet-ssleay-perl dovecot-core dovecot-lmtpd unbound strace
 WORKERS ?= 2
 ARGS ?=
 
