@@ -1,18 +1,21 @@
-"""Write the reference pages that follow from the code: settings, replies, commands."""
+"""Write the reference pages that follow from the code: settings, replies, commands, metrics and events."""
 
 from __future__ import annotations
 
 import ast
 import inspect
 import itertools
+import json
 import textwrap
 import types
 import typing
+from enum import Enum
 from pathlib import Path
 
 import click
 import msgspec
 
+from pillarbox import observe
 from pillarbox.cli.commands import cli
 from pillarbox.config.settings import Config
 from pillarbox.mail.catalogue import CAUSES
@@ -47,17 +50,31 @@ def inner(kind: object) -> type[Settings] | None:
     return next((found for part in typing.get_args(kind) if (found := inner(part))), None)
 
 
+def named(kind: object) -> str:
+    """What may be written for a setting."""
+    if kind in NAMES:
+        return NAMES[kind]
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return ", ".join(f'"{one.value}"' for one in kind)
+    origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Literal:
+        return ", ".join(f'"{one}"' for one in parts)
+    if origin is dict:
+        return f"table of {named(parts[1])}"
+    if origin in (list, tuple):
+        return f"list of {named(parts[0])}"
+    return " or ".join(named(part) for part in parts if part is not types.NoneType)
+
+
 def shown(value: object) -> str:
     """A default as a configuration would write it."""
     if isinstance(value, Seconds):
         return f'"{format_duration(value)}"'
     if isinstance(value, Octets):
         return f'"{format_size(value)}"'
-    if value is msgspec.NODEFAULT or isinstance(value, types.FunctionType):
+    if value is None or value is msgspec.NODEFAULT or isinstance(value, types.FunctionType):
         return ""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f'"{value}"' if isinstance(value, str) else str(list(value) if isinstance(value, tuple) else value)
+    return json.dumps(value)  # which TOML writes the same
 
 
 def settings(kind: type[Settings], heading: str) -> list[str]:
@@ -84,9 +101,8 @@ def settings(kind: type[Settings], heading: str) -> list[str]:
             )
             below += settings(nested, style)
             continue
-        word = NAMES.get(field.type, "") or str(field.type).replace("typing.", "").replace("|", "or")
         lines.append(
-            f"| `{field.encode_name}` | {word} | `{shown(field.default)}` | {texts.get(field.name, '')} |".replace(
+            f"| `{field.encode_name}` | {named(field.type)} | `{shown(field.default)}` | {texts.get(field.name, '')} |".replace(
                 "``", ""
             )
         )
@@ -126,6 +142,34 @@ def commands() -> list[str]:
     return lines
 
 
+def metrics() -> list[str]:
+    """Every metric, then every event with its counter."""
+    lines = [
+        "# Metrics and events\n",
+        "What `/metrics` tells, and what the log says. Nothing is counted unless `console.address` is set.\n",
+        "| metric | kind | labels | meaning |",
+        "|---|---|---|---|",
+    ]
+    counters = {id(event.counter) for event in observe.Event.declared}
+    for metric in observe.Metric.declared:
+        if id(metric) not in counters:
+            name = f"{metric.name}_total" if metric.kind == "Counter" else metric.name
+            labels = ", ".join(f"`{label}`" for label in metric.labels)
+            lines.append(f"| `{name}` | {metric.kind.lower()} | {labels} | {metric.meaning} |")
+    lines += [
+        "\n## Events\n",
+        "Each is a line in the log if its level is on (`[log]`), and counted by a counter of its name whether it is or not.\n",
+        "| event | level | sentence | counter | labels |",
+        "|---|---|---|---|---|",
+    ]
+    for event in observe.Event.declared:
+        labels = ", ".join(f"`{label}`" for label in event.counter.labels)
+        lines.append(
+            f"| `{event.name}` | {event.level_name} | {event.text.replace('<', '&lt;')} | `{event.counter.name}_total` | {labels} |"
+        )
+    return lines
+
+
 def pages() -> dict[str, str]:
     """All pages by file name."""
     intro = [
@@ -136,6 +180,7 @@ def pages() -> dict[str, str]:
         "configuration.md": "\n".join([*intro, *settings(Config, "Top level")]) + "\n",
         "replies.md": "\n".join(replies()) + "\n",
         "cli.md": "\n".join(commands()) + "\n",
+        "metrics.md": "\n".join(metrics()) + "\n",
     }
 
 

@@ -71,10 +71,10 @@ class LogSettings(Settings, frozen=True):
 # --- metrics ----------------------------------------------------------------------------------------------------------
 
 
-class _Metric:
+class Metric:
     """A family of numbers with one child for each set of label values. Nothing is counted before `start_counting`."""
 
-    declared: ClassVar[list[_Metric]] = []
+    declared: ClassVar[list[Metric]] = []
 
     def __init__(
         self, kind: str, name: str, meaning: str, labels: tuple[str, ...] = (), **options: object
@@ -86,7 +86,7 @@ class _Metric:
         self._options = options
         self._children: dict[object, Any] = {}
         self._family: Any = None  # the library's own object, once counting has begun
-        _Metric.declared.append(self)
+        Metric.declared.append(self)
 
     def start(self) -> None:
         """Count from now on."""
@@ -107,7 +107,7 @@ class _Metric:
         return child
 
 
-class Counter(_Metric):
+class Counter(Metric):
     """How often something happened."""
 
     def __init__(self, name: str, meaning: str, labels: tuple[str, ...] = ()) -> None:
@@ -121,7 +121,7 @@ class Counter(_Metric):
             self.child(values).inc()
 
 
-class Gauge(_Metric):
+class Gauge(Metric):
     """A number that goes up and down. `across` says how the values of several workers become one."""
 
     def __init__(
@@ -141,7 +141,7 @@ class Gauge(_Metric):
             self.child(labels).set(value)
 
 
-class Timing(_Metric):
+class Timing(Metric):
     """How long something takes, in seconds, as a histogram."""
 
     def __init__(
@@ -197,7 +197,7 @@ def start_counting() -> None:
 
     It loads a library, which takes some 70 ms; so call it before mail is served, and only where somebody reads metrics.
     """
-    for metric in _Metric.declared:
+    for metric in Metric.declared:
         metric.start()
 
 
@@ -255,7 +255,7 @@ class Event:
         self.level = level
         self.text = text
         self.written = level >= Level.WARNING  # until `configure` says otherwise: a library keeps quiet
-        self._counter = Counter(name.replace(".", "_"), f"{name} events", labels)
+        self.counter = Counter(name.replace(".", "_"), f"{name} events", labels)
         Event.declared.append(self)
 
     def note(self, /, **facts: object) -> None:
@@ -263,7 +263,7 @@ class Event:
 
         Never raises; text from outside may be passed as it came.
         """
-        self._counter.add(facts)
+        self.counter.add(facts)
         if self.written:
             _log.write(self, facts)
 

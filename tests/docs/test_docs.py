@@ -18,7 +18,7 @@ def generator():
     return module
 
 
-@pytest.mark.parametrize("name", ["configuration.md", "replies.md", "cli.md"])
+@pytest.mark.parametrize("name", ["configuration.md", "replies.md", "cli.md", "metrics.md"])
 def test_generated_pages_are_up_to_date(name):
     assert (ROOT / "docs/reference" / name).read_text() == generator().pages()[name], "run `make docs`"
 

@@ -62,7 +62,7 @@ def cli() -> None:
 )
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def sendmail(arguments: tuple[str, ...]) -> None:
-    r"""Hand the message on standard input to the server, as programs call sendmail.
+    """Hand the message on standard input to the server, as programs call sendmail.
 
     \b
     -t          take the recipients from To, Cc and Bcc
@@ -78,7 +78,7 @@ def sendmail(arguments: tuple[str, ...]) -> None:
     The server is $PILLARBOX_SENDMAIL (host:port), else the first listener in $PILLARBOX_CONFIG or
     /etc/pillarbox/pillarbox.toml that relays for this machine, else 127.0.0.1:25. Exit status: 0 accepted, 64 wrong use,
     67 a recipient refused, 69 refused, 75 the server cannot be reached or takes no mail now.
-    """
+    """  # noqa: D301 - click wants the character itself
     from pillarbox.cli.sendmail import run
 
     raise SystemExit(run(list(arguments)))

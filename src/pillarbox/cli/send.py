@@ -163,11 +163,10 @@ class Plan:
 @click.option("--timeout", default=60.0, show_default=True, metavar="SECONDS", help="For each step.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the conversation.")
 def send(as_json: bool, **given: Any) -> None:  # noqa: FBT001 - click gives options as they are
-    r"""Send a message and show the conversation, each refusal explained.
+    """Send a message and show the conversation, each refusal explained.
 
     Without --server it goes to the sandbox of this machine (`pillarbox serve`).
 
-    \b
     Exit status: 0 accepted for all; 67 a recipient refused; 69 refused otherwise; 75 not now, try again;
     68 server unknown; 76 the server made no sense; 77 login refused; 64, 65, 66 wrong use or input.
     """
