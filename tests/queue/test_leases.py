@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import pytest
 
@@ -125,6 +126,34 @@ async def test_a_worker_that_stood_still_loses_its_slot_and_cannot_write_to_it(
     fresh = await store()  # in a slot that is its own again
     assert fresh.id % SLOTS in spool.slots
     await other.close()
+
+
+# Holds two slots, leaves a body without a row in the second one, and dies.
+LITTERER = textwrap.dedent("""
+    import asyncio, os, sys, time
+    from pathlib import Path
+    from pillarbox.queue.sqlite import SqliteSpool
+
+    async def main(root):
+        spools = [SqliteSpool(root), SqliteSpool(root)]
+        stray = spools[1]._bodies.path(spools[1].new_id(time.time()))
+        stray.write_bytes(b"x")
+        print(stray, flush=True)
+        os._exit(9)
+
+    asyncio.run(main(Path(sys.argv[1])))
+""")
+
+
+async def test_a_stray_body_is_swept_even_if_nobody_takes_its_slot(tmp_path, until):
+    died = subprocess.run([sys.executable, "-c", LITTERER, tmp_path], stdout=subprocess.PIPE, check=False)
+    assert died.returncode == 9
+    stray = Path(died.stdout.decode().strip())
+    assert stray.exists()
+    spool = SqliteSpool(tmp_path)
+    assert parse_id(stray.name) % SLOTS not in spool.slots
+    await until(lambda: not stray.exists())
+    await spool.close()
 
 
 async def test_a_lease_is_kept_by_renewing_it(tmp_path, store, spool, monkeypatch):

@@ -73,6 +73,11 @@ class Leases:
         msg = f"all {SLOTS} slots of the store are in use"
         raise RuntimeError(msg)
 
+    def vacant(self, connection: apsw.Connection) -> list[int]:
+        """The slots that were somebody's and are nobody's now. Inside a transaction."""
+        rows = _rows(connection).items()
+        return [slot for slot, (worker, _) in rows if slot not in self.fences and not self._lives(worker)]
+
     def adopt(self, connection: apsw.Connection) -> list[int]:
         """Take all slots with open mail whose worker died or stands still. Inside a transaction."""
         taken = []

@@ -61,9 +61,11 @@ class SqliteSpool:
         self._bodies = Bodies(root)
         self._leases = Leases(root)
         writing.prepare(self._connection)
+        began_at = time.time()
         try:
             with schema.transaction(self._connection):
                 self._slot = self._leases.acquire(self._connection)
+                vacant = self._leases.vacant(self._connection)
         except BaseException:
             self._leases.close()
             raise
@@ -80,6 +82,8 @@ class SqliteSpool:
         self._writer = threading.Thread(target=self._write_until_closed, name="pillarbox-writer", daemon=True)
         self._writer.start()
         self._file_threads.submit(self._sweep, [self._slot], self.new_id(time.time()))
+        if vacant:  # whoever takes one of them meanwhile makes younger ids
+            self._file_threads.submit(self._sweep, vacant, int(began_at * 1_000_000) * SLOTS)
 
     @property
     def slots(self) -> frozenset[int]:
