@@ -171,7 +171,7 @@ async def test_bounced_mail_goes_back_with_a_report(serve, send, mailbox, tmp_pa
         (report,) = await mailbox("a").filled()
         assert "The operator sent the message back." in " ".join(report.get_body().get_content().split())
         assert kinds(server, sent)[-2:] == ["returned", "failed"]
-        assert server.queue() == []
+        await server.until(lambda: server.queue() == [])
 
 
 async def test_a_suspended_destination_gets_nothing_until_it_is_resumed(serve, send, tmp_path):
