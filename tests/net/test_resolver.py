@@ -149,6 +149,19 @@ async def test_not_there_and_no_answer_are_told_apart(serve, said, answer):
     assert await resolver.addresses("d.test") == answer
 
 
+async def test_of_several_name_servers_the_one_that_answers_is_asked_first_from_then_on(serve):
+    silent, _ = await serve({"d.test. *": "silent", "e.test. *": "silent"})
+    zone = {f"{name}.test. MX": records(f"{name}.test.", "MX", "10 mx.test.") for name in "de"}
+    good, _ = await serve(zone)
+    _, resolver = await serve({}, nameservers=tuple(f"127.0.0.1:{one.port}" for one in (silent, good)))
+    assert (await resolver.mx("d.test")).records == ((10, "mx.test"),)
+    assert silent.asked == ["d.test. MX"]
+    assert (await resolver.mx("e.test")).records == ((10, "mx.test"),)
+    assert silent.asked == ["d.test. MX"]
+    await good.stop()
+    assert (await resolver.mx("f.test")).no_domain, "the other one answers again"
+
+
 async def test_garbage_is_no_answer(serve):
     _, resolver = await serve({"d.test. *": "garbage"})
     assert (await resolver.mx("d.test")).failed

@@ -6,6 +6,7 @@ What follows from an answer is `relay.plan`'s business.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ class ResolverSettings(Settings, frozen=True):
     """How DNS is asked. Without `nameservers` those of the system are used."""
 
     nameservers: tuple[str, ...] = ()
-    """Name servers as "address", "address:port" or "[address]:port"; none: those of the system."""
+    """Name servers as "address", "address:port" or "[address]:port"; none: those of the system. The one that answered last is asked first."""
     timeout_s: Seconds = Seconds(10)
     """How long one question may take, all tries together."""
     max_ttl_s: Seconds = Seconds(86400)
@@ -63,7 +64,8 @@ class Resolver:
     def __init__(self, settings: ResolverSettings | None = None) -> None:
         """Nothing is asked yet. Raises ValueError for a name server that can't be read."""
         self._settings = settings or ResolverSettings()
-        self._dns = _make_resolver(self._settings)
+        self._servers = _servers(self._settings)
+        self._dns = _make_resolver(self._settings, self._servers)
         self._cache: OrderedDict[tuple[str, str], tuple[float, Answer]] = OrderedDict()
         self._asking: dict[tuple[str, str], asyncio.Task[Answer]] = {}
         self._slots = asyncio.Semaphore(self._settings.max_questions)
@@ -122,10 +124,17 @@ class Resolver:
             return Answer(no_domain=True), settings.negative_ttl_s  # a name that can't exist
         except (dns.exception.DNSException, OSError, EOFError, ValueError) as error:
             return Answer(failed=True, detail=_failure(error)), settings.failure_ttl_s
+        self._prefer(found)
         if found.rrset is None:
             return Answer(), min(settings.negative_ttl_s, _negative_ttl(found))
         records = tuple(sorted(_READERS[kind](record) for record in found.rrset)[:_MAX_RECORDS])
         return Answer(records), min(settings.max_ttl_s, found.rrset.ttl)
+
+    def _prefer(self, found: dns.resolver.Answer) -> None:
+        """Ask the server first that answered: a dead one in front of it would cost every question a wait."""
+        who = (found.nameserver, found.port)
+        self._servers = sorted(self._servers, key=lambda one: (one.address, one.port) != who)
+        self._dns.nameservers = self._servers
 
 
 def _failure(error: Exception) -> str:
@@ -151,19 +160,20 @@ _READERS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def _make_resolver(settings: ResolverSettings) -> dns.asyncresolver.Resolver:
-    if settings.nameservers:
-        resolver = dns.asyncresolver.Resolver(configure=False)
-        resolver.nameservers = [
-            dns.nameserver.Do53Nameserver(*_server(text)) for text in settings.nameservers
-        ]
-    else:
-        try:
-            resolver = dns.asyncresolver.Resolver()
-        except dns.resolver.NoResolverConfiguration:
-            resolver = dns.asyncresolver.Resolver(configure=False)
-            resolver.nameservers = ["127.0.0.1"]
-    resolver.timeout = max(1.0, settings.timeout_s / 4)  # for one try
+def _servers(settings: ResolverSettings) -> list[dns.nameserver.Do53Nameserver]:
+    found = [_server(text) for text in settings.nameservers]
+    if not found:
+        with contextlib.suppress(dns.resolver.NoResolverConfiguration):
+            found = [(str(address), _DNS_PORT) for address in dns.resolver.Resolver().nameservers]
+    return [dns.nameserver.Do53Nameserver(*server) for server in found or [("127.0.0.1", _DNS_PORT)]]
+
+
+def _make_resolver(
+    settings: ResolverSettings, servers: list[dns.nameserver.Do53Nameserver]
+) -> dns.asyncresolver.Resolver:
+    resolver = dns.asyncresolver.Resolver(configure=False)
+    resolver.nameservers = servers
+    resolver.timeout = min(max(1.0, settings.timeout_s / 4), settings.timeout_s / 2)  # for one try
     resolver.use_edns(0, 0, 1232)
     return resolver
 
