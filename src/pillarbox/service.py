@@ -270,9 +270,11 @@ class Service:
         limit_s = self.config.drain_s
         clock = asyncio.get_running_loop().time
         until = clock() + limit_s
-        await asyncio.gather(self.connections.drain(limit_s), self.manager.drain(limit_s))
-        await self._policy.hooks.close(max(until - clock(), 0.0))
-        await self._open.aclose()
+        try:
+            await asyncio.gather(self.connections.drain(limit_s), self.manager.drain(limit_s))
+            await self._policy.hooks.close(max(until - clock(), 0.0))
+        finally:
+            await self._open.aclose()
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

@@ -82,6 +82,19 @@ async def test_draining_asks_all_and_cuts_off_those_that_stay():
     assert len(connections) == 0
 
 
+async def test_a_session_that_fails_to_finish_does_not_keep_the_others_from_it(monkeypatch):
+    incidents = []
+    monkeypatch.setattr(observe, "report_incident", incidents.append)
+    connections = Connections(ConnectionLimits())
+    broken, good = Line(connections), Line(connections)
+    broken.drain = lambda: 1 / 0
+    for line in (broken, good):
+        connections.add(line, "a")
+    await connections.drain(20)
+    assert (broken.asked, good.asked) == (["abort"], ["drain"])
+    assert isinstance(incidents[0], ZeroDivisionError)
+
+
 async def test_draining_ends_as_soon_as_the_last_one_goes():
     connections = Connections(ConnectionLimits())
     last = Line(connections, obedient=False)

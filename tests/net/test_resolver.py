@@ -281,3 +281,10 @@ def test_what_is_no_name_server_is_refused(text):
 
 def test_name_servers_may_have_ports():
     Resolver(ResolverSettings(nameservers=("127.0.0.1", "127.0.0.1:5353", "::1", "[::1]:5353")))
+
+
+@pytest.mark.parametrize("name", ["localhost", "LocalHost."])
+async def test_localhost_is_this_machine_and_nobody_is_asked(serve, name):
+    server, resolver = await serve({})
+    assert (await resolver.addresses(name)).records == ("127.0.0.1",)
+    assert server.asked == []

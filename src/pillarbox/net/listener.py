@@ -17,7 +17,7 @@ from pillarbox.mail.units import Settings
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
 _SWEEP_S = 1.0  # how often deadlines are looked at; one sweep for all costs less than a timer each
 _BACKLOG = 1024
@@ -101,23 +101,31 @@ class Connections:
             await asyncio.sleep(_SWEEP_S)
             now = time.monotonic()
             for connection in [late for late in self._open if late.deadline <= now]:
-                try:
+                with _one_only(connection):
                     connection.expire(now)
-                except Exception as error:  # noqa: BLE001 - a bug in one session must not end the watch over all
-                    observe.report_incident(error)
-                    connection.abort()
 
     async def drain(self, limit_s: float) -> None:
         """Ask all to finish; after `limit_s` those that are left are cut off."""
         self.draining = True
         self._emptied.clear()
         for connection in list(self._open):
-            connection.drain()
+            with _one_only(connection):
+                connection.drain()
         if self._open:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._emptied.wait(), limit_s)
         for connection in list(self._open):
             connection.abort()
+
+
+@contextlib.contextmanager
+def _one_only(connection: Watched) -> Iterator[None]:
+    """A bug in one session must not stop the work on all of them."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - whatever it is, the others go on
+        observe.report_incident(error)
+        connection.abort()
 
 
 def bind(address: str, *, shared: bool) -> socket.socket:

@@ -75,7 +75,13 @@ class Resolver:
         return await self._ask(domain, "MX")
 
     async def addresses(self, host: str) -> Answer:
-        """The IPv6 and IPv4 addresses of a host. If one kind failed and there is none of the other: failed."""
+        """The IPv6 and IPv4 addresses of a host. If one kind failed and there is none of the other: failed.
+
+        "localhost" is this machine, and no name server is asked (RFC 6761 6.3). Few services listen on ::1, and that it
+        is refused there would hide what is said on 127.0.0.1.
+        """
+        if host.rstrip(".").lower() == "localhost":
+            return Answer(("127.0.0.1",))
         six, four = await asyncio.gather(self._ask(host, "AAAA"), self._ask(host, "A"))
         records = six.records + four.records
         if records:

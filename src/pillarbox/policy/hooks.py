@@ -7,6 +7,7 @@ built in is `policy.rules`' business.
 from __future__ import annotations
 
 import asyncio
+import difflib
 import inspect
 import secrets
 from concurrent.futures import ThreadPoolExecutor
@@ -79,7 +80,9 @@ class Hooks:
     """The plugins of one server. A plugin that fails or takes too long defers the mail, it never loses it."""
 
     def __init__(self, plugins: Sequence[object] = (), *, limit_s: float = 30.0) -> None:
-        """Find the hooks that the plugins define."""
+        """Find the hooks that the plugins define. Raises ValueError for a plugin that would not do what is meant."""
+        for plugin in plugins:
+            _check(plugin)
         self._limit_s = limit_s
         self._callers: set[asyncio.Task[Any]] = set()  # tasks in which a hook works
         self._threads = ThreadPoolExecutor(_THREADS, "hook")
@@ -130,6 +133,20 @@ class Hooks:
         if self._callers:
             await asyncio.wait(self._callers, timeout=limit_s)
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _check(plugin: object) -> None:
+    """Refuse a plugin that would let mail through, or put it off, by a slip of its author. Raises ValueError."""
+    name = getattr(plugin, "__name__", type(plugin).__name__)
+    for attribute in dir(plugin):
+        if not attribute.startswith(("decide_", "notify_")):
+            continue
+        if attribute not in HOOKS:
+            near = difflib.get_close_matches(attribute, HOOKS, n=1)
+            advice = f"did you mean {near[0]}?" if near else f"the hooks are {', '.join(HOOKS)}"
+            raise ValueError(f"hooks: {name} has {attribute}, and there is no such hook; {advice}")
+        if isinstance(plugin, type) and inspect.isfunction(inspect.getattr_static(plugin, attribute)):
+            raise ValueError(f"hooks: {name} is a class; give an object of it: {name}()")
 
 
 def _checked(opinion: object) -> Reply | None:
