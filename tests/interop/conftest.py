@@ -6,8 +6,10 @@ Everything lies in folders that every user of this machine may enter, because th
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import email
 import email.policy
+import fcntl
 import json
 import os
 import pwd
@@ -16,6 +18,7 @@ import shutil
 import signal
 import smtplib
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -44,9 +47,9 @@ BODY = b"From: ann@sender.test\r\nSubject: across\r\n\r\nHello.\r\n"
 LIMIT_S = 40.0
 
 
-def free_port(host: str = "127.0.0.1") -> int:
+def free_port() -> int:
     with socket.socket() as sock:
-        sock.bind((host, 0))
+        sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])
 
 
@@ -114,10 +117,9 @@ def hand_in(
     sender: str,
     message: bytes,
     options: Sequence[str],
-    host: str = "127.0.0.1",
 ) -> str:
     """Give a message to a server, some recipients with parameters of their own, and return its last reply."""
-    with smtplib.SMTP(host, port, "client.test", timeout=LIMIT_S) as client:
+    with smtplib.SMTP("127.0.0.1", port, "client.test", timeout=LIMIT_S) as client:
         client.ehlo()
         replies = [client.mail(sender, options)]
         for recipient in recipients:
@@ -131,12 +133,10 @@ def hand_in(
 class Serving:
     """One `pillarbox serve`, and what its operator and its users can see."""
 
-    def __init__(self, folder: Path, program: Program, ports: Sequence[int], host: str) -> None:
+    def __init__(self, folder: Path, program: Program, ports: Sequence[int]) -> None:
         self.folder = folder
         self.program = program
         self.ports = ports
-        self.port = ports[0]
-        self.host = host
 
     def events(self, name: str) -> list[dict[str, object]]:
         """The lines of the log about one kind of event."""
@@ -150,7 +150,7 @@ class Serving:
         options: Sequence[str] = (),
     ) -> str:
         """Put a message into its queue, and return the queue id."""
-        reply = hand_in(self.port, recipients, sender, message, options, self.host)
+        reply = hand_in(self.ports[0], recipients, sender, message, options)
         return re.search(r"Queued as (\w+)", reply)[1]
 
     def look(self, queue_id: str) -> ListedMessage:
@@ -261,6 +261,26 @@ def pem(issue: Callable[..., Pem]) -> Pem:
     return issue("localhost", "127.0.0.1", "mx.example.org")
 
 
+_CLONE_NEWNET = 0x40000000
+_SIOCSIFFLAGS = 0x8914
+_IFF_UP = 1
+
+
+@pytest.fixture(scope="module")
+def own_network() -> Iterator[None]:
+    """A network of our own for this thread and the programs that it starts: loopback alone, and each port free."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with Path("/proc/thread-self/ns/net").open() as before:
+        if libc.unshare(_CLONE_NEWNET):
+            pytest.skip(f"no network namespace can be made: {os.strerror(ctypes.get_errno())}")
+        try:
+            with socket.socket() as sock:
+                fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", _IFF_UP))
+            yield
+        finally:
+            assert libc.setns(before.fileno(), _CLONE_NEWNET) == 0
+
+
 @pytest.fixture(scope="module")
 def open_folder() -> Iterator[Callable[[], Path]]:
     """Make folders that every user of this machine may enter."""
@@ -309,20 +329,19 @@ def serve(
     """Start a server: `serve(settings, listen=[...])`. A module fails if a server met a bug of its own.
 
     `settings` is TOML: single keys first, then tables; `{folder}` is the server's folder. `listen` has the lines of
-    each listener but for its address, the first one for `Serving.send`. Mail for sender.test lies in the folder `mail`.
+    each listener; without an address it has a free port of loopback. The first one is for `Serving.send`. Mail for sender.test lies in the folder `mail`.
     """
     started: list[Program] = []
 
     def start(
         settings: str = "",
         listen: Sequence[str] = ('role = "relay"',),
-        *,
-        host: str = "127.0.0.1",
         **environment: str,
     ) -> Serving:
         folder = open_folder()
         (folder / "mail").mkdir()
-        listeners = "".join(f'[[listen]]\naddress = "{host}:0"\n{lines}\n' for lines in listen)
+        free = 'address = "127.0.0.1:0"\n'
+        listeners = "".join(f"[[listen]]\n{'' if 'address' in one else free}{one}\n" for one in listen)
         (folder / "pillarbox.toml").write_text(
             f'hostname = "pillarbox.test"\ndata = "{folder}/data"\ndrain = "1s"\nlimits.min_free = 0\n'
             f"{settings.replace('{folder}', str(folder))}\n{listeners}"
@@ -334,7 +353,7 @@ def serve(
         program.ready(lambda: events_in(program, "server.started"))
         (event,) = events_in(program, "server.started")
         ports = [int(address.rpartition(":")[2]) for address in event["listeners"].split(", ")]
-        return Serving(folder, program, ports, host)
+        return Serving(folder, program, ports)
 
     yield start
     assert not [incident for program in started for incident in events_in(program, "incident")]
