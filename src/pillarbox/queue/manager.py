@@ -44,7 +44,7 @@ _LONGEST_PAUSE_S = 30.0  # between tries to store an outcome
 class Manager:
     """The deliveries of one worker. All on one loop."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one argument for each part that it works with
         self,
         spool: Spool,
         *,
