@@ -313,9 +313,3 @@ def test_openssl_gets_no_old_tls(openssl, version):
     code, out = openssl(SUBMISSIONS, b"", version, "-cipher", "DEFAULT@SECLEVEL=0")
     assert code == 1, out
     assert "Cipher is (NONE)" in out
-
-
-def test_openssl_may_not_renegotiate(openssl):
-    _, out = openssl(SUBMISSIONS, b"R\n", "-tls1_2", "-no_ign_eof")
-    assert "RENEGOTIATING" in out
-    assert "no renegotiation" in out
