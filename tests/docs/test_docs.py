@@ -4,9 +4,12 @@ import importlib.util
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
+
+from pillarbox.config import parse
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -36,3 +39,22 @@ def test_the_example_in_the_readme_refuses_the_message():
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True
     )
     assert "No raffles here" in done.stdout
+
+
+def toml_blocks():
+    """Each TOML example of the documents, with the place where it stands."""
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
+        for block in re.finditer(r"^( *)```toml\n(.*?)^ *```", page.read_text(), re.DOTALL | re.MULTILINE):
+            line = page.read_text()[: block.start()].count("\n") + 2
+            yield pytest.param(textwrap.dedent(block[2]), id=f"{page.relative_to(ROOT)}:{line}")
+
+
+@pytest.mark.parametrize("text", list(toml_blocks()))
+def test_an_example_of_a_configuration_can_be_used(text):
+    parse(text, "example")
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").rglob("*.md")), ids=lambda page: page.name)
+def test_links_between_pages_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+        assert (page.parent / target).exists(), target
