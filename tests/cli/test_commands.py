@@ -73,7 +73,10 @@ def test_verbs_want_to_know_which_messages(sandbox) -> None:
 
 def test_a_suspended_destination_is_resumed(sandbox) -> None:
     assert sandbox.queue("suspend", "mx:a.example", "--json").json["suspended"] == ["mx:a.example"]
+    for chosen in ((), ("--recipient", "nobody@no.example")):
+        assert "Nothing is sent to mx:a.example until" in sandbox.queue("list", *chosen).out
     assert sandbox.queue("resume", "mx:a.example", "--json").json["suspended"] == []
+    assert "Nothing is sent" not in sandbox.queue("list").out
     ran = sandbox.queue("suspend", "a.example")
     assert ran.status == 64
     assert 'such as "mx:example.org"' in ran.err

@@ -41,6 +41,13 @@ def test_the_example_in_the_readme_refuses_the_message():
     assert "No raffles here" in done.stdout
 
 
+def test_the_metrics_that_the_guides_name_exist():
+    known = set(re.findall(r"`(pillarbox_\w+)`", generator().pages()["metrics.md"]))
+    for page in (ROOT / "docs/howto").glob("*.md"):
+        for name in re.findall(r"\bpillarbox_\w+", page.read_text()):
+            assert re.sub(r"_(bucket|sum|count)$", "", name) in known, (page.name, name)
+
+
 def toml_blocks():
     """Each TOML example of the documents, with the place where it stands."""
     for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from pillarbox.control import Selection
-    from pillarbox.queue.ledger import ListedMessage, ListedRecipient
+    from pillarbox.queue.ledger import Depth, ListedMessage, ListedRecipient
 
 F = TypeVar("F", bound="Callable[..., object]")
 _STATES = ("queued", "held", "delivered", "failed", "removed", "damaged")
@@ -95,12 +95,19 @@ def list_command(data: Path | None, config: Path | None, *, limit: int, as_json:
     with opened(data, config) as ledger:
         found = select(ledger, _selection(given), now=now, limit=limit + 1)
         depth = ledger.depth()
+        suspended = ledger.suspended()
     if as_json:
         show_json([to_json(message) for message in found[:limit]])
         return
     if not found:
         click.echo("No message.")
-        return
+    else:
+        _show(found, limit, depth, now)
+    if suspended:
+        click.echo(f"Nothing is sent to {', '.join(map(_safe, suspended))} until `pillarbox queue resume`.")
+
+
+def _show(found: list[ListedMessage], limit: int, depth: list[Depth], now: float) -> None:
     columns = ("ID", "AGE", "SIZE", "STATE", "NEXT", "FROM", "TO", "LAST REPLY")
     show_table(columns, [_row(message, now) for message in found[:limit]], right=("AGE", "SIZE"))
     recipients = sum(one.recipients for one in depth)
