@@ -6,10 +6,8 @@ Everything lies in folders that every user of this machine may enter, because th
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import email
 import email.policy
-import fcntl
 import json
 import os
 import pwd
@@ -18,7 +16,6 @@ import shutil
 import signal
 import smtplib
 import socket
-import struct
 import subprocess
 import sys
 import tempfile
@@ -29,7 +26,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trustme
-from argon2 import PasswordHasher
 
 from pillarbox.control import trace
 from pillarbox.queue.ledger import Ledger
@@ -261,26 +257,6 @@ def pem(issue: Callable[..., Pem]) -> Pem:
     return issue("localhost", "127.0.0.1", "mx.example.org")
 
 
-_CLONE_NEWNET = 0x40000000
-_SIOCSIFFLAGS = 0x8914
-_IFF_UP = 1
-
-
-@pytest.fixture(scope="module")
-def own_network() -> Iterator[None]:
-    """A network of our own for this thread and the programs that it starts: loopback alone, and each port free."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    with Path("/proc/thread-self/ns/net").open() as before:
-        if libc.unshare(_CLONE_NEWNET):
-            pytest.skip(f"no network namespace can be made: {os.strerror(ctypes.get_errno())}")
-        try:
-            with socket.socket() as sock:
-                fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", _IFF_UP))
-            yield
-        finally:
-            assert libc.setns(before.fileno(), _CLONE_NEWNET) == 0
-
-
 @pytest.fixture(scope="module")
 def open_folder() -> Iterator[Callable[[], Path]]:
     """Make folders that every user of this machine may enter."""
@@ -357,12 +333,6 @@ def serve(
 
     yield start
     assert not [incident for program in started for incident in events_in(program, "incident")]
-
-
-@pytest.fixture(scope="session")
-def password_hash() -> Callable[[str], str]:
-    """The hash of a password as the configuration takes it, made in no time."""
-    return PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash
 
 
 POSTFIX = shutil.which("postfix", path="/usr/sbin:/usr/bin")

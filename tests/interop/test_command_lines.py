@@ -6,6 +6,7 @@ import subprocess
 from itertools import count
 
 import pytest
+from argon2 import PasswordHasher
 
 pytestmark = [pytest.mark.interop, pytest.mark.xdist_group("command_lines")]
 MX, SUBMISSION, SUBMISSIONS, LMTP = range(4)  # the listeners
@@ -13,8 +14,8 @@ NUMBERS = count()
 
 
 @pytest.fixture(scope="module")
-def serving(serve, pem, password_hash):
-    hashed = password_hash("builder")
+def serving(serve, pem):
+    hashed = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash("builder")
     settings = f"""
         policy.relay_networks = []
         tls.certificate = "{pem.chain}"

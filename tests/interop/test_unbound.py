@@ -4,9 +4,15 @@ What is looked at is who got the mail, or why nobody did.
 """
 
 import contextlib
+import ctypes
+import fcntl
+import os
 import shutil
+import socket
+import struct
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -129,6 +135,26 @@ EQUAL = [f"equal{number}.test" for number in range(20)]
 LONG = {"short.test": 7, "long.test": 60}  # so many dead hosts come before the one that works
 
 
+_CLONE_NEWNET = 0x40000000
+_SIOCSIFFLAGS = 0x8914
+_IFF_UP = 1
+
+
+@pytest.fixture(scope="module")
+def own_network():
+    """A network of our own for this thread and the programs that it starts: loopback alone, and each port free."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with Path("/proc/thread-self/ns/net").open() as before:
+        if libc.unshare(_CLONE_NEWNET):
+            pytest.skip(f"no network namespace can be made: {os.strerror(ctypes.get_errno())}")
+        try:
+            with socket.socket() as sock:
+                fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", _IFF_UP))
+            yield
+        finally:
+            assert libc.setns(before.fileno(), _CLONE_NEWNET) == 0
+
+
 def zone():
     equal = "".join(f"{domain}. MX 10 a1\n{domain}. MX 10 a2\n" for domain in EQUAL)
     long = "".join(
@@ -171,21 +197,30 @@ def serving(start_unbound, serve):
     return serve(SETTINGS, ['role = "relay"', 'role = "mx"\naddress = "127.0.0.1:25"'])
 
 
+A1, A2, A3, SIX = "127.0.1.1", "127.0.1.2", "127.0.1.3", "::1"
+
+
+def has_ipv6():
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET6) as sock:
+        sock.bind((SIX, 0))
+        return True
+    return False
+
+
 @pytest.fixture
 async def hosts(serving):
     """Open hosts on port 25: `peers = await hosts({"127.0.1.1": script, ...})`."""
     async with contextlib.AsyncExitStack() as stack:
 
         async def start(scripts):
+            if SIX in scripts and not has_ipv6():
+                pytest.skip("this machine has no IPv6")
             return {
                 address: await stack.enter_async_context(ScriptedPeer(script, host=address, port=25))
                 for address, script in scripts.items()
             }
 
         yield start
-
-
-A1, A2, A3, SIX = "127.0.1.1", "127.0.1.2", "127.0.1.3", "::1"
 
 
 @pytest.mark.parametrize(
