@@ -55,9 +55,9 @@ def is_whole(address, message):
     return message.partition(b"\r\n\r\n")[2] == text(address)
 
 
-async def until(condition, pause_s=0.01):
+async def until(condition, pause_s=0.01, limit_s=LIMIT_S):
     """Wait until `condition` gives something true, and give it back."""
-    async with asyncio.timeout(LIMIT_S):
+    async with asyncio.timeout(limit_s):
         while not (found := condition()):
             await asyncio.sleep(pause_s)
     return found
@@ -294,14 +294,18 @@ class Site:
     def workers(self):
         """The process ids of the workers below the parent, if there is one."""
         pid = self.process.pid
-        return [int(worker) for worker in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        try:
+            return [int(worker) for worker in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        except FileNotFoundError:  # it has just ended
+            return []
 
     async def kill(self):
         """Kill the server's first process; workers that it had end by themselves, after a while."""
         for worker in self.workers:
             with contextlib.suppress(ProcessLookupError):
                 self._orphans.append(os.pidfd_open(worker))
-        self.process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            self.process.kill()
         await self.process.wait()
 
     async def stop(self, chance):
@@ -315,9 +319,8 @@ class Site:
             return False
         if way == "both":
             await asyncio.sleep(chance.uniform(0, 0.05))
-        if self.running:
-            await self.kill()
-        return True
+        await self.kill()
+        return self.process.returncode == -signal.SIGKILL
 
     async def kill_worker(self, chance):
         """Kill one of the workers, and wait until the parent has taken note."""
@@ -366,9 +369,9 @@ class Site:
                     found.update(one.decode() for one in _RECIPIENT.findall(octets))
         return found
 
-    async def settled(self):
+    async def settled(self, limit_s=LIMIT_S):
         """Wait until nothing waits to be delivered, and no file is left that no message needs."""
-        await until(self._is_settled, 0.05)
+        await until(self._is_settled, 0.05, limit_s)
 
     def _is_settled(self):
         assert self.running, "the server has ended"
