@@ -149,6 +149,11 @@ class Serving:
         reply = hand_in(self.ports[0], recipients, sender, message, options)
         return re.search(r"Queued as (\w+)", reply)[1]
 
+    def command(self, *arguments: str) -> None:
+        """Do what an operator does: `command("queue", "retry", queue_id)`."""
+        command = [sys.executable, "-m", "pillarbox", *arguments, "--data", str(self.folder / "data")]
+        subprocess.run(command, check=True, capture_output=True, timeout=LIMIT_S)
+
     def look(self, queue_id: str) -> ListedMessage:
         with Ledger(self.folder / "data") as ledger:
             return ledger.show(parse_id(queue_id))

@@ -1,6 +1,7 @@
 """Postfix as the next hop: what Pillarbox hands over, how it asks, and what it makes of each refusal."""
 
 import re
+import socket
 
 import pytest
 
@@ -277,16 +278,18 @@ async def test_a_host_that_takes_ten_recipients_at_a_time(serving, host):
         assert len(await host.mail(user)) == 1
 
 
-async def test_a_host_that_takes_two_connections_at_a_time(serve, host):
-    """421 to all others. They are tried again soon here, so that the test need not wait."""
-    again = 'queue.retry.first = "1s"\nqueue.retry.max = "1s"\nqueue.unreachable = "1s"\nrelay.dead = "1s"\n'
-    serving, user = serve(again + route(host, "narrow.test")), host.user()
-    for number in range(12):
-        serving.send(f"{user}@narrow.test", message=b"Subject: %d\r\n\r\n" % number)
-    found = await host.mail(user, 12)
-    assert sorted(int(message["Subject"]) for message in found) == list(range(12))
-    said = {str(event["reply"]) for event in serving.events("delivery.deferred")}
-    assert said == {"421 4.7.0 postfix.test Error: too many connections from 127.0.0.1"}
+async def test_a_host_that_takes_no_more_connections(serving, host):
+    user, where = host.user(), ("127.0.0.1", host.ports["narrow.test"])
+    with socket.create_connection(where) as one, socket.create_connection(where) as two:
+        assert one.recv(1000).startswith(b"220 ")
+        assert two.recv(1000).startswith(b"220 ")
+        queue_id = serving.send(f"{user}@narrow.test")
+        fate = await serving.fate(queue_id)
+        assert (fate.state, fate.result.stage.value) == (State.QUEUED, "greeting")
+        assert str(fate.result.reply).startswith("421 4.7.0 postfix.test Error: too many connections")
+    await host.until(lambda: lines(host, "lost connection after CONNECT"))
+    serving.command("queue", "retry", queue_id)
+    await host.mail(user)
 
 
 async def test_many_messages_share_connections(serving, host):

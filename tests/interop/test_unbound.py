@@ -10,8 +10,6 @@ import os
 import shutil
 import socket
 import struct
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -362,7 +360,6 @@ async def test_mail_goes_out_when_dns_is_back(start_unbound, serve, hosts):
     queue_id = serving.send("user@one.test")
     assert (await serving.fate(queue_id)).result.reply.cause_id == "delivery.dns_failed"
     start_unbound("127.0.0.53")
-    retry = [sys.executable, "-m", "pillarbox", "queue", "retry", queue_id, "--data", serving.folder / "data"]
-    subprocess.run(retry, check=True, capture_output=True)
+    serving.command("queue", "retry", queue_id)
     await serving.until(lambda: peers[A1].messages)
     await serving.until(lambda: serving.look(queue_id).recipients[0].state is State.DELIVERED)
