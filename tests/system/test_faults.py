@@ -227,7 +227,7 @@ async def test_outcomes_wait_for_room_and_nothing_is_sent_twice(small_disk, serv
     assert (await server.reached("delivered", queue_id, 0))["attempts"] == 1
     assert (await server.reached("failed", queue_id, 1))["attempts"] == 1
     assert len(next_hop.messages) == 1
-    (report,) = server.events("report.queued", cause_message=queue_id)
+    report = await server.logged("report.queued", cause_message=queue_id)
     assert stored(server) == {report["message"]}
 
 
@@ -457,7 +457,7 @@ async def test_a_bad_page_costs_the_message_that_lies_there_and_no_other(serve, 
     for queue_id in ids[:2] + ids[3:]:
         await server.logged("delivery.ok", message=queue_id)
     assert "malformed" in (await server.logged("message.damaged", message=ids[2]))["problem"]
-    assert [one["id"] for one in server.queue()] == [ids[2]]
+    await server.until(lambda: [one["id"] for one in server.queue()] == [ids[2]])
 
 
 @pytest.mark.parametrize(
