@@ -6,6 +6,7 @@ What is written into them when is the business of `queue.sqlite`; what operators
 from __future__ import annotations
 
 import contextlib
+import time
 from typing import TYPE_CHECKING
 
 import apsw
@@ -18,6 +19,7 @@ FILE = "pillarbox.db"
 VERSION = 1  # of the tables, kept in PRAGMA user_version
 OLDEST_LIBRARY = (3, 51, 3)  # older ones can corrupt the database when two connections reset the log at once
 BUSY_MS = 10_000
+_PAUSE_S = 0.01
 WRITER_CACHE_KIB = 16_384
 READER_CACHE_KIB = 8_192
 CHECKPOINT_PAGES = 4_000
@@ -88,7 +90,7 @@ def connect(file: Path, *, cache_kib: int = READER_CACHE_KIB) -> apsw.Connection
 def _connect(file: Path, cache_kib: int) -> apsw.Connection:
     connection = apsw.Connection(str(file))
     connection.set_busy_timeout(BUSY_MS)
-    connection.execute("PRAGMA journal_mode = WAL")
+    _use_log(connection)
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
     connection.execute(f"PRAGMA cache_size = -{cache_kib}")
@@ -105,6 +107,20 @@ def _connect(file: Path, cache_kib: int) -> apsw.Connection:
     for probe in _PROBES:
         connection.execute(probe)
     return connection
+
+
+def _use_log(connection: apsw.Connection) -> None:
+    """Turn write-ahead logging on, which lasts. SQLite does not wait by itself while another connection does the same."""
+    until = time.monotonic() + BUSY_MS / 1000
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except apsw.BusyError:
+            if time.monotonic() >= until:
+                raise
+            time.sleep(_PAUSE_S)
+        else:
+            return
 
 
 @contextlib.contextmanager
