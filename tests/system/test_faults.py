@@ -251,21 +251,23 @@ async def without_busy_loop(server):
 
 @pytest.mark.skipif(shutil.which("prlimit") is None, reason="prlimit is not installed")
 async def test_the_limit_of_open_files_bounds_the_connections(serve, call, dial):
-    server = await serve(KEEPS, prefix=["prlimit", "--nofile=148:148"])  # 128 are kept for other purposes
+    config = f'{KEEPS}[log]\nlevels = {{ session = "debug" }}\n'
+    server = await serve(config, prefix=["prlimit", "--nofile=148:148"])  # 128 are kept for other purposes
     clients = [await call(server.port) for _ in range(20)]
     async with without_busy_loop(server):
         for _ in range(20):
             surplus = await dial(server.port)
             assert (await surplus.reply()).startswith(b"421 mx.example.org ")
             assert await surplus.rest() == b""
+            await surplus.close()
         for client in clients:
             await client.begin()
             await client.caller.send(LARGE)
         for client in clients:
             assert (await client.end(b"")).startswith(b"250 ")
     assert len(server.events("session.refused", cause="session.too_many_connections")) == 20
-    await clients[0].ask("QUIT")
-    await clients[0].caller.rest()
+    await clients[0].caller.close()
+    await server.until(lambda: len(server.events("session.closed")) == 21)
     newcomer = await call(server.port)
     assert (await newcomer.hand_in(SMALL)).startswith(b"250 ")
     assert stored(server) == {kept for client in [*clients, newcomer] for kept in client.kept}
