@@ -60,7 +60,7 @@ def in_state(new_core, state, role):
 
 def held(core):
     """How many octets the core keeps."""
-    body = core.session._body
+    body = core.session._transfer._reader
     parts = [core.session._lines._buffer]
     if body is not None:
         parts += [body._held, body._stuffed._tail if body._stuffed is not None else b""]

@@ -72,6 +72,17 @@ class Profile:
             reply = self._said[cause] = cause.reply(hostname=self.hostname)
         return reply
 
+    def offers(self, verb: str, *, tls: bool, login: bool) -> bool:
+        """Whether a verb makes sense at all in a session that has TLS or a login, or not yet."""
+        return {
+            "STARTTLS": self.offers_tls and not tls,
+            "AUTH": self.offers_login and not login and (tls or self.login_in_clear),
+            "EXPN": False,
+            "LHLO": self.lmtp,
+            "EHLO": not self.lmtp,
+            "HELO": not self.lmtp,
+        }.get(verb, True)
+
     def offer(self, *, extended: bool, tls: bool, login: bool) -> Offer:
         """What a session that has TLS or a login, or not yet, is offered; nothing after HELO."""
         found = self._offers.get((extended, tls, login))
@@ -99,8 +110,8 @@ def _keywords(profile: Profile, *, tls: bool, login: bool) -> dict[str, str]:
         "DSN": "",
         "LIMITS": f"RCPTMAX={limits.recipients} MAILMAX={limits.messages}",
     }
-    if profile.offers_tls and not tls:
+    if profile.offers("STARTTLS", tls=tls, login=login):
         keywords["STARTTLS"] = ""
-    if profile.offers_login and not login and (tls or profile.login_in_clear):
+    if profile.offers("AUTH", tls=tls, login=login):
         keywords["AUTH"] = " ".join(sasl.MECHANISMS)
     return keywords

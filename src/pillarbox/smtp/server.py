@@ -14,9 +14,7 @@ from pillarbox.mail.envelope import Body
 from pillarbox.mail.help import help_lines
 from pillarbox.mail.reply import Cause, Reply
 from pillarbox.smtp import grammar, sasl
-from pillarbox.smtp.body import BodyReader
 from pillarbox.smtp.events import (
-    BodyChunk,
     BodyDropped,
     BodyEnd,
     BodyStart,
@@ -31,6 +29,7 @@ from pillarbox.smtp.events import (
 )
 from pillarbox.smtp.profile import Offer, Profile
 from pillarbox.smtp.states import ALWAYS, ORDERED, TRANSITIONS, State
+from pillarbox.smtp.transfer import Transfer
 from pillarbox.smtp.wire import LineFault, LineReader
 
 if TYPE_CHECKING:
@@ -46,8 +45,9 @@ class _Mode(Enum):
     SASL = 1
     DATA = 2
     CHUNK = 3
-    HANDSHAKE = 4
-    CLOSED = 5
+    ENDED = 4  # a body or chunk is complete, and not yet answered
+    HANDSHAKE = 5
+    CLOSED = 6
 
 
 _WITHOUT_TLS = frozenset({"HELO", "EHLO", "LHLO", "NOOP", "STARTTLS", "QUIT"})  # RFC 3207 4
@@ -69,11 +69,6 @@ class ServerSession:
 
     __slots__ = (
         "_accepted",
-        "_body",
-        "_body_done",
-        "_chunk_last",
-        "_chunk_left",
-        "_chunk_refusal",
         "_draining",
         "_errors",
         "_events",
@@ -87,6 +82,7 @@ class ServerSession:
         "_owed",
         "_profile",
         "_refused",
+        "_transfer",
         "_tried",
         "deadline",
         "hello",
@@ -112,11 +108,7 @@ class ServerSession:
         self._errors = self._messages = self._failures = 0
         self._draining = False
         self._mechanism: sasl.Mechanism | None = None
-        self._body: BodyReader | None = None
-        self._body_done = False  # all octets of the body or chunk are here, and not yet answered
-        self._chunk_left = 0
-        self._chunk_last = False
-        self._chunk_refusal: Reply | None = None
+        self._transfer = Transfer(self._events)
         self._mail: MailFrom | None = None
         self._accepted = self._tried = 0
         self._refused = session.REFUSED
@@ -155,6 +147,8 @@ class ServerSession:
         elif mode is _Mode.CHUNK:
             self.deadline = now + self._profile.limits.data_timeout_s
             self._receive_chunk(data)
+        elif mode is _Mode.ENDED:
+            self._lines.feed(data)
 
     def renew(self, now: float) -> None:
         """Begin to time the client anew: the time that a decision took was not its own."""
@@ -174,9 +168,7 @@ class ServerSession:
                 return Signal.BUSY
             turns -= 1
             mode = self._mode
-            if self._body_done:
-                self._end_body()
-            elif mode is _COMMAND:
+            if mode is _COMMAND:
                 line = self._lines.next_line(self._profile.limits.command_line_octets)
                 if line is None:
                     return Signal.NEED_DATA
@@ -186,6 +178,8 @@ class ServerSession:
                 if line is None:
                     return Signal.NEED_DATA
                 self._take_sasl(line)
+            elif mode is _Mode.ENDED:
+                self._end_body()
             elif mode is _CLOSED:
                 return Signal.CLOSED
             else:
@@ -260,8 +254,7 @@ class ServerSession:
 
     def fail_body(self, reply: Reply) -> None:
         """Storing the body failed: consume the rest of it, then refuse it with `reply`."""
-        if self._body is not None and self._body.fault is None:
-            self._body.fault = reply
+        self._transfer.fail(reply)
 
     def welcome(self) -> Reply:
         """The positive answer to the `Hello` that is owed: the extensions on offer now (RFC 5321 4.1.1.1)."""
@@ -328,15 +321,14 @@ class ServerSession:
     def _reset(self) -> None:
         """End the transaction, if any (RFC 5321 4.1.1.5)."""
         self._mail = None
-        self._body = None
+        self._transfer.end()
         self._accepted = self._tried = 0
         if self.state not in (State.CONNECTED, State.REFUSED):
             self.state = self._idle_state()
 
     def _drop_body(self) -> None:
         """The client abandons a message between chunks: the driver must discard the draft."""
-        if self._body is not None:
-            self._body = None
+        if self._transfer.end():
             self._events.append(BodyDropped())
 
     # ------------------------------------------------------------------ commands
@@ -492,21 +484,12 @@ class ServerSession:
             self._say(session.BAD_ARGUMENT.reply(detail="An address or a name must follow"))
 
     def _do_help(self, argument: str) -> None:
-        usable = [verb for verb in (*ALWAYS, *ORDERED) if self._offers(verb) and self._refusal(verb) is None]
+        offers, facts = self._profile.offers, {"tls": self.tls, "login": bool(self.login)}
+        usable = [
+            verb for verb in (*ALWAYS, *ORDERED) if offers(verb, **facts) and self._refusal(verb) is None
+        ]
         lines = help_lines(argument, usable)
         self._say(session.HELP_UNKNOWN.reply() if lines is None else session.HELP.because(*lines))
-
-    def _offers(self, verb: str) -> bool:
-        """Whether a verb makes sense in this session at all."""
-        profile = self._profile
-        return {
-            "STARTTLS": profile.offers_tls and not self.tls,
-            "AUTH": profile.offers_login and not self.login and (self.tls or profile.login_in_clear),
-            "EXPN": False,
-            "LHLO": profile.lmtp,
-            "EHLO": not profile.lmtp,
-            "HELO": not profile.lmtp,
-        }.get(verb, True)
 
     # ------------------------------------------------------------------ AUTH and STARTTLS
 
@@ -580,91 +563,57 @@ class ServerSession:
 
     # ------------------------------------------------------------------ bodies
 
-    def _new_body(self, *, stuffed: bool) -> BodyReader:
+    def _begin_body(self, *, stuffed: bool) -> None:
         assert self._mail is not None  # a body belongs to a transaction
-        limits = self._profile.limits
-        return BodyReader(
-            max_octets=limits.message_octets,
-            max_line_octets=limits.text_line_octets,
-            binary=self._mail.parameters.body is Body.BINARY,
-            stuffed=stuffed,
-        )
+        binary = self._mail.parameters.body is Body.BINARY
+        self._transfer.begin(self._profile.limits, binary=binary, stuffed=stuffed)
 
     def _begin_data(self) -> None:
-        self._body = self._new_body(stuffed=True)
+        self._begin_body(stuffed=True)
         self._mode = _Mode.DATA
-        self._chunk_refusal = None
         if self._lines.waiting_octets:
             self._receive_data(self._lines.take_body())
 
     def _receive_data(self, data: bytes) -> None:
-        body = self._body
-        assert body is not None  # DATA mode has one
-        piece = body.feed_data(data)
-        if piece:
-            self._events.append(BodyChunk(piece))
-        if body.rest is not None:
-            self._mode = _Mode.COMMAND
-            if body.rest:
-                self._lines.feed(body.rest)
-            self._chunk_last = True
-            self._body_done = True
+        self._end_transfer(self._transfer.take_data(data))
+
+    def _end_transfer(self, rest: bytes | None) -> None:
+        """All octets of a body or chunk are here, if `rest` is what follows them."""
+        if rest is not None:
+            self._mode = _Mode.ENDED
+            if rest:
+                self._lines.feed(rest)
 
     def _bdat(self, argument: str) -> None:
         """BDAT: even a refused one is followed by its octets, which must not be read as commands (RFC 3030 2)."""
         size = grammar.parse_bdat(argument)
-        refusal = self._refusal("BDAT") or self._chunk_fault()
+        refusal = self._refusal("BDAT") or self._transfer.chunk_fault()
         if size is None:
             fault = session.BAD_ARGUMENT.reply(detail="Write BDAT octets, or BDAT octets LAST")
             self.fail_body(fault)  # a message without this chunk is not the client's message
             self._say(refusal or fault)
             return
-        self._chunk_left, self._chunk_last = size
-        self._chunk_refusal = refusal
-        if refusal is None and self._body is None:
-            self._body = self._new_body(stuffed=False)
+        octets, last = size
+        if refusal is None and not self._transfer.open:
+            self._begin_body(stuffed=False)
             self.state = State.CHUNKS
             self._events.append(BodyStart(owed=False))
+        self._transfer.begin_chunk(octets, last=last, refusal=refusal)
         self._mode = _Mode.CHUNK
-        self._receive_chunk(self._lines.take(self._chunk_left))
-
-    def _chunk_fault(self) -> Reply | None:
-        """A chunk after one that was refused makes no message any more."""
-        broken = self._body is not None and self._body.fault is not None
-        return session.CHUNKS_BROKEN.reply() if broken else None
+        self._receive_chunk(self._lines.take(octets))
 
     def _receive_chunk(self, data: bytes) -> None:
-        taken, rest = data[: self._chunk_left], data[self._chunk_left :]
-        self._chunk_left -= len(taken)
-        if self._chunk_refusal is None:
-            assert self._body is not None  # a chunk that is not refused has one
-            piece = self._body.feed_chunk(taken)
-            if piece:
-                self._events.append(BodyChunk(piece))
-        if self._chunk_left == 0:
-            self._mode = _Mode.COMMAND
-            if rest:
-                self._lines.feed(rest)
-            if self._chunk_refusal is None and self._chunk_last:
-                assert self._body is not None  # as above
-                held = self._body.finish_chunks()
-                if held:
-                    self._events.append(BodyChunk(held))
-            self._body_done = True
+        self._end_transfer(self._transfer.take_chunk(data))
 
     def _end_body(self) -> None:
         """The octets of a body or chunk were handed out, so a failure to store them is known by now."""
-        self._body_done = False
-        body, refusal = self._body, self._chunk_refusal
-        self._chunk_refusal = None
-        if refusal is not None or body is None:
-            self._say(refusal or session.NEED_MAIL.reply())
-        elif self._chunk_last:
-            self._events.append(BodyEnd(body.fault))
-        elif body.fault is not None:
-            self._say(body.fault)
+        self._mode = _Mode.COMMAND
+        found = self._transfer.verdict()
+        if type(found) is BodyEnd:
+            self._events.append(found)
         else:
-            self._out.append(content.CHUNK_OK.reply(octets=body.octets).wire)
+            self._say(found)  # type: ignore[arg-type]  # the other one is a reply
+            self._finish_if_draining()
 
 
 _AFTER: dict[type[Event], Callable[[ServerSession, Any, Reply], None]] = {
