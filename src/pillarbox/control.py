@@ -10,7 +10,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pillarbox.diagnose.explain import Explanation, explain
+from pillarbox.diagnose.meaning import Explanation, look_up
 from pillarbox.mail.route import parse_route
 from pillarbox.queue.ledger import Ledger, ListedMessage, ListedRecipient
 from pillarbox.queue.schema import StoreError
@@ -173,7 +173,7 @@ def _step(happening: Happening, names: dict[int, str]) -> Step:
     cause = str(happening.detail.get("cause", ""))
     explanation = None
     if reply[:1] in ("4", "5"):
-        explanation = explain(cause if cause not in ("", "peer") else reply)
+        explanation = look_up(cause if cause not in ("", "peer") else reply)
     recipient = names.get(happening.number, "") if happening.number is not None else ""
     return Step(happening.at, happening.kind, recipient, happening.detail, explanation)
 

@@ -1,6 +1,6 @@
 """Explain a reply, a code, a status or a cause to a person.
 
-What it means is `diagnose.explain`'s business.
+What it means is `diagnose.meaning`'s business.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pillarbox.cli.show import is_colourful, show_json
 from pillarbox.observe import visible
 
 if TYPE_CHECKING:
-    from pillarbox.diagnose.explain import Explanation
+    from pillarbox.diagnose.meaning import Explanation
 
 _SHOWN_CAUSES = 12
 _MAX_CHARACTERS = 65_536
@@ -30,7 +30,7 @@ def explain(text: tuple[str, ...], *, as_json: bool) -> None:
 
     Without TEXT it reads a reply from standard input. Exit status: 0 explained, 65 nothing is known of it.
     """
-    from pillarbox.diagnose.explain import explain as look_up
+    from pillarbox.diagnose.meaning import look_up
 
     asked = " ".join(text) if text else sys.stdin.read(_MAX_CHARACTERS)
     found = look_up(asked)

@@ -1,6 +1,6 @@
 """Send one message and show what was said, with each refusal explained: a client for trying servers out.
 
-Talking is `cli.dialogue`'s business, explaining `diagnose.explain`'s.
+Talking is `cli.dialogue`'s business, explaining `diagnose.meaning`'s.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import click
 from pillarbox.cli.dialogue import Dialogue, connect, own_name, split_server
 from pillarbox.cli.outcome import Exit, exit_for, worst
 from pillarbox.cli.show import fail, is_colourful
-from pillarbox.diagnose.explain import explain
+from pillarbox.diagnose.meaning import look_up
 from pillarbox.mail.address import AddressError, parse_address
 from pillarbox.mail.envelope import Body, Envelope, Notify, Recipient, Ret
 from pillarbox.mail.reply import Stage
@@ -67,7 +67,7 @@ class Transcript:
 
     def explain(self, reply: Reply) -> None:
         """What a refusal means and what to do about it."""
-        found = explain(str(reply))
+        found = look_up(str(reply))
         for line in (f"{found.title}: {found.meaning}".rstrip(": "), found.explanation, found.advice):
             if line:
                 self._add("explanation", "  ", line, None, "yellow")
@@ -182,7 +182,7 @@ def send(as_json: bool, **given: Any) -> None:  # noqa: FBT001 - click gives opt
             "code": reply.code,
             "status": reply.status,
             "text": reply.text,
-            "explanation": {} if reply.positive else explain(str(reply)).to_dict(),
+            "explanation": {} if reply.positive else look_up(str(reply)).to_dict(),
         }
         for index, (stage, reply) in sorted(settled.items())
     ]

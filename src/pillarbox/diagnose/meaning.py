@@ -1,6 +1,6 @@
-"""Explain a reply, a code, an enhanced status or a cause id to a person, from the catalogue and the registry.
+"""Look up what a code, a status, a cause, a scenario or one reply means, in the catalogue and the registry.
 
-How an explanation is shown is the command line's or the console's business; what a queue does is `queue.outcome`'s.
+Why it was said to somebody, and whole transcripts, are `explain`'s business.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def _cause_to_dict(cause: Cause) -> dict[str, object]:
     }
 
 
-def explain(text: str) -> Explanation:
+def look_up(text: str) -> Explanation:
     """Explain "550", "5.1.1", "X.1.1", "envelope.recipient_unknown", "E550-1", or a reply of one or many lines.
 
     Never raises; what can't be read gets an explanation that says so, with `known` false.

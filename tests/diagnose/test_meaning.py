@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pillarbox.diagnose.explain import Basis, explain
+from pillarbox.diagnose.meaning import Basis, look_up
 from pillarbox.mail.catalogue import CAUSES, registry
 from pillarbox.mail.reply import Who
 
@@ -16,21 +16,21 @@ from pillarbox.mail.reply import Who
 @pytest.mark.parametrize("cause_id", CAUSES)
 def test_every_cause_explains_itself(cause_id):
     cause = CAUSES[cause_id]
-    found = explain(cause_id)
+    found = look_up(cause_id)
     assert found.basis is Basis.CAUSE
     assert found.known
     assert found.causes == (cause,)
     assert (found.meaning, found.who, found.advice) == (cause.meaning, cause.who, cause.advice)
-    assert cause in explain(str(cause.code)).causes
+    assert cause in look_up(str(cause.code)).causes
     if cause.status:
-        assert cause in explain(cause.status).causes
+        assert cause in look_up(cause.status).causes
     for scenario in cause.scenarios:
-        assert cause in explain(scenario).causes
+        assert cause in look_up(scenario).causes
 
 
 @pytest.mark.parametrize("code", registry.codes())
 def test_every_standard_code_is_known(code):
-    found = explain(str(code))
+    found = look_up(str(code))
     assert found.basis is Basis.CODE
     assert found.meaning
     assert found.client
@@ -40,7 +40,7 @@ def test_every_standard_code_is_known(code):
 @pytest.mark.parametrize("status", registry.statuses())
 def test_every_registered_status_is_known(status):
     for first in "245Xx":
-        found = explain(f"{first}.{status}")
+        found = look_up(f"{first}.{status}")
         assert found.basis is Basis.STATUS
         assert found.explanation
 
@@ -67,7 +67,7 @@ def test_every_registered_status_is_known(status):
     ],
 )
 def test_what_is_asked_is_recognised(text, basis, title):
-    found = explain(text)
+    found = look_up(text)
     assert (found.basis, found.title) == (basis, title)
 
 
@@ -83,7 +83,7 @@ def test_what_is_asked_is_recognised(text, basis, title):
     ],
 )
 def test_oddities_are_told(text, note):
-    assert note in " ".join(explain(text).notes)
+    assert note in " ".join(look_up(text).notes)
 
 
 @pytest.mark.parametrize(
@@ -105,20 +105,20 @@ def test_oddities_are_told(text, note):
     ],
 )
 def test_what_is_unknown_is_said_to_be_so(text):
-    found = explain(text)
+    found = look_up(text)
     assert not found.known
     assert found.notes
     assert not found.causes
 
 
 def test_a_reply_tells_what_a_sending_host_does():
-    assert "later" in explain("451 4.3.0 broken").client
-    assert explain("535 5.7.8 no").who is Who.SENDER
+    assert "later" in look_up("451 4.3.0 broken").client
+    assert look_up("535 5.7.8 no").who is Who.SENDER
 
 
 @given(st.text(max_size=300) | st.from_regex(r"[2-5][0-9]{2}[ -][245]\.[0-9]\.[0-9] .{0,80}"))
 def test_anything_gets_an_answer(text):
-    found = explain(text)
+    found = look_up(text)
     shown = json.loads(json.dumps(found.to_dict()))
     assert shown["known"] is found.known
     assert shown["title"].isascii()
@@ -132,4 +132,4 @@ def test_hostile_text_is_answered_quickly():
         "552 5.3.4 Message of " + " octets is over" * 30,
         "S: " * 100_000,
     ):
-        explain(text)
+        look_up(text)
