@@ -22,8 +22,10 @@ from pillarbox.mail.reply import Reply
 from pillarbox.mail.units import Octets
 from pillarbox.net.listener import ConnectionLimits, Connections, bind, listen
 from pillarbox.policy.accounts import Accounts, AccountSettings
-from pillarbox.policy.directory import Directory, DirectorySettings, DomainSettings
+from pillarbox.policy.directory import Directory
+from pillarbox.policy.domains import DomainSettings
 from pillarbox.policy.hooks import Client, Hooks
+from pillarbox.policy.names import DirectorySettings
 from pillarbox.policy.rules import Role, Rules, RuleSettings
 from pillarbox.queue.sqlite import SqliteSpool
 from pillarbox.smtp.events import (

@@ -9,8 +9,8 @@ from pillarbox.mail.address import parse_address
 from pillarbox.mail.catalogue import content
 from pillarbox.mail.envelope import Envelope, Notify, Recipient
 from pillarbox.mail.route import parse_route
-from pillarbox.policy.directory import Target
 from pillarbox.policy.hooks import Client
+from pillarbox.policy.names import Target
 from pillarbox.policy.rules import Role
 from pillarbox.smtp.events import RcptTo
 

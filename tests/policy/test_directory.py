@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from pillarbox.mail.address import Address, parse_address
 from pillarbox.mail.reply import Reply
 from pillarbox.mail.route import Route, Transport, parse_route
-from pillarbox.policy.directory import Directory, DirectorySettings, Target
+from pillarbox.policy.directory import Directory
+from pillarbox.policy.names import DirectorySettings, Target
 
 
 def directory(**settings):

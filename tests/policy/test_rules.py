@@ -7,8 +7,10 @@ from pillarbox.mail.catalogue import envelope, session
 from pillarbox.mail.reply import Reply
 from pillarbox.mail.route import Transport
 from pillarbox.policy.accounts import Accounts, AccountSettings
-from pillarbox.policy.directory import Directory, DirectorySettings, DomainSettings
+from pillarbox.policy.directory import Directory
+from pillarbox.policy.domains import DomainSettings
 from pillarbox.policy.hooks import Client
+from pillarbox.policy.names import DirectorySettings
 from pillarbox.policy.rules import Role, Rules, RuleSettings
 
 DOMAINS = {

@@ -16,7 +16,9 @@ from pillarbox.net.resolver import ResolverSettings
 from pillarbox.net.tls import TlsSettings
 from pillarbox.observe import LogSettings
 from pillarbox.policy.accounts import AccountSettings
-from pillarbox.policy.directory import DirectorySettings, DomainSettings, RouteSettings
+from pillarbox.policy.domains import DomainSettings
+from pillarbox.policy.names import DirectorySettings
+from pillarbox.policy.routes import RouteSettings
 from pillarbox.policy.rules import Role, RuleSettings
 from pillarbox.queue.schedule import QueueSettings
 from pillarbox.relay.pipe import ProgramSettings

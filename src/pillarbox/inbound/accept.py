@@ -17,8 +17,8 @@ from pillarbox.mail.address import AddressError, parse_address
 from pillarbox.mail.catalogue import content, envelope
 from pillarbox.mail.envelope import Envelope, Notify, Recipient
 from pillarbox.mail.reply import Reply
-from pillarbox.policy.directory import Target
 from pillarbox.policy.hooks import Client, Hooks, Incoming
+from pillarbox.policy.names import Target
 from pillarbox.queue.spool import Draft, Entry, Queued, Spool, SpoolError, Trace, format_id
 from pillarbox.smtp.events import MailParameters, RcptTo
 

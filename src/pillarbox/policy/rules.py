@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from pillarbox.mail.catalogue import envelope, session
 from pillarbox.mail.reply import Reply
 from pillarbox.mail.units import Settings
-from pillarbox.policy.directory import Directory, Target
+from pillarbox.policy.directory import Directory
+from pillarbox.policy.names import Target
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
