@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import itertools
+import os
+import re
 import socket
 import ssl
 import struct
@@ -18,7 +20,7 @@ from argon2 import PasswordHasher
 from pillarbox.inbound.accept import Door
 from pillarbox.inbound.session import Desk, SmtpProtocol
 from pillarbox.mail.catalogue import auth, content, envelope, session
-from pillarbox.mail.reply import Reply
+from pillarbox.mail.reply import Reply, printable
 from pillarbox.mail.units import Octets
 from pillarbox.net.listener import ConnectionLimits, Connections, bind, listen
 from pillarbox.policy.accounts import Accounts, AccountSettings
@@ -293,11 +295,30 @@ async def settled(condition, *, turns=2000):
     raise AssertionError("this never came about")
 
 
+class Overheard:
+    """A stream reader that writes down what it reads."""
+
+    def __init__(self, reader, transcript):
+        self._reader, self._transcript = reader, transcript
+
+    async def readline(self):
+        return self._note(await self._reader.readline())
+
+    async def read(self, most=-1):
+        return self._note(await self._reader.read(most))
+
+    def _note(self, data):
+        self._transcript.append(("S", data))
+        return data
+
+
 class Caller:
-    """A client on a socket that sends exactly what it is told to."""
+    """A client on a socket that sends exactly what it is told to, and keeps a transcript."""
 
     def __init__(self, reader, writer):
-        self.reader, self.writer = reader, writer
+        self.transcript = []  # ("C" or "S", octets), or ("#", what happened)
+        transcripts.append(self.transcript)
+        self.reader, self.writer = Overheard(reader, self.transcript), writer
 
     @classmethod
     async def dial(cls, port, *, tls=None):
@@ -306,6 +327,7 @@ class Caller:
         )
 
     async def send(self, data):
+        self.transcript.append(("C", data))
         self.writer.write(data)
         await self.writer.drain()
 
@@ -329,6 +351,7 @@ class Caller:
         return b""
 
     async def upgrade(self, tls):
+        self.transcript.append(("#", "TLS handshake"))
         await self.writer.start_tls(tls, server_hostname=HOST)
 
     def cut(self):
@@ -341,6 +364,53 @@ class Caller:
         self.writer.close()
         with contextlib.suppress(OSError):
             await self.writer.wait_closed()
+
+
+# --- transcripts for the reference: with PILLARBOX_TRANSCRIPTS=FOLDER each scenario's test writes what was said in it -----
+
+transcripts = []  # of the callers of the test that runs
+_passed = pytest.StashKey()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item):
+    report = yield
+    if report.when == "call":
+        item.stash[_passed] = report.passed
+    return report
+
+
+@pytest.fixture(autouse=True)
+def keep_transcripts(request):
+    transcripts.clear()
+    yield
+    folder = os.environ.get("PILLARBOX_TRANSCRIPTS")
+    if folder and request.node.stash.get(_passed, False):
+        for scenario in re.findall(r"E\d{3}[-_]\d+", request.node.name):
+            keep_transcript(Path(folder), scenario.replace("_", "-"), request.node.nodeid)
+
+
+def keep_transcript(folder, scenario, test):
+    """Write the shortest transcript of this test in which the scenario's code was said, unless a shorter one is there."""
+    said = [written for one in transcripts if f"S: {scenario[1:4]}" in (written := write_down(one))]
+    file = folder / f"{scenario}.txt"
+    best = min(said, key=lambda text: (text.count("\n"), len(text)), default=None)
+    if best and not (file.exists() and file.read_text().count("\n") <= best.count("\n") + 1):
+        file.write_text(f"# {test.partition('[')[0]}\n{best}")
+
+
+def write_down(transcript):
+    """One line a line that was said, printable and cut where it is long; a body is cut after some lines."""
+    lines, octets = [], {"C": b"", "S": b""}
+    for mark, data in transcript:
+        if mark == "#":
+            lines.append(f"# {data}")
+            continue
+        octets[mark] += data
+        *whole, octets[mark] = octets[mark].split(b"\n")
+        shown = [f"{mark}: {printable(line.rstrip(), 100)}" for line in whole]
+        lines += shown if len(shown) < 12 else [*shown[:8], f"# {len(shown) - 9} lines more", shown[-1]]
+    return "\n".join([*lines, ""])
 
 
 @dataclass(frozen=True)

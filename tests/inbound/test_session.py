@@ -95,7 +95,7 @@ async def test_a_large_message_goes_to_a_file_and_memory_stays_flat(open_office,
     assert (await office.stored())[0].endswith(b"\r\n" + line * 10_000)
 
 
-async def test_headers_that_are_too_many_or_go_round_in_circles(open_office, begin):
+async def test_E554_3_headers_that_are_too_many_or_go_round_in_circles(open_office, begin):
     office = await open_office(limits=Limits(header_octets=Octets(2000), hops=5))
     caller, _ = await begin(office)
     assert (await send_message(caller, body=b"X: y\r\n" * 1000))[:9] == b"552 5.3.4"
@@ -259,7 +259,7 @@ async def test_a_client_that_goes_in_the_middle_leaves_nothing(open_office, begi
     office = await open_office()
     caller, _ = await begin(office, *OPENED)
     caller.writer.write(unfinished)
-    await until(lambda: the_session(office)._body is not None)
+    await until(lambda: the_session(office)._transfer.open)
     await asyncio.sleep(0.02)
     if how == "reset":
         caller.cut()
@@ -368,7 +368,7 @@ async def test_a_store_that_fails_says_so_and_works_again_later(
     assert place == "draft" or any(name == "spool.trouble" for name, _ in noted)
 
 
-async def test_a_disk_that_is_nearly_full_is_told_at_mail(open_office, begin):
+async def test_E452_1_a_disk_that_is_nearly_full_is_told_at_mail(open_office, begin):
     office = await open_office(min_free_octets=1 << 60)
     _, reply = await begin(office, MAIL)
     assert reply[:9] == b"452 4.3.1"
@@ -406,13 +406,13 @@ async def test_a_bug_costs_one_reply_and_has_an_incident_id(
 # --- deadlines, draining, limits on connections --------------------------------------------------------------------
 
 
-async def test_a_silent_client_is_told_so_and_hung_up_on(open_office, begin):
+async def test_E421_2_a_silent_client_is_told_so_and_hung_up_on(open_office, begin):
     office = await open_office(limits=Limits(command_timeout_s=Seconds(0.05)))
     caller, _ = await begin(office)
     assert await caller.rest() == b"421 4.4.2 mx.example.org no command in time, closing\r\n"
 
 
-async def test_silence_in_a_message_drops_it(open_office, begin, until):
+async def test_E421_3_silence_in_a_message_drops_it(open_office, begin, until):
     office = await open_office(limits=Limits(data_timeout_s=Seconds(100), command_timeout_s=Seconds(200)))
     caller, _ = await begin(office, *OPENED, b"DATA")
     await caller.send(BIG * 100)
@@ -439,7 +439,7 @@ async def test_a_decision_that_takes_long_does_not_count_as_silence(open_office,
     assert office.protocols[0].deadline > time.monotonic() + 100
 
 
-async def test_draining_ends_idle_sessions_at_once_and_others_when_their_message_is_kept(
+async def test_E421_1_draining_ends_idle_sessions_at_once_and_others_when_their_message_is_kept(
     open_office, begin, dial, until, hold_commits
 ):
     office = await open_office()
@@ -476,7 +476,7 @@ async def test_draining_cuts_off_those_that_do_not_end(open_office, begin):
     assert office.drafts == []
 
 
-async def test_one_address_may_hold_only_so_many_connections(open_office, begin, dial, until):
+async def test_E421_5_one_address_may_hold_only_so_many_connections(open_office, begin, dial, until):
     office = await open_office(connections=ConnectionLimits(per_address=2))
     first, _ = await begin(office)
     await begin(office)
@@ -487,7 +487,7 @@ async def test_one_address_may_hold_only_so_many_connections(open_office, begin,
     await begin(office)
 
 
-async def test_the_server_holds_only_so_many_connections(open_office, begin, dial):
+async def test_E421_6_the_server_holds_only_so_many_connections(open_office, begin, dial):
     office = await open_office(connections=ConnectionLimits(total=1))
     await begin(office)
     second = await dial(office.port)
@@ -606,7 +606,7 @@ class Refusing:
         ("decide_message", [MAIL, RCPT, b"DATA", BIG * 100 + b"."]),
     ],
 )
-async def test_a_hook_refuses_by_cause(open_office, begin, stage, lines):
+async def test_E550_7_E550_20_a_hook_refuses_by_cause(open_office, begin, stage, lines):
     office = await open_office(plugins=(Refusing(stage, envelope.REFUSED_BY_HOOK.because("Not", "today")),))
     caller, reply = await begin(office, *lines)
     assert reply == b"550-5.7.1 Not\r\n550 5.7.1 today\r\n"
@@ -675,7 +675,7 @@ def sleeps_in_a_thread(*_about):
         ("decide_message", [MAIL, RCPT, b"DATA", MESSAGE + b"."]),
     ],
 )
-async def test_a_hook_that_fails_puts_the_mail_off(open_office, begin, hook, stage, lines, noted):
+async def test_E451_1_a_hook_that_fails_puts_the_mail_off(open_office, begin, hook, stage, lines, noted):
     plugin = type("Plugin", (), {stage: staticmethod(hook)})
     office = await open_office(plugins=(plugin,), hook_limit_s=0.1)
     caller, reply = await begin(office, *lines)

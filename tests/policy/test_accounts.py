@@ -66,7 +66,7 @@ async def test_the_user_and_the_password_are_never_the_ones_of_nobody(accounts):
     assert cause(await accounts.login("nobody", "pillarbox-nobody")) is auth.BAD_CREDENTIALS
 
 
-async def test_too_many_logins_at_once_are_put_off_and_the_loop_goes_on(accounts, monkeypatch):
+async def test_E454_2_too_many_logins_at_once_are_put_off_and_the_loop_goes_on(accounts, monkeypatch):
     release = threading.Event()
     monkeypatch.setattr(accounts, "_matches", lambda _secret, _password: release.wait(20))
     waiting = [

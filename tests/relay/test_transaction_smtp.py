@@ -203,14 +203,16 @@ def typed(content: bytes, declared: Body):
         (b"x" * 998 + b"\r\n", Body.BINARY, ("8BITMIME",), "body 250 2.0.0"),
     ],
 )
-async def test_content_goes_only_where_it_can_be_carried(courier_for, body, declared, extensions, outcome):
+async def test_E554_8_content_goes_only_where_it_can_be_carried(
+    courier_for, body, declared, extensions, outcome
+):
     async with ScriptedPeer(extensions=extensions) as peer:
         results = await courier_for(route_to(peer)).deliver(typed(body, declared))
     assert told(results) == {0: outcome}
     assert peer.messages == ([body] if "250" in outcome else [])
 
 
-async def test_internationalised_mail_needs_a_host_that_takes_it(courier_for):
+async def test_E550_18_internationalised_mail_needs_a_host_that_takes_it(courier_for):
     async with ScriptedPeer(extensions=("PIPELINING",)) as peer:
         courier = courier_for(route_to(peer))
         results = await courier.deliver(

@@ -125,7 +125,7 @@ def filled(folder, *, leave=0):
 
 
 @BOTH_SIZES
-async def test_a_full_disk_refuses_for_now_and_loses_nothing(small_disk, serve, call, message):
+async def test_E452_5_a_full_disk_refuses_for_now_and_loses_nothing(small_disk, serve, call, message):
     server = await serve(KEEPS)
     client = await call(server.port)
     await client.hand_in(message)
@@ -146,7 +146,7 @@ async def test_a_full_disk_refuses_for_now_and_loses_nothing(small_disk, serve, 
     assert left_in(server) == [0, len(client.kept) if message is LARGE else 0]
 
 
-async def test_room_is_kept_on_the_disk(small_disk, serve, call):
+async def test_E452_1_room_is_kept_on_the_disk(small_disk, serve, call):
     server = await serve(KEEPS.replace("min_free = 0", 'min_free = "2M"'))
     client = await call(server.port)
     with filled(small_disk, leave=4 << 20):
@@ -250,7 +250,7 @@ async def without_busy_loop(server):
 
 
 @pytest.mark.skipif(shutil.which("prlimit") is None, reason="prlimit is not installed")
-async def test_the_limit_of_open_files_bounds_the_connections(serve, call, dial):
+async def test_E421_6_the_limit_of_open_files_bounds_the_connections(serve, call, dial):
     config = f'{KEEPS}[log]\nlevels = {{ session = "debug" }}\n'
     server = await serve(config, prefix=["prlimit", "--nofile=148:148"])  # 128 are kept for other purposes
     clients = [await call(server.port) for _ in range(20)]
@@ -339,7 +339,7 @@ def is_traced(task):
         pytest.param(LARGE, "rename,unlink", id="file-rename"),
     ],
 )
-async def test_what_cannot_be_written_is_never_acknowledged(serve, call, message, calls):
+async def test_E451_3_what_cannot_be_written_is_never_acknowledged(serve, call, message, calls):
     server = await serve(KEEPS)
     clients = [await call(server.port) for _ in range(3)]
     for client in clients:

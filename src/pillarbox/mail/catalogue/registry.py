@@ -31,6 +31,7 @@ class Meaning:
     client: str = ""  # what a sending host does; codes and classes only
     stages: tuple[Stage, ...] = ()  # where it may stand; codes only
     codes: tuple[int, ...] = ()  # reply codes the registry pairs it with; statuses only
+    note: str = ""  # where the standards contradict each other, or many hosts the standards
 
 
 @dataclass(frozen=True, slots=True)
