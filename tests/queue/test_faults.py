@@ -59,7 +59,7 @@ async def test_a_full_disk_refuses_and_loses_nothing_and_recovers(small_disk, oc
 
 
 class BrokenSyncFile(apsw.VFSFile):
-    def xSync(self, flags):  # noqa: N802 - SQLite's name
+    def xSync(self, flags):
         if BrokenSync.broken and self.name.endswith("-wal"):
             raise apsw.IOError("sync failed")
         return super().xSync(flags)
@@ -75,7 +75,7 @@ class BrokenSync(apsw.VFS):
     def __init__(self):
         super().__init__("broken-sync", "", makedefault=True)
 
-    def xOpen(self, name, flags):  # noqa: N802 - SQLite's name
+    def xOpen(self, name, flags):
         return BrokenSyncFile("unix", name, flags)
 
 
