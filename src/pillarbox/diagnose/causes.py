@@ -34,6 +34,7 @@ class Category(StrEnum):
     TLS = "encryption"
     SIZE = "size"
     LOGIN = "login"
+    SENDER = "sender's address"
     SYSTEM = "system"  # trouble at the other side
     UNKNOWN = "unknown"
 
@@ -87,6 +88,7 @@ class PeerCause:
     suppress: Suppress = Suppress.NEVER
     retry: Retry = Retry.NO
     wait_s: float = 0.0  # how long `retry` should wait at least; 0 leaves it to the schedule
+    insist: bool = False  # temporary by nature: `retry` holds although the reply says that it is for good
 
 
 @cache

@@ -5,11 +5,34 @@ What a queue does about it is `queue.outcome`'s business; bounce messages are ta
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 
-from pillarbox.diagnose.causes import PeerCause, Retry, Scope, Suppress, peer_causes
+from pillarbox.diagnose.causes import Category, PeerCause, Retry, Scope, Suppress, peer_causes
+from pillarbox.diagnose.dialects import ANYBODY, MAX_TEXT, Book, Pattern, Words, book
 from pillarbox.mail.reply import Reply, Stage, Who
+
+_WAIT = re.compile(
+    r"(?:in|for|after|within|wait|until|least) {0,3}(\d{1,5}) {0,3}(s|sec|secs|seconds?|m|min|mins|minutes?|h|hours?)\b",
+    re.IGNORECASE,
+)
+_UNIT_S = {"s": 1.0, "m": 60.0, "h": 3600.0}
+_MIN_WAIT_S, _MAX_WAIT_S = 60.0, 86400.0
+_ABOUT_RECIPIENT = (Category.MAILBOX, Category.INACTIVE, Category.QUOTA)
+_NOT_YET_RECIPIENT = (
+    Stage.DNS,
+    Stage.CONNECT,
+    Stage.GREETING,
+    Stage.HELLO,
+    Stage.STARTTLS,
+    Stage.TLS,
+    Stage.AUTH,
+    Stage.MAIL,
+)
+# In the standard's sense these speak of one address that is bad for good.
+_SAYS_DEAD = ("1.1", "1.6", "2.1")
+_AFTER_ALL = (Retry.REPAIRED, Retry.ONCE)  # hold for permanent refusals too
 
 
 class Certainty(StrEnum):
@@ -52,6 +75,121 @@ def classify(reply: Reply, *, stage: Stage | None = None, host: str = "") -> Ver
     `reply.code` may be 0 for words without a code, as bounces have them. Never raises; looks at the first 8 KiB of
     text, in time linear in their length.
     """
-    del reply, stage, host
-    cause = next(iter(peer_causes().values()))
-    return Verdict(cause, Certainty.UNKNOWN, cause.hard, cause.suppress, cause.retry)
+    patterns = book()
+    words = Words.of(_joined(reply))
+    first = reply.code // 100 if reply.code else int(reply.status[:1] or 0)
+    numbers = (reply.code, first, reply.status)
+    dialect = patterns.dialect_of(host, words)
+    if first in {2, 3}:
+        odd = patterns.first(words, numbers, dialect, weak=False) if reply.code == 254 else None
+        return _Finding(peer_causes()["accepted"], Certainty.CODE, dialect, odd).verdict(reply, first, stage)
+    return _find(patterns, words, numbers, dialect, stage).verdict(reply, first, stage)
+
+
+@dataclass(frozen=True, slots=True)
+class _Finding:
+    """A cause, and what it was found by."""
+
+    cause: PeerCause
+    certainty: Certainty
+    dialect: str = ""
+    pattern: Pattern | None = None
+    dead: bool = False  # strong enough to stop mail to the address at once
+
+    def verdict(self, reply: Reply, first: int, stage: Stage | None) -> Verdict:
+        """What follows, given the class of the reply and the stage."""
+        cause = self.pattern.cause if self.pattern else self.cause
+        permanent = first == 5
+        if stage in _NOT_YET_RECIPIENT and cause.category in _ABOUT_RECIPIENT:
+            cause = peer_causes()["sender.refused"]  # no recipient was named yet: it speaks of the sender
+        retry = self._retry(cause, first)
+        return Verdict(
+            cause=cause,
+            certainty=self.certainty,
+            hard=cause.hard and permanent,
+            suppress=self._suppress(cause, permanent=permanent),
+            retry=retry,
+            wait_s=0.0 if retry in {Retry.NO, Retry.SPLIT, Retry.REPAIRED} else self._wait_s(cause, reply),
+            pattern=self.pattern.id if self.pattern else "",
+            dialect=self.dialect or self._foreign_dialect(),
+        )
+
+    def _foreign_dialect(self) -> str:
+        """The dialect of a pattern whose words are nobody else's."""
+        return self.pattern.dialect if self.pattern and self.pattern.dialect != ANYBODY else ""
+
+    def _retry(self, cause: PeerCause, first: int) -> Retry:
+        """The words count where they are plainer than the class of the code, in both directions."""
+        if first in {2, 3}:
+            return Retry.NO
+        if self.pattern and self.pattern.retry is not None:
+            return self.pattern.retry
+        if first == 5:
+            return cause.retry if cause.insist or cause.retry in _AFTER_ALL else Retry.NO
+        return Retry.SCHEDULE if cause.retry in {Retry.NO, Retry.REPAIRED} else cause.retry
+
+    def _wait_s(self, cause: PeerCause, reply: Reply) -> float:
+        if cause.category in {Category.GREYLIST, Category.RATE} and (asked := asked_wait_s(reply.text)):
+            return asked
+        if self.pattern and self.pattern.wait_s is not None:
+            return self.pattern.wait_s
+        return cause.wait_s
+
+    def _suppress(self, cause: PeerCause, *, permanent: bool) -> Suppress:
+        """Only a permanent refusal of the address itself, in words or numbers that leave no doubt."""
+        wanted = cause.suppress
+        if self.pattern and self.pattern.suppress is not None:
+            wanted = self.pattern.suppress
+        sure = self.certainty in {Certainty.PATTERN, Certainty.STATUS}
+        if not permanent or (not sure and self.certainty is not Certainty.GUESS):
+            return Suppress.NEVER
+        if self.pattern and self.pattern.weak:
+            return Suppress.NEVER
+        if wanted in {Suppress.ADDRESS, Suppress.DOMAIN} and not self.dead:
+            return Suppress.REPEATED if wanted is Suppress.ADDRESS else Suppress.NEVER
+        return wanted
+
+
+def _find(
+    patterns: Book, words: Words, numbers: tuple[int, int, str], dialect: str, stage: Stage | None
+) -> _Finding:
+    """The cause, from the surest sign to the weakest."""
+    by_status = patterns.default(numbers, stage, weak=False)
+    found = patterns.first(words, numbers, dialect, weak=False)
+    if found is not None and found.dialect != ANYBODY:
+        return _Finding(found.cause, Certainty.PATTERN, dialect, found, dead=True)
+    if found is not None:
+        agrees = by_status is not None and by_status.cause.category is found.cause.category
+        certainty = Certainty.STATUS if agrees else Certainty.GUESS
+        return _Finding(found.cause, certainty, dialect, found, dead=agrees)
+    if by_status is not None:
+        redefined = dialect and (there := patterns.dialects[dialect].redefines) and there.fit(*numbers)
+        dead = not redefined and (
+            numbers[2].partition(".")[2] in _SAYS_DEAD or by_status.cause.suppress is Suppress.DOMAIN
+        )
+        return _Finding(by_status.cause, Certainty.STATUS, dialect, dead=dead)
+    if hint := patterns.first(words, numbers, dialect, weak=True):
+        return _Finding(hint.cause, Certainty.GUESS, dialect, hint)
+    if by_code := patterns.default(numbers, stage, weak=True):
+        return _Finding(by_code.cause, Certainty.CODE, dialect)
+    return _Finding(peer_causes()["unknown"], Certainty.UNKNOWN, dialect)
+
+
+def _joined(reply: Reply) -> str:
+    """The text on one line, without code and status where a folded report repeats them in the midst of it."""
+    text = reply.text[:MAX_TEXT]
+    if reply.code:
+        if reply.status:
+            text = text.replace(f"{reply.code}-{reply.status} ", "").replace(
+                f"{reply.code} {reply.status} ", ""
+            )
+        text = text.replace(f" {reply.code}-", " ")
+    return text
+
+
+def asked_wait_s(text: str) -> float:
+    """How long a host asks to wait, between a minute and a day; 0 if it names no time."""
+    found = _WAIT.search(text[:MAX_TEXT])
+    if found is None:
+        return 0.0
+    return min(max(int(found[1]) * _UNIT_S[found[2][0].lower()], _MIN_WAIT_S), _MAX_WAIT_S)
