@@ -71,13 +71,18 @@ def test_what_the_search_finds_exists(folder):
 
 
 def test_each_scenario_has_its_recorded_transcript_in_which_its_code_is_said(folder):
-    known = {scenario for cause in CAUSES.values() for scenario in cause.scenarios}
+    spoken = [
+        cause for cause in CAUSES.values() if not cause.id.startswith("delivery.")
+    ]  # the others are recorded
+    known = {scenario for cause in spoken for scenario in cause.scenarios}
     recorded = site.read_dialogues(TRANSCRIPTS)
     assert sorted(known - recorded.keys()) == [], "run `make transcripts`"
     assert sorted(recorded.keys() - known) == [], "run `make transcripts`"
     for scenario, dialogue in recorded.items():
         assert any(mark == "S" and text.startswith(scenario[1:4]) for mark, text in dialogue.lines), scenario
-        assert f"{scenario}, recorded by" in (folder / f"code/{scenario[1:4]}.html").read_text()
+    for cause in spoken:
+        page = (folder / f"code/{cause.code}.html").read_text()
+        assert all(f"{scenario}, recorded by" in page for scenario in cause.scenarios)
 
 
 def test_hostile_words_in_a_transcript_stay_words(tmp_path):

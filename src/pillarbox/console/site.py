@@ -42,7 +42,9 @@ SUBJECTS = {
     "7": "Security and policy",
 }
 # The order in which a session comes to them.
-STAGES = tuple(stage for stage in Stage if stage not in (Stage.ANY, Stage.LOCAL, Stage.DNS, Stage.CONNECT, Stage.TLS))
+STAGES = tuple(
+    stage for stage in Stage if stage not in (Stage.ANY, Stage.LOCAL, Stage.DNS, Stage.CONNECT, Stage.TLS)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +133,7 @@ class _Site:
             classes=CLASSES,
             subjects=SUBJECTS,
             dialogues=material.dialogues,
+            codes=registry.codes(),
             registered=registry.statuses(),
             dialects=book().dialects,
         )
@@ -143,7 +146,7 @@ class _Site:
         for dialect in book().dialects.values():
             self._write_dialect(dialect)
         self._write_matrix()
-        self._write("index.html", "index", "", codes=registry.codes())
+        self._write("index.html", "index", "")
         for name in ASSETS:
             text = resources.files("pillarbox.console").joinpath("templates", name).read_text("utf-8")
             (self._target / name).write_text(text, "utf-8")
@@ -174,9 +177,7 @@ class _Site:
         causes, heard = self._material.by_status[key], self._material.heard_status[key]
         others = [one.title for one in book().dialects.values() if _redefines(one, key)]
         url = f"status/x.{key}.html"
-        self._write(
-            url, "status", "../", key=key, meaning=meaning, causes=causes, heard=heard, others=others
-        )
+        self._write(url, "status", "../", key=key, meaning=meaning, causes=causes, heard=heard, others=others)
         numbers = " ".join(f"{first}.{key}" for first in "245")
         self._find(f"X.{key}", meaning.name, url, (numbers, meaning.meaning, meaning.explanation))
 
@@ -194,7 +195,7 @@ class _Site:
         ours = {
             code: {stage for cause in causes[code] for stage in cause.stages} for code in registry.codes()
         }
-        self._write("matrix.html", "matrix", "", codes=registry.codes(), stages=STAGES, ours=ours, any_stage=Stage.ANY)
+        self._write("matrix.html", "matrix", "", stages=STAGES, ours=ours, any_stage=Stage.ANY)
 
 
 def _redefines(dialect: Dialect, key: str) -> bool:
