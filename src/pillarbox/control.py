@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pillarbox.diagnose.meaning import Explanation, look_up
+from pillarbox.mail.address import AddressError
 from pillarbox.mail.route import parse_route
 from pillarbox.queue.ledger import Ledger, ListedMessage, ListedRecipient
 from pillarbox.queue.schema import StoreError
 from pillarbox.queue.spool import Happening, State, parse_id
+from pillarbox.queue.suppression import BY_OPERATOR, Lesson, LessonKind, Suppressed, domain_of, entry_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -166,6 +168,38 @@ def trace(ledger: Ledger, queue_id: str) -> Timeline:
     names = {recipient.number: recipient.address for recipient in message.recipients}
     steps = tuple(_step(happening, names) for happening in ledger.history(message.id))
     return Timeline(message, steps)
+
+
+def suppressions(ledger: Ledger, *, now: float, domain: str = "") -> list[Suppressed]:
+    """The suppression list, or that part of it that is about one domain. Raises ControlError."""
+    wanted = _entry(f"@{domain.removeprefix('@')}") if domain else ""
+    return [one for one in ledger.suppressions(now) if not wanted or domain_of(one.entry) == wanted]
+
+
+def suppression(ledger: Ledger, address: str, *, now: float) -> list[Suppressed]:
+    """What keeps mail from an address, or from "@" and a domain: entries for it and for its domain. Raises ControlError."""
+    entry = _entry(address)
+    return ledger.find_suppressions(list(dict.fromkeys([entry, domain_of(entry)])), now)
+
+
+def suppress(ledger: Ledger, address: str, *, now: float, for_s: float, note: str = "") -> str:
+    """Put an address, or "@" and a domain, on the suppression list; how it is spelt there. Raises ControlError."""
+    entry = _entry(address)
+    ledger.teach(Lesson(LessonKind.SUPPRESS, entry, now, now + for_s, BY_OPERATOR, note=note))
+    return entry
+
+
+def lift_suppression(ledger: Ledger, address: str, *, now: float) -> bool:
+    """Take an address, or "@" and a domain, off the suppression list; whether it was on it. Raises ControlError."""
+    return ledger.teach(Lesson(LessonKind.CLEAR, _entry(address), now))
+
+
+def _entry(address: str) -> str:
+    try:
+        return entry_of(address)
+    except AddressError as error:
+        advice = 'write "user@example.org", or "@example.org" for the whole domain'
+        raise ControlError(f"{address!r} is no address: {error}; {advice}") from error
 
 
 def _step(happening: Happening, names: dict[int, str]) -> Step:

@@ -28,6 +28,7 @@ from pillarbox.policy.hooks import Hooks
 from pillarbox.policy.rules import Role, Rules
 from pillarbox.queue.manager import Manager
 from pillarbox.queue.sqlite import SqliteSpool
+from pillarbox.queue.suppressing import Suppressions
 from pillarbox.relay.couriers import Couriers, PresentCouriers
 from pillarbox.relay.hosts import Hosts
 from pillarbox.relay.local import LocalCouriers, LocalSettings
@@ -45,7 +46,17 @@ if TYPE_CHECKING:
 
 _SPARE_FILES = 128  # kept for the store, the log and deliveries when connections are counted
 # Settings of parts that live as long as the worker; of `listen` all but addresses and implicit TLS can change.
-_FIXED = ("hostname", "data", "workers", "event_loop", "listen", "connections", "queue", "console")
+_FIXED = (
+    "hostname",
+    "data",
+    "workers",
+    "event_loop",
+    "listen",
+    "connections",
+    "queue",
+    "suppression",
+    "console",
+)
 _OF_COURIERS = ("programs", "webhooks", "handler_limit_s", "recipient_delimiter", "relay", "dns")
 
 
@@ -146,6 +157,7 @@ class Service:
         self.manager = Manager(
             self.spool,
             settings=config.queue,
+            suppressions=Suppressions(self.spool, config.suppression),
             couriers=self._couriers,
             route=self._route,
             prepare_report=self._prepare_report,

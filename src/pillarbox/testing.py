@@ -17,7 +17,7 @@ from pillarbox.mail.catalogue import auth, envelope, session
 from pillarbox.mail.catalogue import content as content_causes
 from pillarbox.mail.envelope import Envelope, Recipient
 from pillarbox.mail.route import Route, Transport
-from pillarbox.mailauth.dns import Answer
+from pillarbox.net.resolver import Answer
 from pillarbox.queue.spool import Content, Pending, Queued
 
 _END_OF_DATA = b"\r\n.\r\n"
@@ -102,6 +102,7 @@ class Visit:
 
     commands: list[str] = field(default_factory=list)
     messages: list[bytes] = field(default_factory=list)  # dots removed; chunks joined
+    taken: list[str] = field(default_factory=list)  # recipients for whom a message was answered with 2xx
     reads: list[bytes] = field(default_factory=list)  # what came in one piece
     encrypted: bool = False
     lost: bool = False
@@ -145,6 +146,11 @@ class ScriptedPeer:
     def messages(self) -> list[bytes]:
         """All messages that came, of all visits."""
         return [message for visit in self.visits for message in visit.messages]
+
+    @property
+    def taken(self) -> list[str]:
+        """Recipients for whom a message was taken, of all visits: one that stands here twice got it twice."""
+        return [recipient for visit in self.visits for recipient in visit.taken]
 
     @property
     def commands(self) -> list[str]:
@@ -197,7 +203,8 @@ class _PeerConnection(asyncio.Protocol):
         self._chunks = b""
         self._last_chunk = False
         self._challenged = False
-        self._accepted = 0
+        self._accepted: list[str] = []
+        self._owed: list[tuple[str, list[str]]] = []  # answers to a message, and for whom each is
         self._transport: asyncio.Transport
         self.gone = asyncio.get_running_loop().create_future()
 
@@ -224,6 +231,7 @@ class _PeerConnection(asyncio.Protocol):
         self._peer.note()
 
     def _go_on(self) -> None:
+        self._pay()
         while not self._waiting and not self._transport.is_closing() and self._step():
             pass
 
@@ -253,9 +261,9 @@ class _PeerConnection(asyncio.Protocol):
             return
         move = self._peer.next_move(verb)
         if verb == "MAIL":
-            self._accepted = 0
+            self._accepted = []
         if verb == "RCPT" and _wire(move).startswith(b"2"):
-            self._accepted += 1
+            self._accepted.append(_recipient(line))
         self._in_data = verb == "DATA" and _wire(move).startswith(b"3")
         self._make(move)
 
@@ -288,8 +296,18 @@ class _PeerConnection(asyncio.Protocol):
         return True
 
     def _answer_message(self, name: str) -> None:
-        for _ in range(self._accepted if self._peer.lmtp else 1):
-            self._answer(name)
+        groups = [[one] for one in self._accepted] if self._peer.lmtp else [self._accepted]
+        self._owed = [(name, group) for group in groups]
+        self._pay()
+
+    def _pay(self) -> None:
+        """Give the answers to a message, each when the one before is made."""
+        while self._owed and not self._waiting and not self._transport.is_closing():
+            name, group = self._owed.pop(0)
+            move = self._peer.next_move(name)
+            if _wire(move).startswith(b"2"):
+                self._visit.taken += group
+            self._make(move)
 
     def _make(self, move: Move) -> None:
         if self._transport.is_closing():
@@ -340,6 +358,10 @@ class _PeerConnection(asyncio.Protocol):
         self._go_on()
 
 
+def _recipient(line: bytes) -> str:
+    return line.partition(b"<")[2].partition(b">")[0].decode("utf-8", "backslashreplace")
+
+
 def _wire(move: Move) -> bytes:
     """What the client will read in the end."""
     match move:
@@ -349,7 +371,7 @@ def _wire(move: Move) -> bytes:
             return move.wire
         case Late(_, then):
             return _wire(then)
-        case Halves(text):
+        case Halves(text) | Drop(text):
             return Say(text).wire
         case _:
             return b""

@@ -63,7 +63,8 @@ QUANTITY = re.compile(
 
 # Modules that are about what other servers say, and say nothing themselves: name below src/pillarbox, reason.
 READS_PEERS = {
-    "queue/outcome.py": "the decision table is keyed by the codes that other servers answer with",
+    "queue/decisions.py": "the decision table is keyed by the codes that other servers answer with",
+    "queue/outcome.py": "what a report says of codes that other servers answer with",
 }
 
 # Single literals: (name below src/pillarbox, literal), reason.

@@ -14,6 +14,8 @@ from pillarbox.queue.ledger import Ledger
 from pillarbox.queue.manager import Manager
 from pillarbox.queue.schedule import QueueSettings, RetrySettings
 from pillarbox.queue.spool import Entry, State, Trace
+from pillarbox.queue.suppressing import Suppressions
+from pillarbox.queue.suppression import SuppressionSettings
 
 OK = Result(delivery.DELIVERED.reply(detail="ok"), Stage.BODY, Origin.PEER, "host.example")
 BUSY = Result(delivery.TIMEOUT.reply(host="h", detail="RCPT"), Stage.RCPT, Origin.LOCAL, "h")
@@ -124,6 +126,7 @@ async def desk(spool, store, couriers, routes, settings, tmp_path):
     manager = Manager(
         spool,
         settings=QueueSettings(**{"idle_s": 0.05, **settings}),
+        suppressions=Suppressions(spool, SuppressionSettings()),
         couriers=couriers,
         route=routes.get,
         prepare_report=prepare_report,
@@ -187,9 +190,9 @@ async def test_a_message_is_tried_again_even_if_its_time_comes_before_its_outcom
     couriers.plan["example.net"] = [BUSY, OK]
     record = desk.spool.record
 
-    async def record_late(changes, reports=()):
+    async def record_late(changes, reports=(), lessons=()):
         await desk.until(lambda: desk.manager._next_due == math.inf)  # nothing was found that is due
-        return await record(changes, reports)
+        return await record(changes, reports, lessons)
 
     desk.spool.record = record_late
     message = await desk.receive()

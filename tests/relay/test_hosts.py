@@ -355,7 +355,7 @@ async def test_an_address_literal_needs_no_dns(courier_for, exchangers):
     assert len(peer.messages) == 1
 
 
-async def test_t13_a_refusal_by_ipv6_is_tried_once_by_ipv4(courier_for, monkeypatch):
+async def test_T13_a_refusal_by_ipv6_is_tried_once_by_ipv4(courier_for, monkeypatch):
     async with (
         ScriptedPeer({"RCPT": "550 5.7.25 no PTR"}, host="::1") as six,
         ScriptedPeer(host="127.0.0.1", port=six.port) as four,
@@ -366,7 +366,7 @@ async def test_t13_a_refusal_by_ipv6_is_tried_once_by_ipv4(courier_for, monkeypa
         assert visited([six, four]) == [1, 1]
 
 
-async def test_t13_a_refusal_by_both_families_is_final(courier_for):
+async def test_T13_a_refusal_by_both_families_is_final(courier_for):
     async with (
         ScriptedPeer({"RCPT": "550 5.7.25 no PTR"}, host="::1") as six,
         ScriptedPeer({"RCPT": "550 5.7.25 no PTR"}, host="127.0.0.1", port=six.port) as four,

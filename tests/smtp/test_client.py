@@ -146,11 +146,11 @@ def read(data: bytes) -> list[str]:
         (b"250 a", []),
     ],
 )
-def test_t9_oddities_are_tolerated(data, replies):
+def test_T9_oddities_are_tolerated(data, replies):
     assert read(data) == replies
 
 
-def test_t8_codes_that_differ_count_as_the_last_but_a_421_wins():
+def test_T8_codes_that_differ_count_as_the_last_but_a_421_wins():
     assert read(b"250-a\r\n550 b\r\n") == ["550 a b"]
     assert read(b"421-a\r\n250 b\r\n") == ["421 a b"]
 
@@ -169,7 +169,7 @@ def test_t8_codes_that_differ_count_as_the_last_but_a_421_wins():
         b"\r\n\r\n",
     ],
 )
-def test_t9_a_server_that_makes_no_sense_is_given_up(data):
+def test_T9_a_server_that_makes_no_sense_is_given_up(data):
     with pytest.raises(ProtocolError):
         ReplyReader().feed(data)
 
@@ -272,7 +272,7 @@ def test_without_pipelining_there_is_no_data_for_nobody():
     assert (count, again.next) == (4, Next.BODY)
 
 
-def test_t5_the_echo_of_a_refused_mail_is_not_reported():
+def test_T5_the_echo_of_a_refused_mail_is_not_reported():
     transaction = Transaction(envelope("x@y.test", "z@y.test"), 9, PIPELINING)
     transaction.commands()
     transaction.take(
@@ -282,7 +282,7 @@ def test_t5_the_echo_of_a_refused_mail_is_not_reported():
     assert transaction.next is Next.NOTHING
 
 
-def test_t5_the_echo_of_refused_recipients_is_not_reported():
+def test_T5_the_echo_of_refused_recipients_is_not_reported():
     transaction = Transaction(envelope("x@y.test", "z@y.test"), 9, PIPELINING)
     transaction.commands()
     transaction.take(said("250 ok", "550 5.1.1 a", "450 4.2.0 b", "554 5.5.1 no valid recipients"))
@@ -290,7 +290,7 @@ def test_t5_the_echo_of_refused_recipients_is_not_reported():
     assert (transaction.next, transaction.dirty) == (Next.NOTHING, True)
 
 
-def test_t6_data_accepted_for_nobody_is_ended_and_its_reply_ignored():
+def test_T6_data_accepted_for_nobody_is_ended_and_its_reply_ignored():
     transaction = Transaction(envelope("x@y.test"), 9, PIPELINING)
     transaction.commands()
     transaction.take(said("250 ok", "550 5.1.1 a", "354 go"))
@@ -299,7 +299,7 @@ def test_t6_data_accepted_for_nobody_is_ended_and_its_reply_ignored():
     assert settled(transaction) == {0: "rcpt 550 5.1.1 a"}
 
 
-def test_t4_a_421_in_the_middle_leaves_all_that_are_not_refused_unsettled_by_anything_else():
+def test_T4_a_421_in_the_middle_leaves_all_that_are_not_refused_unsettled_by_anything_else():
     transaction = Transaction(envelope("p@y.test", "q@y.test", "r@y.test", "s@y.test"), 9, PIPELINING)
     transaction.commands()
     transaction.take(said("250 ok", "250 ok", "550 5.1.1 no", "421 4.3.2 bye"))

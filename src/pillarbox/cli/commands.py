@@ -27,6 +27,11 @@ _COMMANDS = {
     ),
     "queue": ("pillarbox.cli.queue", "queue", "List, hold, release, retry, bounce or remove messages."),
     "trace": ("pillarbox.cli.trace", "trace", "Tell what happened to a message, step by step."),
+    "suppression": (
+        "pillarbox.cli.suppression",
+        "suppression",
+        "Show and change the list of addresses to which nothing is sent.",
+    ),
     "explain": ("pillarbox.cli.explain", "explain", "Explain a reply, a code, a status or a cause."),
     "check-config": ("pillarbox.cli.check_config", "check_config", "Check a configuration file."),
     "user": ("pillarbox.cli.user", "user", "Make what the configuration needs to know of an account."),

@@ -20,6 +20,7 @@ class Exit(IntEnum):
     """How a command ends."""
 
     OK = 0
+    NOTHING = 1  # what was asked for is not there
     USAGE = 64
     DATA = 65  # the message given cannot be sent
     NO_INPUT = 66  # a file cannot be read

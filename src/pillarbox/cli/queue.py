@@ -29,7 +29,7 @@ _SHOWN_RECIPIENTS = 3
 _PROGRESS_FROM = 50  # messages
 
 
-class _Age(click.ParamType[float]):
+class Age(click.ParamType[float]):
     """A duration such as "2h"."""
 
     name = "age"
@@ -46,7 +46,7 @@ def selecting(function: F) -> F:
     for option in (
         click.option("--state", type=click.Choice(_STATES), help="Only recipients in this state."),
         click.option(
-            "--older-than", type=_Age(), default=0.0, metavar="AGE", help='Received before, such as "2h".'
+            "--older-than", type=Age(), default=0.0, metavar="AGE", help='Received before, such as "2h".'
         ),
         click.option("--recipient", default="", metavar="ADDRESS", help='To this address or "@domain".'),
         click.option(

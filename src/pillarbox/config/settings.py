@@ -21,6 +21,7 @@ from pillarbox.policy.names import DirectorySettings
 from pillarbox.policy.routes import RouteSettings
 from pillarbox.policy.rules import Role, RuleSettings
 from pillarbox.queue.schedule import QueueSettings
+from pillarbox.queue.suppression import SuppressionSettings
 from pillarbox.relay.pipe import ProgramSettings
 from pillarbox.relay.session import SmtpSettings
 from pillarbox.relay.webhook import WebhookSettings
@@ -83,6 +84,7 @@ class Config(Settings, frozen=True):
     connections: ConnectionLimits = ConnectionLimits()
     limits: Limits = Limits()
     queue: QueueSettings = QueueSettings()
+    suppression: SuppressionSettings = SuppressionSettings()
     relay: SmtpSettings = SmtpSettings()
     dns: ResolverSettings = ResolverSettings()
     console: ConsoleSettings = ConsoleSettings()

@@ -234,7 +234,7 @@ def _recipient_fields(found: ReportedRecipient, *, wide: bool) -> list[str]:
     result, reply = found.result, found.result.reply
     kind, _, original = found.recipient.orcpt.partition(";")
     fields = [
-        _fold(f"Original-Recipient: {_typed_address(original, kind, wide=wide)}") if original else "",
+        f"Original-Recipient: {_typed_address(original, kind, wide=wide)}" if original else "",
         f"Final-Recipient: {_typed_address(found.address, 'rfc822', wide=wide)}",
         f"Action: {found.kind}",
         f"Status: {_status(found)}",
@@ -280,7 +280,7 @@ def _status(found: ReportedRecipient) -> str:
         first = 4 if reply.temporary else 5  # given up after temporary refusals (RFC 3464 2.3.4)
     else:
         first = 4 if found.kind is ReportKind.DELAYED else 2
-    return f"{first}{reply.status[1:] or '.0.0'}"
+    return f"{first}.{reply.status[2:] or found.detail or '0.0'}"
 
 
 def _typed_address(address: str, kind: str, *, wide: bool) -> str:

@@ -34,14 +34,30 @@ class ReportKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Reason:
+    """Why a host refused, in plain words, and who can do what about it."""
+
+    meaning: str
+    who: Who
+    advice: str
+    explanation: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ReportedRecipient:
-    """One recipient in a report. `at` is when it was last tried, `retry_until` when the queue will give up."""
+    """One recipient in a report. `at` is when it was last tried, `retry_until` when the queue will give up.
+
+    `reason` is what a peer's words were found to mean, and `detail` the enhanced status, without its class, that goes
+    with a reply that had none; without them the reply's numbers have to do.
+    """
 
     recipient: Recipient
     kind: ReportKind
     result: Result
     at: float
     retry_until: float | None = None
+    reason: Reason | None = None
+    detail: str = ""
 
     @property
     def address(self) -> str:
@@ -174,7 +190,7 @@ def _outcome(members: Sequence[ReportedRecipient], received_at: float) -> list[s
 def _trouble(found: ReportedRecipient, received_at: float) -> list[str]:
     """Why it did not work, in our words and the peer's, and what follows."""
     result = found.result
-    known = result.reply.cause or registry.of_reply(result.reply)
+    known = result.reply.cause or found.reason or registry.of_reply(result.reply)
     lines = ["", *_flow(f"Why: {known.meaning} {known.explanation}")] if known else []
     if result.origin is Origin.PEER:
         lines += ["", *_flow(f"{legible(result.host, 255) or 'The receiving system'} said:")]

@@ -11,18 +11,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from pillarbox.mail.route import parse_route
-from pillarbox.queue import schema, writing
+from pillarbox.queue import schema, suppressed, writing
 from pillarbox.queue.drafts import Bodies
 from pillarbox.queue.reader import Reader
 from pillarbox.queue.records import DamagedError, unpack_detail, unpack_envelope, unpack_result, unpack_trace
 from pillarbox.queue.spool import Content, Happening, State, Trace, format_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from pillarbox.mail.envelope import Envelope
     from pillarbox.mail.reply import Result
+    from pillarbox.queue.suppression import Lesson, Suppressed
 
 # What each verb does to the rows of one message or one destination. A claim is its worker's to end; the worker does
 # that when it sees the verb. Only removal ends it here: what an attempt brings that is under way changes nothing then.
@@ -239,6 +240,21 @@ class Ledger:
             )
         self._bodies.remove(emptied)
         return len(changed)
+
+    def suppressions(self, now: float) -> Iterator[Suppressed]:
+        """The suppression list, in order."""
+        return suppressed.listed(self._connection, now)
+
+    def find_suppressions(self, entries: Sequence[str], now: float) -> list[Suppressed]:
+        """Those of the addresses and domains that are suppressed now."""
+        return suppressed.find(self._connection, entries, now)
+
+    def teach(self, lesson: Lesson) -> bool:
+        """Put an entry on the suppression list, or take it off; whether it was there."""
+        with schema.transaction(self._connection):
+            found = suppressed.find(self._connection, [lesson.entry], 0.0)
+            suppressed.learn(self._connection, [lesson])
+        return bool(found)
 
     def _suspend(self, verb: str, destination: str, at: float) -> None:
         if verb == "suspend":

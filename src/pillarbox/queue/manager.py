@@ -18,10 +18,12 @@ from pillarbox.mail.catalogue import delivery
 from pillarbox.mail.reply import Result
 from pillarbox.mail.route import Transport, parse_route
 from pillarbox.queue import reports
+from pillarbox.queue.alarms import Alarms
 from pillarbox.queue.attempt import Carrier, Courier, local_results
 from pillarbox.queue.outcome import History, Report, settle
 from pillarbox.queue.schedule import Destination, QueueSettings, Schedule, inline_octets
 from pillarbox.queue.spool import SLOTS, Change, Pending, Queued, SpoolError, State, format_id
+from pillarbox.queue.suppression import DISTRUST_S, doubts_sender
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from pillarbox.mail.route import Route
     from pillarbox.queue.outcome import Verdict
     from pillarbox.queue.spool import Draft, Entry, Spool, Verb
+    from pillarbox.queue.suppressing import Suppressions
+    from pillarbox.queue.suppression import Lesson
 
 _TICK_S = 1.0
 _ADOPT_S = 5.0
@@ -49,13 +53,14 @@ class Manager:
         spool: Spool,
         *,
         settings: QueueSettings,
+        suppressions: Suppressions,
         couriers: Callable[[Route], Courier],
         route: Callable[[str], Route | None],
         prepare_report: Callable[[Envelope, bytes, float], tuple[Draft, Entry]],
         revive: Callable[[], None],
         hostname: str,
     ) -> None:
-        """`route` tells the present way to an address; `prepare_report` makes a report of ours ready to be stored.
+        """`suppressions` is what is known of addresses that are not tried. `route` tells the present way to an address; `prepare_report` makes a report of ours ready to be stored.
 
         `revive` has the couriers try what they leave alone: an operator wants it tried now.
         """
@@ -67,6 +72,8 @@ class Manager:
         self._revive = revive
         self._hostname = hostname
         self._schedule = Schedule(settings)
+        self._suppressions = suppressions
+        self._alarms = Alarms()
         self._lanes: set[asyncio.Task[None]] = set()
         self._idle: dict[Route, list[asyncio.Future[None]]] = {}
         self._surplus: list[Pending] = []  # claimed, but there is no room for them
@@ -156,11 +163,15 @@ class Manager:
 
     async def _handle(self, queued: Queued, destination: Destination, carrier: Carrier) -> None:
         """Attempt a message and store what became of its recipients."""
-        octets = inline_octets(queued)
+        octets, recipients = inline_octets(queued), len(queued.pending)
         if self._schedule.runs_low(destination):
             self._wake.set()
         try:
+            if self._suppressions.may_concern(queued):
+                await self._return_suppressed(queued)
             put_off_with = destination.put_off_with
+            if not queued.pending:
+                return
             if destination.put_off_until > time.time() and put_off_with is not None:
                 known = {one.number: put_off_with for one in queued.pending}
                 await self._settle(queued, known, put_off_until=destination.put_off_until)
@@ -173,7 +184,17 @@ class Manager:
                 one.due = time.time() + self._settings.retry.max_s
             self._give_back(queued.pending)
         finally:
-            self._schedule.done(len(queued.pending), octets)
+            self._schedule.done(recipients, octets)
+
+    async def _return_suppressed(self, queued: Queued) -> None:
+        """Settle those recipients that are not to be tried; the others stay."""
+        refused = await self._suppressions.refuse(queued)
+        if refused:
+            part = [one for one in queued.pending if one.number in refused]
+            queued.pending = [one for one in queued.pending if one.number not in refused]
+            await self._settle(
+                Queued(queued.id, queued.envelope, queued.received_at, part, queued.content), refused
+            )
 
     async def _attempt(
         self, queued: Queued, destination: Destination, carrier: Carrier
@@ -254,6 +275,7 @@ class Manager:
         retry = self._settings.retry
         changes: list[Change] = []
         told: list[ReportedRecipient] = []
+        lessons: list[Lesson] = []
         for one in queued.pending:
             recipient = one.recipient
             history = History(
@@ -276,18 +298,32 @@ class Manager:
                 told.append(reports.tell(one, verdict, now, queued.received_at + retry.give_up_s))
             if verdict.suspend_s and attempted is not None:
                 self._schedule.put_off(attempted, verdict.result, now + verdict.suspend_s)
+            if attempted is not None:
+                if doubts_sender(verdict.diagnosis):
+                    self._schedule.distrust(attempted, now + DISTRUST_S)
+                lessons += self._suppressions.learn(queued, one, verdict, attempted, now)
             _note(queued, one, verdict)
-        await self._record(queued, changes, told)
+            if verdict.alarm and self._alarms.is_due(verdict.alarm_key, verdict.alarm_after, now):
+                observe.ALARM.note(
+                    problem=verdict.alarm,
+                    message=format_id(queued.id),
+                    cause=verdict.alarm_key.partition(" ")[0],
+                )
+        await self._record(queued, changes, told, lessons)
 
     async def _record(
-        self, queued: Queued, changes: Sequence[Change], told: Sequence[ReportedRecipient]
+        self,
+        queued: Queued,
+        changes: Sequence[Change],
+        told: Sequence[ReportedRecipient],
+        lessons: Sequence[Lesson] = (),
     ) -> None:
         """Store outcomes, and try again until they are stored: what was delivered must not be sent twice."""
         pause_s = _TICK_S
         while True:
             try:
                 drafts = await self._prepare(queued, told) if told else []
-                queued_reports = await self._spool.record(changes, drafts)
+                queued_reports = await self._spool.record(changes, drafts, lessons)
             except SpoolError as error:
                 observe.SPOOL_TROUBLE.note(message=format_id(queued.id), problem=str(error))
                 if queued.id % SLOTS not in self._spool.slots:
@@ -295,6 +331,8 @@ class Manager:
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
             else:
+                if lessons:
+                    self._suppressions.note(lessons)
                 waiting = [change.due for change in changes if change.state is State.QUEUED]
                 self._next_due = min([self._next_due, *waiting])  # not before: it would be looked for in vain
                 for report in queued_reports:
@@ -332,12 +370,14 @@ class Manager:
             try:
                 await self._return_surplus()
                 await self._follow_verbs(await self._spool.verbs())
+                await self._suppressions.load()  # behind the verbs, so that no change is missed
                 if (clock := time.monotonic()) >= adopt_at:
                     adopt_at = clock + _ADOPT_S
                     await self._check_leases()
                 if clock >= prune_at:
                     prune_at = clock + _PRUNE_S
                     self._schedule.forget(time.time())
+                    await self._suppressions.forget_old(time.time())
                     while await self._spool.prune(time.time() - self._settings.history_s):
                         pass
                 wait_s = await self._claim()
@@ -412,6 +452,8 @@ class Manager:
     async def _follow_verbs(self, verbs: Sequence[Verb]) -> None:
         """Let go of what operators changed in the store; what is due of it is claimed again as it is now."""
         for verb in verbs:
+            if self._suppressions.follow(verb):
+                continue
             self._next_due = 0.0
             if verb.verb in ("suspend", "resume"):
                 self._schedule.find(parse_route(verb.destination)).barred = verb.verb == "suspend"
@@ -468,5 +510,3 @@ def _note(queued: Queued, pending: Pending, verdict: Verdict) -> None:
         observe.DELIVERY_DEFERRED.note(**facts, due=verdict.due)
     else:
         observe.DELIVERY_FAILED.note(**facts)
-    if verdict.alarm:
-        observe.ALARM.note(problem=verdict.alarm, message=facts["message"], cause=facts["cause"])

@@ -13,14 +13,16 @@ import apsw
 
 from pillarbox.mail.catalogue import delivery
 from pillarbox.mail.route import parse_route
+from pillarbox.queue import suppressed
 from pillarbox.queue.records import DamagedError, unpack_envelope
 from pillarbox.queue.spool import Content, Pending, Queued, SpoolError, Verb, format_id
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Sequence
 
     from pillarbox.mail.route import Route
     from pillarbox.queue.drafts import Bodies
+    from pillarbox.queue.suppression import Suppressed
 
 _EAGER_OCTETS = (
     8_388_608  # inline bodies read along with one pick; later ones are loaded when their turn comes
@@ -117,6 +119,14 @@ class Reader:
         """When the next unclaimed recipient of these slots is due."""
         found = [self._connection.execute(_NEXT_DUE, (slot,)).get for slot in slots]
         return min((due for due in found if due is not None), default=None)
+
+    def watched(self) -> list[str]:
+        """Every entry that the suppression list knows something about."""
+        return suppressed.watched(self._connection)
+
+    def suppressed(self, entries: Sequence[str], now: float) -> list[Suppressed]:
+        """Those of the entries that are suppressed now."""
+        return suppressed.find(self._connection, entries, now)
 
     def verbs(self) -> list[Verb]:
         """Operators' verbs since the last call; at first, one `suspend` for each destination that is suspended."""

@@ -10,14 +10,16 @@ import secrets
 from typing import TYPE_CHECKING
 
 from pillarbox import observe
+from pillarbox.diagnose.classify import Certainty
 from pillarbox.mail import dsn
-from pillarbox.mail.notice import ReportedRecipient, ReportKind
-from pillarbox.queue.outcome import Report
+from pillarbox.mail.notice import Reason, ReportedRecipient, ReportKind
+from pillarbox.queue.outcome import Report, implied_status
 from pillarbox.queue.spool import format_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from pillarbox.diagnose.classify import Verdict as Diagnosis
     from pillarbox.mail.envelope import Envelope
     from pillarbox.queue.outcome import Verdict
     from pillarbox.queue.spool import Content, Pending, Queued
@@ -35,7 +37,23 @@ def tell(pending: Pending, verdict: Verdict, now: float, give_up_at: float) -> R
     """What a report says of one recipient of whose outcome its sender is told."""
     kind = _KINDS[verdict.report]
     until = give_up_at if kind is ReportKind.DELAYED else None
-    return ReportedRecipient(pending.recipient, kind, verdict.result, now, until)
+    return ReportedRecipient(
+        pending.recipient,
+        kind,
+        verdict.result,
+        now,
+        until,
+        reason=_reason(verdict.diagnosis),
+        detail=implied_status(verdict.result),
+    )
+
+
+def _reason(diagnosis: Diagnosis | None) -> Reason | None:
+    """What a peer's refusal means, if its words or its status say so; a guess is no news for the sender."""
+    if diagnosis is None or diagnosis.certainty not in (Certainty.PATTERN, Certainty.STATUS):
+        return None
+    cause = diagnosis.cause
+    return Reason(cause.meaning, cause.who, cause.advice)
 
 
 async def write(

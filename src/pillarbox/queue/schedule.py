@@ -96,6 +96,7 @@ class Destination:
     put_off_with: Result | None = None  # what its messages get meanwhile
     known_until: float = 0.0  # what was learned is forgotten then, if there is nothing to do
     barred: bool = False  # by the operator
+    distrusted_until: float = 0.0  # it doubts this server: what it says of mailboxes does not count
 
 
 class Schedule:
@@ -198,7 +199,11 @@ class Schedule:
     @staticmethod
     def _forgettable(destination: Destination) -> bool:
         return not (
-            destination.barred or destination.waits or destination.failures or destination.put_off_until
+            destination.barred
+            or destination.waits
+            or destination.failures
+            or destination.put_off_until
+            or destination.distrusted_until
         )
 
     # What is known about destinations.
@@ -224,6 +229,11 @@ class Schedule:
         if until > destination.put_off_until:
             destination.put_off_until = destination.known_until = until
             destination.put_off_with = result
+
+    def distrust(self, destination: Destination, until: float) -> None:
+        """Its hosts doubt this server or its senders; what they say of mailboxes then may be said of us."""
+        destination.distrusted_until = until
+        destination.known_until = max(destination.known_until, until)
 
     def forget(self, now: float) -> None:
         """Drop what was learned long ago about destinations without mail: there may be any number of them."""

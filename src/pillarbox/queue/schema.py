@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FILE = "pillarbox.db"
-VERSION = 1  # of the tables, kept in PRAGMA user_version
 OLDEST_LIBRARY = (3, 51, 3)  # older ones can corrupt the database when two connections reset the log at once
 BUSY_MS = 10_000
 _PAUSE_S = 0.01
@@ -61,6 +60,16 @@ CREATE TABLE verb (
 
 CREATE TABLE suspended (destination TEXT PRIMARY KEY, since REAL NOT NULL) STRICT, WITHOUT ROWID;
 """
+_SUPPRESSION = """
+CREATE TABLE suppressed (
+  entry TEXT PRIMARY KEY, since REAL NOT NULL, until REAL NOT NULL, cause TEXT NOT NULL,
+  message INTEGER, result BLOB, note TEXT NOT NULL DEFAULT '') STRICT, WITHOUT ROWID;
+
+CREATE TABLE strike (entry TEXT NOT NULL, at REAL NOT NULL, PRIMARY KEY (entry, at)) STRICT, WITHOUT ROWID;
+"""
+# What each version of the tables added to the one before; an older store is brought up to date when it is opened.
+_VERSIONS = (_TABLES, _SUPPRESSION)
+VERSION = len(_VERSIONS)  # kept in PRAGMA user_version
 # What the store cannot do without, read at each start so that damage there is noticed before mail is taken.
 _PROBES = ("SELECT count(*) FROM lease", "SELECT max(id) FROM message", "SELECT max(id) FROM event")
 
@@ -78,7 +87,7 @@ def check_library(version: str) -> None:
 
 
 def connect(file: Path, *, cache_kib: int = READER_CACHE_KIB) -> apsw.Connection:
-    """Open the database, make its tables if it is new. Raises StoreError or apsw.Error."""
+    """Open the database, make the tables that it lacks. Raises StoreError or apsw.Error."""
     check_library(apsw.sqlite_lib_version())
     try:
         return _connect(file, cache_kib)
@@ -95,14 +104,16 @@ def _connect(file: Path, cache_kib: int) -> apsw.Connection:
     connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
     connection.execute(f"PRAGMA cache_size = -{cache_kib}")
     connection.execute("PRAGMA temp_store = MEMORY")
-    if _version(connection) == 0:
+    if _version(connection) < VERSION:
         with transaction(connection):
-            if _version(connection) == 0:  # nobody else was faster
-                connection.execute(_TABLES)
-                connection.execute(f"PRAGMA user_version = {VERSION}")
+            for missing in _VERSIONS[_version(connection) :]:  # nothing if somebody else was faster
+                connection.execute(missing)
+            connection.execute(f"PRAGMA user_version = {max(VERSION, _version(connection))}")
     if (found := _version(connection)) != VERSION:
         connection.close()
-        msg = f"{file} has tables of version {found}; this release knows version {VERSION} only"
+        msg = (
+            f"{file} has tables of version {found}; this release knows up to {VERSION}; use the newer release"
+        )
         raise StoreError(msg)
     for probe in _PROBES:
         connection.execute(probe)

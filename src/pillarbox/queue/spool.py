@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pillarbox.mail.envelope import Envelope, Recipient
     from pillarbox.mail.reply import Reply, Result
     from pillarbox.mail.route import Route
+    from pillarbox.queue.suppression import Lesson, Suppressed
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's: no I, L, O, U
 _PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
@@ -210,9 +211,15 @@ class Spool(Protocol):
         """Read the octets of a message."""
 
     def record(
-        self, changes: Sequence[Change], reports: Sequence[tuple[Draft, Entry]] = ()
+        self,
+        changes: Sequence[Change],
+        reports: Sequence[tuple[Draft, Entry]] = (),
+        lessons: Sequence[Lesson] = (),
     ) -> asyncio.Future[list[Queued]]:
-        """Store outcomes, and the reports that they give rise to, in one transaction; gives the reports back queued."""
+        """Store outcomes, the reports that they give rise to and what they teach about addresses, in one transaction.
+
+        Gives the reports back queued.
+        """
 
     def release(self, pending: Sequence[Pending]) -> asyncio.Future[None]:
         """Give recipients back unattempted, each with its `due`; another `due` call may claim them."""
@@ -223,11 +230,20 @@ class Spool(Protocol):
     def next_due(self) -> asyncio.Future[float | None]:
         """When the next unclaimed recipient is due, in Unix time; None if nothing waits."""
 
+    def watched(self) -> asyncio.Future[list[str]]:
+        """Every address and domain that the suppression list knows something about."""
+
+    def suppressed(self, entries: Sequence[str], now: float) -> asyncio.Future[list[Suppressed]]:
+        """Those of these addresses and domains that are suppressed now."""
+
     def verbs(self) -> asyncio.Future[list[Verb]]:
         """What operators asked for since the last call; the first call tells which destinations are suspended."""
 
     def adopt(self) -> asyncio.Future[list[int]]:
         """Take over the slots of workers that died; the slots."""
+
+    def forget_old(self, now: float, counted_from: float) -> asyncio.Future[None]:
+        """Drop what has expired from the suppression list, and refusals before `counted_from`."""
 
     def prune(self, before: float) -> asyncio.Future[int]:
         """Forget some finished messages received before `before`; how many. Call again until it is 0."""

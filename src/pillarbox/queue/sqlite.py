@@ -20,7 +20,7 @@ import apsw
 
 from pillarbox import observe
 from pillarbox.mail.route import Transport
-from pillarbox.queue import schema, writing
+from pillarbox.queue import schema, suppressed, writing
 from pillarbox.queue.drafts import Bodies, FileDraft, trouble
 from pillarbox.queue.leases import RENEW_S, Leases
 from pillarbox.queue.reader import Reader
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from pillarbox.mail.route import Route
     from pillarbox.queue.spool import Change, Draft, Entry, Verb
+    from pillarbox.queue.suppression import Lesson, Suppressed
 
     T = TypeVar("T")
 
@@ -117,14 +118,18 @@ class SqliteSpool:
         return future
 
     def record(
-        self, changes: Sequence[Change], reports: Sequence[tuple[Draft, Entry]] = ()
+        self,
+        changes: Sequence[Change],
+        reports: Sequence[tuple[Draft, Entry]] = (),
+        lessons: Sequence[Lesson] = (),
     ) -> asyncio.Future[list[Queued]]:
-        """Store outcomes, and the reports that they give rise to, in one transaction; gives the reports back queued."""
+        """Store outcomes, the reports that they give rise to and what they teach about addresses, in one transaction."""
         future: asyncio.Future[list[Queued]] = self._loop.create_future()
         work = Work(future)  # type: ignore[arg-type]
         now = time.time()
         for change in changes:
             work.change(change, now)
+        work.lessons = lessons
         work.answer = [self._add(work, draft, entry) for draft, entry in reports]
         self._submit(work)
         return future
@@ -154,6 +159,14 @@ class SqliteSpool:
         """When the next unclaimed recipient is due, in Unix time; None if nothing waits."""
         return self._read(partial(self._reader.next_due, self.slots))
 
+    def watched(self) -> asyncio.Future[list[str]]:
+        """Every address and domain that the suppression list knows something about."""
+        return self._read(self._reader.watched)
+
+    def suppressed(self, entries: Sequence[str], now: float) -> asyncio.Future[list[Suppressed]]:
+        """Those of these addresses and domains that are suppressed now."""
+        return self._read(partial(self._reader.suppressed, entries, now))
+
     def verbs(self) -> asyncio.Future[list[Verb]]:
         """What operators asked for since the last call; the first call tells which destinations are suspended."""
         return self._read(self._reader.verbs)
@@ -179,6 +192,10 @@ class SqliteSpool:
     def adopt(self) -> asyncio.Future[list[int]]:
         """Take over the slots of workers that died; the slots."""
         return self._call(self._adopt)
+
+    def forget_old(self, now: float, counted_from: float) -> asyncio.Future[None]:
+        """Drop what has expired from the suppression list, and refusals before `counted_from`."""
+        return self._call(partial(suppressed.forget_old, now=now, counted_from=counted_from))
 
     def prune(self, before: float) -> asyncio.Future[int]:
         """Forget some finished messages received before `before`; how many. Call again until it is 0."""

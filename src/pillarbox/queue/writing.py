@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import apsw
 
 from pillarbox.mail.route import Transport
+from pillarbox.queue import suppressed
 from pillarbox.queue.bulk import Bulk
 from pillarbox.queue.records import pack_detail, pack_envelope, pack_result, pack_trace
 from pillarbox.queue.spool import SLOTS, Pending, Queued, State
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pillarbox.queue.spool import Change, Draft, Entry
+    from pillarbox.queue.suppression import Lesson
 
 _PRUNED_AT_ONCE = 200
 _KINDS = {
@@ -83,7 +85,7 @@ _RELEASE = Bulk(
 class Work:
     """One thing for the writer to do: rows to write, or a `call`; `answer`, or what it returns, resolves `future`."""
 
-    __slots__ = ("answer", "bodies", "call", "final", "future", "rows")
+    __slots__ = ("answer", "bodies", "call", "final", "future", "lessons", "rows")
 
     def __init__(self, future: asyncio.Future[object], answer: object = None) -> None:
         """Begin with no rows."""
@@ -92,6 +94,7 @@ class Work:
         self.call: Callable[[apsw.Connection], object] | None = None
         self.rows: tuple[list[object], ...] = ([], [], [])  # flat, one list for each of _INSERTS
         self.final: list[object] = []  # messages that may have no open recipient any more
+        self.lessons: Sequence[Lesson] = ()  # they come with outcomes
         self.bodies: list[tuple[Draft, Path]] = []  # files to bring home before the rows are written
 
     def add(self, draft: Draft, entry: Entry, fence: int) -> None:
@@ -178,6 +181,9 @@ def apply(connection: apsw.Connection, batch: Sequence[Work]) -> list[int]:
         )
         if flat:
             insert.run(connection, flat)
+    for work in batch:
+        if work.lessons:
+            suppressed.learn(connection, work.lessons)
     final = list(dict.fromkeys(message for work in batch for message in work.final))
     return empty(connection, final) if final else []
 

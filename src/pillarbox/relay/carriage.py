@@ -23,9 +23,14 @@ _MAX_LINE_OCTETS = 998  # RFC 5321 4.5.3.1.6, without CRLF
 _LONG_LINE = re.compile(rb"[^\n]{%d}" % (_MAX_LINE_OCTETS + 2))
 
 
-def fit(envelope: Envelope, content: Content, extensions: Extensions, host: str) -> Envelope | Reply:
-    """The envelope to use with this host, or why it can't carry the message. Raises OSError if it can't be read."""
-    if 0 < extensions.max_octets < content.octets:
+def fit(
+    envelope: Envelope, content: Content, extensions: Extensions, host: str, *, too_small: int = 0
+) -> Envelope | Reply:
+    """The envelope to use with this host, or why it can't carry the message. Raises OSError if it can't be read.
+
+    `too_small` is a limit of size that another host announced, which was not enough for it.
+    """
+    if 0 < extensions.max_octets < max(content.octets, too_small + 1 if too_small else 0):
         return delivery.OVER_PEER_SIZE.reply(size=content.octets, limit=extensions.max_octets, host=host)
     if envelope.body is not Body.SEVEN_BIT:
         body = _fit_body(envelope.body, content, extensions)

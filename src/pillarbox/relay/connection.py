@@ -46,6 +46,7 @@ class Connection(asyncio.Protocol):
         self._reader = ReplyReader()
         self._replies: list[Reply] = []
         self._wanted = 0
+        self._strikes = 0  # of the reader, when the present group was begun
         self._what = ""  # the stage, for reports
         self._waiter: asyncio.Future[None] | None = (
             None  # of the one who waits for replies or for room to write
@@ -70,6 +71,11 @@ class Connection(asyncio.Protocol):
         """Why nothing further can be asked, if that is so."""
         return self._failure
 
+    def take_oddity(self) -> str:
+        """What was odd about the answers since the last call, "" if nothing was."""
+        found, self._reader.oddity = self._reader.oddity, ""
+        return found
+
     @property
     def answered(self) -> bool:
         """Whether an answer came, or the connection broke, before it was waited for."""
@@ -89,6 +95,7 @@ class Connection(asyncio.Protocol):
         """Say how many replies are due from now on, before the octets that earn them are written."""
         self._wanted = count
         self._replies = []
+        self._strikes = self._reader.strikes
         self._what = what
         self._limit_s = limit_s
 
@@ -99,6 +106,8 @@ class Connection(asyncio.Protocol):
         replies, self._replies = self._replies, []
         enough = len(replies) >= self._wanted or (replies and replies[-1].code == CLOSING_CODE)
         self._wanted = 0
+        if not enough and self._reader.strikes > self._strikes:
+            replies = []  # what was passed over may have been one of them, and then the others have shifted
         if not enough:
             raise LinkError(cast("Reply", self._failure), replies)
         return replies
@@ -177,14 +186,19 @@ class Connection(asyncio.Protocol):
         self._wake()
 
     def _unasked(self, *, closing: bool) -> None:
-        """More replies than commands: only a 421 may come unasked; anything else would shift all that follows."""
+        """More replies than commands: only a 421 may come unasked; anything else would shift all that follows.
+
+        Of a group nobody can tell which reply belongs to what then, so none counts.
+        """
         extra = self._replies[self._wanted]
         del self._replies[self._wanted :]
         if closing:
             self._cut_after_closing()
             self._fail(extra)
-        else:
-            self._fail(delivery.PROTOCOL.reply(host=self.host, detail=f"unasked reply {extra}"))
+            return
+        if self._wanted > 1:
+            self._replies = []
+        self._fail(delivery.PROTOCOL.reply(host=self.host, detail=f"unasked reply {extra}"))
 
     def _cut_after_closing(self) -> None:
         for number, reply in enumerate(self._replies):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from pillarbox.mail.catalogue import delivery
 from pillarbox.mail.reply import Origin, Reply, Result, Stage
 from pillarbox.mail.route import Route, Transport
-from pillarbox.mailauth.dns import Answer
+from pillarbox.net.resolver import Answer
 from pillarbox.relay.plan import (
     SMTP_PORT,
     FixedHost,
@@ -95,11 +95,12 @@ class Destination:
         domain = self._route.target
         if literal_address(domain) is not None:
             groups: tuple[tuple[str, ...], ...] | Reply = ((domain,),)
+            answer = Answer()
         else:
             answer = await self._resolver.mx(domain)
             groups = exchangers(domain, answer, names_of_ours=self._names_of_ours, random=_random)
         if isinstance(groups, Reply):
-            yield _result(groups)
+            yield _result(groups, answer.ttl_s)
             return
         for hosts in groups:
             found = await asyncio.gather(*map(self._addresses, hosts))
@@ -129,5 +130,5 @@ class Destination:
             yield _result(delivery.NO_ROUTE.reply(domain=host))
 
 
-def _result(reply: Reply) -> Result:
-    return Result(reply, Stage.DNS, Origin.LOCAL)
+def _result(reply: Reply, holds_s: float = 0.0) -> Result:
+    return Result(reply, Stage.DNS, Origin.LOCAL, wait_s=holds_s)

@@ -1,4 +1,4 @@
-"""Remember for a while what was learnt about hosts: which want rest, which can't do TLS, where a message may lie.
+"""Remember for a while what was learnt about hosts: which want rest, which take no mail, where a message may lie.
 
 It is shared by all that send from this process and bounded; nothing of it survives a restart.
 """
@@ -6,8 +6,10 @@ It is shared by all that send from this process and bounded; nothing of it survi
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Generic, TypeVar
+
+from pillarbox.queue.alarms import Alarms
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 
 _MAX_ENTRIES = 10_000
 _LONGEST_REST = 5  # times the first one
+_FIRST_LOGIN_S = 600.0
+_LONGEST_LOGIN_S = 14_400.0
 
 Key = TypeVar("Key", bound="Hashable")
 Value = TypeVar("Value")
@@ -61,6 +65,24 @@ class _Rest:
     until: float
 
 
+@dataclass(frozen=True, slots=True)
+class Login:
+    """What somebody tried to log in with; of the secret only what tells it from another one."""
+
+    relay: str
+    user: str
+    secret: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A login that failed: with what words, and how long it is not tried again."""
+
+    result: Result
+    length_s: float
+    until: float
+
+
 class Hosts:
     """What is known about hosts. Times are those of the event loop."""
 
@@ -68,7 +90,11 @@ class Hosts:
         """Nothing is known yet."""
         self._rests: Remembered[Hop, _Rest] = Remembered()
         self.without_tls: Remembered[Hop, bool] = Remembered()  # the handshake failed
-        self.max_messages: Remembered[Hop, int] = Remembered()  # on one connection, before it said 421
+        self.max_messages: Remembered[Hop, int] = Remembered()  # on one connection, as its 421 said
+        self.max_recipients: Remembered[Hop, int] = Remembered()  # in one transaction, before it said 452
+        self.no_mail: Remembered[Hop, Result] = Remembered()  # it said 521: it never takes any
+        self.logins: Remembered[Login, Refused] = Remembered()  # with these nobody gets in
+        self.alarms = Alarms()
         self.in_doubt: Remembered[int, Hop] = Remembered()  # message id: the host that may have taken it
 
     def resting(self, hop: Hop, now: float) -> Result | None:
@@ -86,10 +112,27 @@ class Hosts:
         # for as long again it is remembered how long the rest was
         self._rests.put(hop, _Rest(why, length_s, until), until + length_s)
 
+    def refused_login(self, login: Login, now: float) -> Result | None:
+        """What a relay said to this login a while ago, so that it is not tried again now; with the time left."""
+        found = self.logins.get(login, now)
+        if found is None or now >= found.until:
+            return None
+        return replace(found.result, wait_s=found.until - now)
+
+    def refuse_login(self, login: Login, result: Result, now: float) -> Result:
+        """A login failed: do not try it for ten minutes, and twice as long each time it fails again."""
+        last = self.logins.get(login, now)
+        length_s = _FIRST_LOGIN_S if last is None else min(2 * last.length_s, _LONGEST_LOGIN_S)
+        until = now + length_s
+        self.logins.put(login, Refused(result, length_s, until), until + _LONGEST_LOGIN_S)
+        return replace(result, wait_s=length_s)
+
     def works(self, hop: Hop) -> None:
         """A host took a message, or refused it for the message's own sake."""
         self._rests.forget(hop)
 
     def revive(self) -> None:
-        """Try all hosts again."""
+        """Try all hosts and all logins again."""
         self._rests = Remembered()
+        self.no_mail = Remembered()
+        self.logins = Remembered()

@@ -14,9 +14,10 @@ import msgspec
 from pillarbox.mail.catalogue import delivery
 from pillarbox.mail.reply import Origin, Result, Stage
 from pillarbox.mail.units import Seconds, Settings
-from pillarbox.queue.outcome import Action, Fact, action
+from pillarbox.queue.decisions import Action, Fact, action
 from pillarbox.queue.schedule import wants_rest
 from pillarbox.relay.connection import Connection, LinkError, client_context, connect
+from pillarbox.relay.hosts import Hosts, Login
 from pillarbox.relay.plan import Tls
 from pillarbox.smtp.client import MECHANISMS, command, login_lines
 from pillarbox.smtp.replies import Extensions, parse_extensions
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     import ssl
 
     from pillarbox.mail.reply import Reply
-    from pillarbox.relay.hosts import Hosts
     from pillarbox.relay.plan import Hop
 
 
@@ -100,6 +100,7 @@ class Session:
     connection: Connection
     extensions: Extensions
     encrypted: bool
+    could_encrypt: bool  # it is in clear because a handshake failed before, although the host offers TLS
     max_messages: int
     max_recipients: int
     messages: int = 0  # sent so far
@@ -130,6 +131,9 @@ class Opener:
         """Connect and get ready, or say why not. A failed handshake is tried once more without TLS, where allowed."""
         now = asyncio.get_running_loop().time()
         clear = self._manner.tls is Tls.NONE or self._hosts.without_tls.get(hop, now) is not None
+        login = Login(f"{hop.host}:{hop.port}", self._manner.user, hash(self._manner.secret))
+        if self._manner.user and (refused := self._hosts.refused_login(login, now)) is not None:
+            return refused
         opening = _Opening(hop, self._manner, self._settings, clear=clear)
         outcome = await opening.run()
         if (
@@ -139,14 +143,21 @@ class Opener:
             self._hosts.without_tls.put(hop, value=True, until=now + self._settings.without_tls_s)
             outcome = await _Opening(hop, self._manner, self._settings, clear=True).run()
         if isinstance(outcome, Result):
+            what = action(outcome.stage, outcome.reply, opening.facts, hop.name)
+            if what is Action.OTHER_LOGIN:  # and there was none
+                return self._hosts.refuse_login(login, outcome, asyncio.get_running_loop().time())
             if (
                 wants_rest(outcome) and outcome.reply.cause is not delivery.TOO_BUSY
             ):  # that is about this server
                 self._hosts.rest(hop, outcome, asyncio.get_running_loop().time(), self._settings.dead_s)
             return outcome
-        learnt = self._hosts.max_messages.get(hop, now)
-        if learnt is not None:
-            outcome.max_messages = min(outcome.max_messages, learnt)
+        self._hosts.logins.forget(login)
+        outcome.max_messages = min(
+            outcome.max_messages, self._hosts.max_messages.get(hop, now) or outcome.max_messages
+        )
+        outcome.max_recipients = min(
+            outcome.max_recipients, self._hosts.max_recipients.get(hop, now) or outcome.max_recipients
+        )
         return outcome
 
 
@@ -198,6 +209,7 @@ class _Opening:
             self._connection,
             offered,
             self._encrypted,
+            not self._encrypted and "STARTTLS" in offered and self._manner.tls is not Tls.NONE,
             min(settings.max_messages, offered.max_messages or settings.max_messages),
             min(settings.max_recipients, offered.max_recipients or settings.max_recipients),
         )

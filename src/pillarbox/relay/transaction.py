@@ -9,10 +9,11 @@ import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from pillarbox import observe
 from pillarbox.mail.catalogue import delivery
 from pillarbox.mail.envelope import Body, Envelope
 from pillarbox.mail.reply import Origin, Reply, Result, Stage
-from pillarbox.queue.outcome import Action, Fact, action
+from pillarbox.queue.decisions import Action, Fact, Scope, Step, action, diagnose, find
 from pillarbox.queue.schedule import wants_rest
 from pillarbox.relay.carriage import fit, needs_smtputf8
 from pillarbox.relay.connection import LinkError
@@ -29,10 +30,13 @@ if TYPE_CHECKING:
     from pillarbox.relay.hosts import Hosts
 
 _IN_DOUBT_S = 6 * 3600.0  # how long the host of a message in doubt is remembered
-_LEARNT_S = 24 * 3600.0  # how long the number of messages that a host takes on a connection is remembered
-_HERE = frozenset({Action.SPLIT, Action.STRIP, Action.RECONNECT})
+_LEARNT_S = 24 * 3600.0  # how long a host's limits are remembered, and that it takes no mail
+_HERE = frozenset({Action.SPLIT, Action.SINGLY, Action.STRIP, Action.RECONNECT, Action.ENCRYPT})
+_AGAIN = frozenset({Action.RECONNECT, Action.ENCRYPT})  # on a new connection
 _HOPELESS = frozenset({Action.BOUNCE, Action.OTHER_LOGIN})
-_ELSEWHERE = frozenset({Action.NEXT_HOST, Action.OTHER_FAMILY})
+_ELSEWHERE = frozenset({Action.NEXT_HOST, Action.LARGER_HOST, Action.OTHER_FAMILY})
+_TOO_MANY_MESSAGES = "protocol.too_many_messages"
+_NO_MAIL = "host.no_mail"
 
 
 class _Attempt:
@@ -46,6 +50,8 @@ class _Attempt:
         self.results: dict[int, Result] = {}  # what is settled
         self._failures: dict[int, Result] = {}  # what stands if nothing better comes
         self.ipv4_only = False
+        self.singly = False  # a reply to all named one of them
+        self.too_small = 0  # a limit of size that was not enough
         self.tried: set[Hop] = set()
 
     @property
@@ -59,7 +65,7 @@ class _Attempt:
     def note_failure(self, pending: Pending, result: Result) -> None:
         """Remember a failure; one that may pass is not replaced by one that is final."""
         before = self._failures.get(pending.number)
-        if before is None or result.reply.temporary or not before.reply.temporary:
+        if before is None or _hope(result) >= _hope(before):
             self._failures[pending.number] = result
 
     def fail(self, result: Result) -> None:
@@ -129,7 +135,7 @@ class SmtpCourier:
                 attempt.fail(hop)
             elif attempt.ipv4_only and family_of(hop.address) == "ipv6":
                 continue
-            elif (rest := self._hosts.resting(hop, asyncio.get_running_loop().time())) is not None:
+            elif (rest := self._known_trouble(hop)) is not None:
                 attempt.fail(rest)
             elif len(attempt.tried) >= self._settings.max_hosts:
                 return
@@ -138,6 +144,11 @@ class SmtpCourier:
                 if not await self._try_host(hop, attempt):
                     return
             attempt.next_host()
+
+    def _known_trouble(self, hop: Hop) -> Result | None:
+        """Why a host need not be tried now, if that is known."""
+        now = asyncio.get_running_loop().time()
+        return self._hosts.no_mail.get(hop, now) or self._hosts.resting(hop, now)
 
     async def _hops(self, doubtful: Hop | None) -> AsyncIterator[Hop | Result]:
         """The hosts in their order, but first the one that may have the message already."""
@@ -154,7 +165,14 @@ class SmtpCourier:
             session = await self._opener.open(hop)
             if isinstance(session, Result):
                 attempt.fail(session)
-                return action(session.stage, session.reply) not in _HOPELESS
+                diagnosis = diagnose(session.stage, session.reply, session.host)
+                if (
+                    session.stage is Stage.GREETING
+                    and diagnosis is not None
+                    and diagnosis.cause.id == _NO_MAIL
+                ):
+                    self._hosts.no_mail.put(hop, session, asyncio.get_running_loop().time() + _LEARNT_S)
+                return action(session.stage, session.reply, host=session.host) not in _HOPELESS
             await self._converse(session, attempt, facts)
             if not attempt.todo or Fact.RECONNECTED in facts:
                 return attempt.open
@@ -172,9 +190,11 @@ class SmtpCourier:
         self._session = session
         again = False
         while attempt.todo and not again and session.usable:
-            batch = attempt.todo[: session.max_recipients]
+            batch = attempt.todo[: 1 if attempt.singly else session.max_recipients]
             envelope = _envelope_for(attempt.queued, batch)
-            fitting = fit(envelope, attempt.content, session.extensions, session.hop.name)
+            fitting = fit(
+                envelope, attempt.content, session.extensions, session.hop.name, too_small=attempt.too_small
+            )
             if isinstance(fitting, Reply):
                 if not self._without_misfits(session, attempt, fitting):
                     break
@@ -183,6 +203,7 @@ class SmtpCourier:
             transaction = Transaction(fitting, attempt.content.octets, session.extensions, mode)
             await self._transact(session, transaction, attempt.content, chunked=Mode.CHUNKED in mode)
             session.messages += 1
+            self._tell_of_oddity(session)
             session.dirty = transaction.dirty
             again = self._sort(session, attempt, batch, transaction, facts)
         if not session.usable:
@@ -190,6 +211,13 @@ class SmtpCourier:
                 await self.close()
             else:
                 self._drop_session()
+
+    def _tell_of_oddity(self, session: Session) -> None:
+        """Have the operator hear of answers that no server should give, once an hour of each host."""
+        oddity = session.connection.take_oddity()
+        host = session.hop.name
+        if oddity and self._hosts.alarms.is_due(host, 1, asyncio.get_running_loop().time()):
+            observe.ALARM.note(problem=f"{host} answers oddly: {oddity}", cause=delivery.PROTOCOL.id)
 
     def _mode(self, session: Session, envelope: Envelope, content: Content) -> Mode:
         """Large messages go by BDAT where they can: looking for dots and line ends takes most of the time."""
@@ -220,12 +248,10 @@ class SmtpCourier:
         """Take the outcome of a transaction; whether some need a new connection to the same host."""
         reports = session.hints and "DSN" in session.extensions
         host = session.hop.name
-        if session.hints:
-            facts |= Fact.HINTS
-        if transaction.accepted:
-            facts |= Fact.ACCEPTED
-        if self._other_family_left(session.hop, attempt):
-            facts |= Fact.OTHER_FAMILY_LEFT
+        facts |= self._facts(session, attempt)
+        shared = transaction.accepted > 1 and not self._lmtp
+        if shared and self._names_one(batch, transaction):
+            facts |= Fact.ONE_NAMED
         actions: set[Action] = set()
         remaining = attempt.todo[len(batch) :]
         for index, pending in enumerate(batch):
@@ -234,8 +260,10 @@ class SmtpCourier:
                 stage = Stage.LOCAL if self._lmtp else stage
                 attempt.results[pending.number] = Result(reply, stage, Origin.PEER, host, reports)
                 continue
-            result = Result(reply, stage, Origin.PEER if reply.cause is None else Origin.LOCAL, host)
-            what = action(stage, reply, facts)
+            origin = Origin.PEER if reply.cause is None else Origin.LOCAL
+            result = Result(reply, stage, origin, host, shared=shared and stage is not Stage.RCPT)
+            before = Fact.ACCEPTED if transaction.accepted_before(index) else Fact.NOTHING
+            what = action(stage, reply, facts | before, host)
             actions.add(what)
             if what in _HERE:
                 remaining.append(pending)
@@ -250,25 +278,61 @@ class SmtpCourier:
             self._learn(session, attempt, transaction, actions)
         else:
             self._hosts.works(session.hop)
-        return Action.RECONNECT in actions
+        return bool(actions & _AGAIN)
+
+    def _facts(self, session: Session, attempt: _Attempt) -> Fact:
+        """What is known of a session when its replies are judged."""
+        facts = Fact.HINTS if session.hints else Fact.NOTHING
+        if session.could_encrypt:
+            facts |= Fact.IN_CLEAR
+        if self._other_family_left(session.hop, attempt):
+            facts |= Fact.OTHER_FAMILY_LEFT
+        return facts
+
+    @staticmethod
+    def _names_one(batch: list[Pending], transaction: Transaction) -> bool:
+        """Whether the refusal of the message names one of its recipients, so that the others may fare better."""
+        refusals = [
+            reply.text
+            for stage, reply in transaction.settled.values()
+            if stage is Stage.BODY and reply.permanent
+        ]
+        if not refusals:
+            return False
+        text = refusals[-1].lower()
+        named = [one for one in batch if one.recipient.address.lower() in text]
+        return 0 < len(named) < len(batch)
 
     def _learn(
         self, session: Session, attempt: _Attempt, transaction: Transaction, actions: set[Action]
     ) -> None:
         """Draw the conclusions that outlast one transaction."""
+        now = asyncio.get_running_loop().time()
         if Action.SPLIT in actions:
             session.max_recipients = max(1, transaction.accepted)
+            self._hosts.max_recipients.put(session.hop, session.max_recipients, now + _LEARNT_S)
+        if Action.SINGLY in actions:
+            attempt.singly = True
         if Action.STRIP in actions:
             session.hints = False
         if Action.OTHER_FAMILY in actions:
             attempt.ipv4_only = True
-        now = asyncio.get_running_loop().time()
-        replies = [reply for _, reply in transaction.settled.values()]
-        if any(reply.cause is delivery.IN_DOUBT for reply in replies):
+        if Action.LARGER_HOST in actions:
+            attempt.too_small = session.extensions.max_octets
+        if Action.ENCRYPT in actions:
+            self._hosts.without_tls.forget(session.hop)
+        if any(reply.cause is delivery.IN_DOUBT for _, reply in transaction.settled.values()):
             self._hosts.in_doubt.put(attempt.queued.id, session.hop, now + _IN_DOUBT_S)
-        if session.messages > 2 and any(reply.code == CLOSING_CODE for reply in replies):
-            self._hosts.max_messages.put(session.hop, session.messages - 1, now + _LEARNT_S)
+        self._learn_about_messages(session, transaction, now)
         self._learn_about_load(session, transaction, now)
+
+    def _learn_about_messages(self, session: Session, transaction: Transaction, now: float) -> None:
+        """Remember how many messages a host takes on a connection, if it says that these were too many."""
+        for stage, reply in transaction.settled.values():
+            if reply.code == CLOSING_CODE and session.messages > 1:
+                diagnosis = diagnose(stage, reply, session.hop.name)
+                if diagnosis is not None and diagnosis.cause.id == _TOO_MANY_MESSAGES:
+                    self._hosts.max_messages.put(session.hop, session.messages - 1, now + _LEARNT_S)
 
     def _learn_about_load(self, session: Session, transaction: Transaction, now: float) -> None:
         """Leave the host alone if it asks for that, other than by ending a connection that it has had enough of."""
@@ -282,7 +346,9 @@ class SmtpCourier:
             if said:
                 self._hosts.works(session.hop)
         elif session.messages == 1 or tired.reply.code != CLOSING_CODE:
-            self._hosts.rest(session.hop, tired, now, self._settings.dead_s)
+            row = find(tired.stage, tired.reply, host=tired.host)
+            asked_s = row.suspend_s if row.scope is Scope.HOST else 0.0
+            self._hosts.rest(session.hop, tired, now, asked_s or self._settings.dead_s)
 
     def _other_family_left(self, hop: Hop, attempt: _Attempt) -> bool:
         if attempt.ipv4_only or "ipv4" not in self._settings.families:
@@ -385,6 +451,14 @@ def _envelope_for(queued: Queued, batch: list[Pending]) -> Envelope:
     if recipients == envelope.recipients and utf8 == envelope.smtputf8:
         return envelope
     return replace(envelope, recipients=recipients, smtputf8=utf8)
+
+
+def _hope(result: Result) -> int:
+    """How good the chances of another attempt are: 2 by the reply itself, 1 for some attempts, 0 if there are none."""
+    if result.reply.temporary:
+        return 2
+    row = find(result.stage, result.reply, host=result.host)
+    return 1 if row.step is Step.RETRY or row.patience else 0
 
 
 def _local(reply: Reply, stage: Stage = Stage.LOCAL) -> Result:

@@ -161,6 +161,10 @@ class Transaction:
         """How many recipients the server took."""
         return len(self._accepted)
 
+    def accepted_before(self, index: int) -> bool:
+        """Whether the server took a recipient that came before this one."""
+        return bool(self._accepted) and self._accepted[0] < index
+
     @property
     def final_replies(self) -> int:
         """How many replies the end of the message earns: LMTP gives one for each recipient (RFC 2033 4.2)."""
@@ -174,17 +178,17 @@ class Transaction:
         return b"".join([wire for _, _, wire in group]), len(group)
 
     def take(self, replies: Sequence[Reply]) -> None:
-        """Take the replies to a group of commands, fewer only if the last one closes. Raises ProtocolError."""
+        """Take the replies to a group of commands, fewer only if the last one closes.
+
+        Raises ProtocolError if one can't be the answer to its command; then none is taken: they may have shifted.
+        """
+        self._check(replies)
         for reply in replies:
             stage, index, _ = self._steps[self._answered]
             self._answered += 1
             if reply.code == CLOSING_CODE:
                 self._settle_rest(stage, reply)
                 return
-            if reply.intermediate is not (stage is Stage.DATA) and (reply.intermediate or reply.positive):
-                self._answered -= 1
-                msg = f"{reply} in answer to {stage.value.upper()}"
-                raise ProtocolError(msg)
             self._take_one(stage, index, reply)
             if self._waiting is Next.NOTHING and not self._pipelining:
                 return
@@ -196,6 +200,14 @@ class Transaction:
             and not self._accepted
         ):
             self._waiting = Next.NOTHING
+
+    def _check(self, replies: Sequence[Reply]) -> None:
+        for (stage, _, _), reply in zip(self._steps[self._answered :], replies, strict=False):
+            if reply.code == CLOSING_CODE:
+                return
+            if reply.intermediate is not (stage is Stage.DATA) and (reply.intermediate or reply.positive):
+                msg = f"{reply} in answer to {stage.value.upper()}"
+                raise ProtocolError(msg)
 
     def _take_one(self, stage: Stage, index: int, reply: Reply) -> None:
         if stage is Stage.MAIL:

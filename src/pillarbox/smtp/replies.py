@@ -35,14 +35,15 @@ class ReplyReader:
     over once for each connection; the second one is a ProtocolError, as is anything without end.
     """
 
-    __slots__ = ("_buffer", "_lines", "_remembered", "_strikes")
+    __slots__ = ("_buffer", "_lines", "_remembered", "oddity", "strikes")
 
     def __init__(self) -> None:
         """Begin with nothing."""
         self._buffer = b""
         self._lines: list[bytes] = []  # of the reply that is not yet complete
         self._remembered: dict[bytes, Reply] = {}  # a server says the same few lines again and again
-        self._strikes = 0
+        self.strikes = 0  # lines that were passed over
+        self.oddity = ""  # what was tolerated last, for the operator: it tells of a fault on the other side
 
     def feed(self, data: bytes) -> list[Reply]:
         """Take octets and return the replies that are now complete. Raises ProtocolError."""
@@ -94,6 +95,8 @@ class ReplyReader:
                 raise ProtocolError(msg)
             return None
         reply = parse_reply(self._lines)
+        if len(self._lines) > 1 and len({one[:3] for one in self._lines}) > 1:
+            self.oddity = f"the codes of one reply differ: {printable(b' / '.join(self._lines))}"
         if (
             len(self._lines) == 1
             and len(raw) <= _MAX_REMEMBERED_OCTETS
@@ -104,8 +107,9 @@ class ReplyReader:
         return reply
 
     def _strike(self, line: bytes) -> None:
-        self._strikes += 1
-        if self._strikes >= MAX_STRIKES:
+        self.strikes += 1
+        self.oddity = f"a line that is no reply: {printable(line, 80)}"
+        if self.strikes >= MAX_STRIKES:
             msg = f"no reply: {printable(line, 80)}"
             raise ProtocolError(msg)
 

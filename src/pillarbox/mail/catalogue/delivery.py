@@ -329,6 +329,26 @@ BOUNCED_BY_OPERATOR = Cause(
     who=Who.OPERATOR,
     advice="Ask the operator of this server.",
 )
+SUPPRESSED = Cause(
+    "delivery.suppressed",
+    550,
+    "5.7.1",
+    "Not tried: {entry} is on this server's suppression list since {since}, because {why}. "
+    "`pillarbox suppression remove {entry}` lifts it",
+    (Stage.LOCAL,),
+    "RFC 3463 3.8",
+    "An earlier message to this address came back for good, so this one was not even tried.",
+    explanation=(
+        "Servers that keep sending to addresses which do not exist are taken for spammers, so an address that was refused "
+        "for its own sake is left alone for a time."
+    ),
+    who=Who.SENDER,
+    advice=(
+        "Check the address. If it is right and works again, ask the operator of this server to take it off the list; "
+        "a message that reaches it does that too."
+    ),
+    setting="suppression.enabled",
+)
 TOO_MANY_EXPANSIONS = Cause(
     "delivery.too_many_expansions",
     554,
