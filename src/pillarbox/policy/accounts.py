@@ -1,24 +1,62 @@
-"""Check logins against the accounts of the configuration, without stalling the loop or telling who exists.
+"""Decide who is let in: find the account, weigh what the client showed, and never tell who exists.
 
-Which mailboxes exist is `policy.directory`'s, what a login may do `policy.rules`' business.
+Where accounts are kept is the business of the directories (`policy.account`), hashing that of `policy.passwords`, what
+a login may do that of `policy.rules`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
+import hashlib
+import hmac
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
 
-from argon2 import PasswordHasher
-from argon2.exceptions import Argon2Error, InvalidHashError
-
+from pillarbox import observe
 from pillarbox.mail.catalogue import auth
 from pillarbox.mail.reply import Reply
-from pillarbox.mail.units import Settings
+from pillarbox.mail.units import Seconds, Settings
+from pillarbox.policy.account import Account, Source, SourceDown
+from pillarbox.policy.guard import Guard
+from pillarbox.policy.networks import Networks
+from pillarbox.policy.passwords import Passwords, TooManyWaiting, digest_app_password, keys_of_nobody
+from pillarbox.smtp.events import Login, Proof, SecretWanted
+from pillarbox.smtp.sasl import BY_KEYS, BY_TOKEN, Strength
+from pillarbox.smtp.scram import HASHES, ITERATIONS, PLUS, ScramKeys, parse_keys
 
-_THREADS = 2
-_MAX_WAITING = 64
-# Checked for unknown users, so that they take as long as known ones (RFC 4954 6 wants one answer for both).
-_NOBODY = "$argon2id$v=19$m=65536,t=3,p=4$cGlsbGFyYm94LW5vYm9keQ$u8YzbSTxHRzXb1dCsTRSxUwbW1jzXPqUJUZUuj9j7VE"
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_SHARES = 1 << 16
+
+
+class AuthSettings(Settings, frozen=True):
+    """Logins: `[auth]`."""
+
+    mechanisms: tuple[str, ...] = (
+        "SCRAM-SHA-256",
+        "EXTERNAL",
+        "OAUTHBEARER",
+        "XOAUTH2",
+        "PLAIN",
+        "LOGIN",
+    )
+    """The mechanisms to offer, the best first; each only where it can work. Further ones are SCRAM-SHA-256-PLUS,
+    SCRAM-SHA-1-PLUS, SCRAM-SHA-1 and CRAM-MD5."""
+    require_tls: bool = True
+    """Let nobody log in without TLS, not even with a mechanism that hides the password."""
+    min_strength: Literal["password", "digest", "scram", "bound"] = "password"
+    """The weakest mechanisms to take: "password" those that send it, "digest" CRAM-MD5 and better, "scram" SCRAM and
+    tokens, "bound" those that are bound to the TLS session."""
+    disclose_state: bool = False
+    """Tell somebody who knows the password that the account is disabled (525)."""
+    max_waiting: int = 64
+    """Passwords that may wait to be checked; further logins are put off (454)."""
+    max_delay_s: Seconds = Seconds(30)
+    """The longest that a login is held up after failures of its network or account; beyond that it is put off (454)."""
+    trusted_networks: tuple[str, ...] = ("127.0.0.0/8", "::1/128")
+    """Networks whose failed logins are not counted, such as that of a webmail server."""
 
 
 class AccountSettings(Settings, frozen=True):
@@ -26,60 +64,233 @@ class AccountSettings(Settings, frozen=True):
 
     password: str
     """The argon2 hash of the password; `pillarbox user hash` makes it."""
+    scram: tuple[str, ...] = ()
+    """Keys for SCRAM; `pillarbox user hash --scram` makes them."""
+    cram_md5: str = ""
+    """The password itself, if the account is to log in by CRAM-MD5, which can't do without it."""
+    enabled: bool = True
+    """Whether it may log in."""
     senders: tuple[str, ...] = ()
     """The sender addresses that it may use, "@domain" for all of a domain; none: any address."""
 
 
-class Accounts:
-    """The accounts of one server."""
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Where a login comes from."""
+
+    address: str
+    certified: tuple[str, ...] = ()  # the mail addresses in its certificate, which was verified
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A login that was accepted."""
+
+    name: str
+    senders: tuple[str, ...] = ()
+
+
+class Tokens(Protocol):
+    """What checks the tokens of OAuth."""
+
+    async def user(self, token: str) -> str | None:
+        """The account that a token was issued for, or None if it is not good. Raises SourceDown."""
+
+
+class ConfigAccounts:
+    """The accounts that stand in the configuration."""
+
+    title = "configuration"
 
     def __init__(self, accounts: dict[str, AccountSettings]) -> None:
-        """Take the accounts by name; names are compared without regard to case."""
-        self._accounts = {name.lower(): account for name, account in accounts.items()}
-        self._hasher = PasswordHasher()
-        self._pool = ThreadPoolExecutor(_THREADS, "login")
-        self._waiting = 0
+        """Take the accounts by name. Raises ValueError for keys that can't be read."""
+        self._accounts = {name.lower(): _configured(name, account) for name, account in accounts.items()}
+        found = self._accounts.values()
+        self.keyed = frozenset(mechanism for account in found for mechanism in account.keys)
+        if any(account.cram_md5 for account in found):
+            self.keyed |= {"CRAM-MD5"}
+        self.keyless = sum(not account.keys for account in found) / max(len(self._accounts), 1)
 
-    def __bool__(self) -> bool:
-        """Whether anybody can log in at all."""
-        return bool(self._accounts)
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._accounts)
 
-    async def login(self, user: str, password: str, authorize_as: str = "") -> str | Reply:
-        """The account's name, or the refusal. At most `_MAX_WAITING` logins wait; the next is put off (454)."""
-        if self._waiting >= _MAX_WAITING:
-            return auth.BACKEND_DOWN.reply()
-        name = user.lower()
-        account = self._accounts.get(name)
-        self._waiting += 1
+    async def find(self, name: str) -> Account | None:
+        return self._accounts.get(name)
+
+    async def verify(self, account: Account, password: str) -> None:
+        """Leave it to others."""
+
+    async def logged_in(self, account: Account, password: str, app_password: str) -> None:
+        """Nothing to learn: the configuration is the operator's."""
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+def _configured(name: str, settings: AccountSettings) -> Account:
+    return Account(
+        name.lower(),
+        settings.password,
+        dict(parse_keys(text) for text in settings.scram),
+        settings.cram_md5,
+        settings.senders,
+        settings.enabled,
+    )
+
+
+class Accounts:
+    """All who may log in to one server, in the order in which its directories are asked."""
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        settings: AuthSettings = AuthSettings(),  # noqa: B008 - it is frozen
+        *,
+        tokens: Tokens | None = None,
+        key: bytes = b"",
+    ) -> None:
+        """`key` is secret and stays the same: the challenges of users that don't exist are made from it."""
+        self._sources = sources
+        self._settings = settings
+        self._tokens = tokens
+        self._key = hashlib.sha256(b"nobody" + key).digest()
+        self._passwords = Passwords(settings.max_waiting)
+        self._guard = Guard()
+        self._trusted = Networks(settings.trusted_networks)
+
+    def mechanisms(self, *, certificates: bool = False) -> tuple[str, ...]:
+        """Those of the settings that can work with these directories."""
+        return tuple(name for name in self._settings.mechanisms if self._can(name, certificates=certificates))
+
+    def _can(self, name: str, *, certificates: bool) -> bool:
+        if name in BY_TOKEN:
+            return self._tokens is not None
+        if name == "EXTERNAL":
+            return certificates
+        if name in BY_KEYS or name == "CRAM-MD5":
+            return bool(self._sources) and all(
+                name.removesuffix(PLUS) in source.keyed for source in self._sources
+            )
+        return True
+
+    @property
+    def min_strength(self) -> Strength:
+        """The weakest that is taken."""
+        return Strength[self._settings.min_strength.upper()]
+
+    # ------------------------------------------------------------------ what sessions ask
+
+    async def secret(self, event: SecretWanted, peer: Peer) -> ScramKeys | str | Reply:
+        """What a mechanism compares with, or why it gets nothing. Unknown users get something that nothing fits."""
+        name = event.user.lower()
+        held_up = await self._held_up(peer, name)
+        if held_up is not None:
+            return held_up
         try:
-            loop = asyncio.get_running_loop()
-            secret = account.password if account is not None else _NOBODY
-            right = await loop.run_in_executor(self._pool, self._matches, secret, password)
-        finally:
-            self._waiting -= 1
-        if account is None or not right or authorize_as.lower() not in ("", name):
-            return auth.BAD_CREDENTIALS.reply()
-        return name
+            found, _source = await self._find(name)
+        except SourceDown as error:
+            return _down(error)
+        if found is not None and not found.enabled and not self._settings.disclose_state:
+            found = None
+        if event.mechanism == "CRAM-MD5":
+            return found.cram_md5 if found and found.cram_md5 else self._mark("cram", name).hex()
+        keys = found.keys.get(event.mechanism) if found is not None else None
+        if keys is not None:
+            return keys
+        if found is not None or self._would_be_keyless(name):
+            return auth.PASSWORD_TRANSITION.reply()
+        return keys_of_nobody(self._key, event.mechanism, name, ITERATIONS)
 
-    def _matches(self, secret: str, password: str) -> bool:
+    def _would_be_keyless(self, name: str) -> bool:
+        """Whether a user who does not exist has no keys: as many of them as of those who do, and always the same."""
+        share = max((source.keyless for source in self._sources), default=0.0)
+        return int.from_bytes(self._mark("share", name)[:2]) < share * _SHARES
+
+    def _mark(self, purpose: str, name: str) -> bytes:
+        return hmac.digest(self._key, f"{purpose}\0{name}".encode(), "sha256")
+
+    async def login(self, event: Login, peer: Peer) -> Admitted | Reply:
+        """The account that is let in, or the refusal."""
         try:
-            return self._hasher.verify(secret, password)
-        except (Argon2Error, InvalidHashError):
-            return False
+            return await self._login(event, peer)
+        except TooManyWaiting:
+            return auth.TOO_MANY_LOGINS.reply()
+        except SourceDown as error:
+            return _down(error)
 
-    def may_send_as(self, name: str, sender: str) -> bool:
-        """Whether an account may use a reverse-path; `@domain` among its senders stands for the whole domain."""
-        account = self._accounts.get(name)
-        if account is None:
-            return False
-        senders, address = account.senders, sender.lower()
-        return not senders or address in senders or "@" + address.rpartition("@")[2] in senders
+    async def _login(self, event: Login, peer: Peer) -> Admitted | Reply:
+        name = self._name(event, peer)
+        if event.proof in (Proof.PASSWORD, Proof.TOKEN):
+            held_up = await self._held_up(peer, name)
+            if held_up is not None:
+                return held_up
+        if event.proof is Proof.TOKEN:
+            assert self._tokens is not None  # or the mechanism would not be offered
+            issued_for = (await self._tokens.user(event.password) or "").lower()
+            name = name or issued_for
+            right = bool(issued_for) and issued_for == name
+        else:
+            right = event.proof in (Proof.PROVEN, Proof.CERTIFICATE)
+        account, source = await self._find(name)
+        if event.proof is Proof.PASSWORD:
+            right = await self._knows_password(account, source, event.password)
+        if account is None or not right or event.authorize_as.lower() not in ("", name):
+            return self._failed(peer, name)
+        if not account.enabled:
+            self._failed(peer, name)
+            return (auth.DISABLED if self._settings.disclose_state else auth.BAD_CREDENTIALS).reply()
+        self._guard.succeeded(peer.address, name)
+        return Admitted(account.name, account.senders)
 
-    def close(self) -> None:
-        """Let the threads go."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+    def _name(self, event: Login, peer: Peer) -> str:
+        if event.proof is not Proof.CERTIFICATE:
+            return event.user.lower()
+        names = [name.lower() for name in peer.certified]
+        wanted = event.authorize_as.lower()
+        return wanted if wanted in names else (names[0] if names else "")
+
+    async def _knows_password(self, account: Account | None, source: Source | None, password: str) -> bool:
+        if account is None or source is None:
+            return await self._passwords.matches("", password)
+        app = account.app_passwords.get(digest_app_password(password), "") if account.app_passwords else ""
+        if not app:
+            known = await source.verify(account, password)
+            if known is None:
+                known = await self._passwords.matches(account.password, password)
+            if not known:
+                return False
+        await source.logged_in(account, password, app)
+        return True
+
+    async def _find(self, name: str) -> tuple[Account, Source] | tuple[None, None]:
+        for source in self._sources:
+            found = await source.find(name)
+            if found is not None:
+                return found, source
+        return None, None
+
+    async def _held_up(self, peer: Peer, name: str) -> Reply | None:
+        """Wait as long as earlier failures ask for; if that is too long, do not look at the login at all."""
+        delay_s = self._guard.delay_s(peer.address, name, time.monotonic())
+        if delay_s > self._settings.max_delay_s:
+            return auth.THROTTLED.reply()
+        if delay_s:
+            await asyncio.sleep(delay_s)
+        return None
+
+    def _failed(self, peer: Peer, name: str) -> Reply:
+        if not self._trusted.holds(peer.address):
+            self._guard.failed(peer.address, name, time.monotonic())
+        return auth.BAD_CREDENTIALS.reply()
+
+    async def close(self) -> None:
+        """Let threads and connections go."""
+        self._passwords.close()
+        for source in self._sources:
+            await source.close()
 
 
-def hash_password(password: str) -> str:
-    """The argon2id hash to put into the configuration."""
-    return PasswordHasher().hash(password)
+def _down(error: SourceDown) -> Reply:
+    observe.ACCOUNTS_DOWN.note(problem=str(error))
+    return auth.BACKEND_DOWN.reply()

@@ -88,13 +88,31 @@ class BodyDropped(_Event, frozen=True, gc=False):
     owed: ClassVar[bool] = False
 
 
+class Proof(Enum):
+    """What stands behind a login."""
+
+    PASSWORD = "password"  # to be checked
+    TOKEN = "token"  # to be checked
+    CERTIFICATE = "certificate"  # whose, the driver knows
+    PROVEN = "proven"  # checked by the mechanism, with the secret that was asked for
+    DISPROVEN = "disproven"
+
+
+class SecretWanted(_Event, frozen=True, gc=False):
+    """A mechanism needs what is kept of an account. Answer with `give_secret`, or with a refusal."""
+
+    mechanism: str  # a name of `scram.HASHES`, which wants ScramKeys, or CRAM-MD5, which wants the password
+    user: str
+
+
 class Login(_Event, frozen=True, gc=False):
-    """AUTH came to its end: check these credentials. `mechanism` is PLAIN or LOGIN."""
+    """AUTH came to its end: decide on it. `password` may be a token, and is empty if there is nothing to check."""
 
     mechanism: str
     authorize_as: str
     user: str
-    password: str
+    password: str = ""
+    proof: Proof = Proof.PASSWORD
 
     def __repr__(self) -> str:
         """Without the password, so that no log can show it."""
@@ -109,9 +127,19 @@ class Verify(_Event, frozen=True, gc=False):
 
 
 class TlsWanted(_Event, frozen=True, gc=False):
-    """STARTTLS was granted: send what is queued, read no more in clear, call `tls_started`, shake hands."""
-
-    owed: ClassVar[bool] = False
+    """STARTTLS. To grant it, read no more, answer with 220, send that, call `tls_started`, and shake hands."""
 
 
-Event = Hello | MailFrom | RcptTo | BodyStart | BodyChunk | BodyEnd | BodyDropped | Login | Verify | TlsWanted
+Event = (
+    Hello
+    | MailFrom
+    | RcptTo
+    | BodyStart
+    | BodyChunk
+    | BodyEnd
+    | BodyDropped
+    | Login
+    | SecretWanted
+    | Verify
+    | TlsWanted
+)

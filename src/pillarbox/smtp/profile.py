@@ -6,11 +6,15 @@ Which command fits when is in `smtp.states`; the session that uses all this is `
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from pillarbox.mail.catalogue import session
 from pillarbox.mail.reply import Cause, Reply
 from pillarbox.mail.units import Octets, Seconds, Settings
 from pillarbox.smtp import sasl
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Limits(Settings, frozen=True):
@@ -50,6 +54,15 @@ class Offer:
     reply: Reply
 
 
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """What is known of the connection that carries a session."""
+
+    tls: bool = False
+    certified: bool = False  # the client showed a certificate, and it was verified
+    end_point: bytes = b""  # the hash of our certificate (RFC 5929 4.1)
+
+
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Profile:
     """What all sessions of one listener have in common."""
@@ -62,7 +75,11 @@ class Profile:
     needs_tls: bool = False
     needs_login: bool = False
     login_in_clear: bool = False
-    _offers: dict[tuple[bool, bool, bool], Offer] = field(init=False, repr=False, default_factory=dict)
+    login_needs_tls: bool = True  # whatever the mechanism
+    mechanisms: tuple[str, ...] = ("PLAIN", "LOGIN")  # the best first
+    min_strength: sasl.Strength = sasl.Strength.PASSWORD
+    random: Callable[[int], bytes] | None = None  # octets that nobody can guess; mechanisms with a nonce need it
+    _offers: dict[tuple[bool, ...], Offer] = field(init=False, repr=False, default_factory=dict)
     _said: dict[Cause, Reply] = field(init=False, repr=False, default_factory=dict)
 
     def say(self, cause: Cause) -> Reply:
@@ -72,31 +89,46 @@ class Profile:
             reply = self._said[cause] = cause.reply(hostname=self.hostname)
         return reply
 
-    def offers(self, verb: str, *, tls: bool, login: bool) -> bool:
+    def offers(self, verb: str, *, channel: Channel, login: bool) -> bool:
         """Whether a verb makes sense at all in a session that has TLS or a login, or not yet."""
         return {
-            "STARTTLS": self.offers_tls and not tls,
-            "AUTH": self.offers_login and not login and (tls or self.login_in_clear),
+            "STARTTLS": self.offers_tls and not channel.tls,
+            "AUTH": not login and bool(self.usable(channel)),
             "EXPN": False,
             "LHLO": self.lmtp,
             "EHLO": not self.lmtp,
             "HELO": not self.lmtp,
         }.get(verb, True)
 
-    def offer(self, *, extended: bool, tls: bool, login: bool) -> Offer:
+    def usable(self, channel: Channel) -> tuple[str, ...]:
+        """The mechanisms that a session over such a channel may use, the best first."""
+        if not self.offers_login:
+            return ()
+        return tuple(name for name in self.mechanisms if self._fits(name, channel))
+
+    def _fits(self, name: str, channel: Channel) -> bool:
+        traits = sasl.TRAITS[name]
+        if traits.strength < self.min_strength:
+            return False
+        if traits.needs_tls:
+            return channel.certified if name == "EXTERNAL" else bool(channel.end_point)
+        return channel.tls or self.login_in_clear or not (traits.in_clear or self.login_needs_tls)
+
+    def offer(self, *, extended: bool, channel: Channel, login: bool) -> Offer:
         """What a session that has TLS or a login, or not yet, is offered; nothing after HELO."""
-        found = self._offers.get((extended, tls, login))
+        known_as = extended, login, channel.tls, channel.certified, bool(channel.end_point)
+        found = self._offers.get(known_as)
         if found is None:
-            keywords = _keywords(self, tls=tls, login=login) if extended else {}
+            keywords = _keywords(self, channel, login=login) if extended else {}
             lines = [f"{keyword} {value}".rstrip() for keyword, value in keywords.items()]
             # MAIL may carry AUTH= even when the login is over (RFC 4954 5)
             known = frozenset(keywords) | ({"AUTH"} if extended and self.offers_login else set())
             found = Offer(known, session.HELLO.because(self.hostname, *lines))
-            self._offers[extended, tls, login] = found
+            self._offers[known_as] = found
         return found
 
 
-def _keywords(profile: Profile, *, tls: bool, login: bool) -> dict[str, str]:
+def _keywords(profile: Profile, channel: Channel, *, login: bool) -> dict[str, str]:
     """The extensions of a session, each with what EHLO says of it."""
     limits = profile.limits
     keywords = {
@@ -110,8 +142,15 @@ def _keywords(profile: Profile, *, tls: bool, login: bool) -> dict[str, str]:
         "DSN": "",
         "LIMITS": f"RCPTMAX={limits.recipients} MAILMAX={limits.messages}",
     }
+<<<<<<< HEAD
     if profile.offers("STARTTLS", tls=tls, login=login):
         keywords["STARTTLS"] = ""
     if profile.offers("AUTH", tls=tls, login=login):
         keywords["AUTH"] = " ".join(sasl.MECHANISMS)
+=======
+    if profile.offers_tls and not channel.tls:
+        keywords["STARTTLS"] = ""
+    mechanisms = profile.usable(channel)
+    if mechanisms and not login:
+        keywords["AUTH"] = " ".join(mechanisms)
     return keywords

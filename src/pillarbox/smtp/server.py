@@ -13,7 +13,7 @@ from pillarbox.mail.catalogue import auth, content, envelope, session
 from pillarbox.mail.envelope import Body
 from pillarbox.mail.help import help_lines
 from pillarbox.mail.reply import Cause, Reply
-from pillarbox.smtp import grammar, sasl
+from pillarbox.smtp import exchange, grammar
 from pillarbox.smtp.events import (
     BodyDropped,
     BodyEnd,
@@ -23,11 +23,13 @@ from pillarbox.smtp.events import (
     Login,
     MailFrom,
     RcptTo,
+    SecretWanted,
     Signal,
     TlsWanted,
     Verify,
 )
-from pillarbox.smtp.profile import Offer, Profile
+from pillarbox.smtp.profile import Channel, Offer, Profile
+from pillarbox.smtp.sasl import MAX_RESPONSE_OCTETS
 from pillarbox.smtp.states import ALWAYS, ORDERED, TRANSITIONS, State
 from pillarbox.smtp.transfer import Transfer
 from pillarbox.smtp.wire import LineFault, LineReader
@@ -72,10 +74,10 @@ class ServerSession:
         "_draining",
         "_errors",
         "_events",
+        "_exchange",
         "_failures",
         "_lines",
         "_mail",
-        "_mechanism",
         "_messages",
         "_mode",
         "_out",
@@ -84,6 +86,7 @@ class ServerSession:
         "_refused",
         "_transfer",
         "_tried",
+        "channel",
         "deadline",
         "hello",
         "hello_verb",
@@ -107,7 +110,7 @@ class ServerSession:
         self._owed: Event | None = None
         self._errors = self._messages = self._failures = 0
         self._draining = False
-        self._mechanism: sasl.Mechanism | None = None
+        self._exchange: exchange.Exchange | None = None
         self._transfer = Transfer(self._events)
         self._mail: MailFrom | None = None
         self._accepted = self._tried = 0
@@ -115,6 +118,7 @@ class ServerSession:
         self.state = State.CONNECTED
         self.parted = False  # whether the client asked for the end of the session
         self.tls = tls
+        self.channel = Channel(tls=tls)  # the driver sets more, once it knows more
         self.login = ""  # the account that logged in
         self.hello = self.hello_verb = ""
         self.offered: frozenset[str] = frozenset()
@@ -174,7 +178,7 @@ class ServerSession:
                     return Signal.NEED_DATA
                 self._take_line(line)
             elif mode is _SASL:
-                line = self._lines.next_line(sasl.MAX_RESPONSE_OCTETS)
+                line = self._lines.next_line(MAX_RESPONSE_OCTETS)
                 if line is None:
                     return Signal.NEED_DATA
                 self._take_sasl(line)
@@ -224,6 +228,7 @@ class ServerSession:
         self._mode = _Mode.COMMAND
         self._reset()
         self.tls = True
+        self.channel = Channel(tls=True)
         self.hello = self.hello_verb = self.login = ""
         self.state = State.CONNECTED
         self.offered = frozenset()
@@ -241,6 +246,8 @@ class ServerSession:
         if event is None:
             msg = "no reply is owed"
             raise LocalProtocolError(msg)
+        if type(event) is Login and self._explain_refusal(event, reply):
+            return
         self._out.append(reply.bare_wire if type(event) is Hello else reply.wire)
         if reply.code == session.SHUTDOWN.code:
             self._drop_body()
@@ -264,7 +271,7 @@ class ServerSession:
         return self._offer_for(self._owed).reply
 
     def _offer_for(self, event: Hello) -> Offer:
-        return self._profile.offer(extended=event.verb != "HELO", tls=self.tls, login=bool(self.login))
+        return self._profile.offer(extended=event.verb != "HELO", channel=self.channel, login=bool(self.login))
 
     # What an answer changes, one method an event.
 
@@ -293,6 +300,14 @@ class ServerSession:
     def _after_hello(self, event: Hello, reply: Reply) -> None:
         if reply.positive:
             self._greeted(event)
+
+    def _after_secret_wanted(self, _event: SecretWanted, reply: Reply) -> None:
+        self._logged_in(reply, "")
+
+    def _after_tls_wanted(self, _event: TlsWanted, reply: Reply) -> None:
+        if reply.positive:
+            self._lines.forget()  # whatever came along in clear must not be taken for encrypted (RFC 3207 6)
+            self._mode = _Mode.HANDSHAKE
 
     def _after_verify(self, _event: Verify, _reply: Reply) -> None:
         """Nothing: a look-up has no effect on a transaction (RFC 5321 4.1.1.6)."""
@@ -484,7 +499,7 @@ class ServerSession:
             self._say(session.BAD_ARGUMENT.reply(detail="An address or a name must follow"))
 
     def _do_help(self, argument: str) -> None:
-        offers, facts = self._profile.offers, {"tls": self.tls, "login": bool(self.login)}
+        offers, facts = self._profile.offers, {"channel": self.channel, "login": bool(self.login)}
         usable = [
             verb for verb in (*ALWAYS, *ORDERED) if offers(verb, **facts) and self._refusal(verb) is None
         ]
@@ -501,65 +516,54 @@ class ServerSession:
         elif argument:
             self._say(session.UNEXPECTED_ARGUMENT.reply())
         else:
-            self._out.append(session.START_TLS.reply().wire)
-            self._lines.forget()  # whatever came along in clear must not be taken for encrypted (RFC 3207 6)
-            self._mode = _Mode.HANDSHAKE
             self._events.append(TlsWanted())
 
     def _do_auth(self, argument: str) -> None:
         name, _, initial = argument.partition(" ")
-        refusal = self._auth_refusal(name.upper())
+        name = name.upper()
+        if not self._profile.offers_login:
+            refusal: Reply | None = auth.NOT_OFFERED.reply()
+        elif self.login:
+            refusal = session.AUTH_NOT_NOW.reply()
+        else:
+            refusal = exchange.refusal(name, self._profile, self.channel)
         if refusal is not None:
             self._say(refusal)
             return
-        self._mechanism = sasl.MECHANISMS[name.upper()]()
-        if initial:
-            self._step_sasl(initial.strip().encode("utf-8"))
-        else:
-            self._take_step(self._mechanism.step(None))
-
-    def _auth_refusal(self, name: str) -> Reply | None:
-        profile = self._profile
-        if not profile.offers_login:
-            return auth.NOT_OFFERED.reply()
-        if self.login:
-            return session.AUTH_NOT_NOW.reply()
-        if not name:
-            return session.BAD_ARGUMENT.reply(detail="A mechanism must follow AUTH")
-        if name not in sasl.MECHANISMS:
-            return auth.MECHANISM.reply()
-        if not (self.tls or profile.login_in_clear):
-            return auth.TLS_FOR_PASSWORD.reply()
-        return None
+        self._exchange = exchange.Exchange(name, self._profile, self.channel)
+        self._take_step(self._exchange.begin(initial.strip()))
 
     def _take_sasl(self, line: bytes | LineFault) -> None:
+        assert self._exchange is not None  # only an exchange in progress gets here
         self._mode = _Mode.COMMAND
-        if isinstance(line, LineFault):
-            self._mechanism = None
-            too_long = line is LineFault.TOO_LONG
-            self._say((auth.ANSWER_TOO_LONG if too_long else auth.BASE64).reply())
-        else:
-            self._step_sasl(line)
+        self._take_step(self._exchange.take_line(line))
 
-    def _step_sasl(self, text: bytes) -> None:
-        response = sasl.decode_response(text)
-        if isinstance(response, Reply):
-            self._mechanism = None
-            self._say(response)
-            return
-        assert self._mechanism is not None  # only an exchange in progress gets here
-        self._take_step(self._mechanism.step(response))
-
-    def _take_step(self, step: bytes | Login | Reply) -> None:
-        if isinstance(step, bytes):
-            self._out.append(auth.CHALLENGE.reply(challenge=sasl.encode_challenge(step)).wire)
-            self._mode = _Mode.SASL
-            return
-        self._mechanism = None
-        if isinstance(step, Login):
+    def _take_step(self, step: exchange.Step) -> None:
+        if not isinstance(step, Reply):
             self._events.append(step)
+        elif step.intermediate:
+            self._out.append(step.wire)
+            self._mode = _Mode.SASL
+        elif step.cause is auth.BAD_CREDENTIALS:
+            self._out.append(step.wire)
+            self._logged_in(step, "")
         else:
             self._say(step)
+
+    def give_secret(self, secret: object) -> None:
+        """Give what a `SecretWanted` asks for, in place of an answer."""
+        event, self._owed = self._owed, None
+        if type(event) is not SecretWanted or self._exchange is None:
+            raise LocalProtocolError("no secret is wanted")
+        self._take_step(self._exchange.take_secret(secret))
+        self._finish_if_draining()
+
+    def _explain_refusal(self, event: Login, reply: Reply) -> bool:
+        """Tell a client first why its token is not taken, if its mechanism has a way to do so."""
+        challenge = self._exchange.explain_refusal(event, reply) if self._exchange is not None else None
+        if challenge is not None:
+            self._take_step(challenge)
+        return challenge is not None
 
     # ------------------------------------------------------------------ bodies
 
@@ -623,6 +627,8 @@ _AFTER: dict[type[Event], Callable[[ServerSession, Any, Reply], None]] = {
     BodyEnd: ServerSession._after_body_end,  # noqa: SLF001
     Hello: ServerSession._after_hello,  # noqa: SLF001
     Verify: ServerSession._after_verify,  # noqa: SLF001
+    SecretWanted: ServerSession._after_secret_wanted,  # noqa: SLF001
+    TlsWanted: ServerSession._after_tls_wanted,  # noqa: SLF001
 }
 _HANDLERS: dict[str, Callable[[ServerSession, str], None]] = {
     verb: getattr(ServerSession, f"_do_{verb.lower()}") for verb in (*ALWAYS, *ORDERED) if verb != "BDAT"

@@ -19,7 +19,7 @@ AUTHENTICATED = Cause(
     who=Who.NOBODY,
     advice="Nothing needs to be done.",
     setting="account",
-    scenarios=("E235-1", "E235-2"),
+    scenarios=("E235-1", "E235-2", "E235-3", "E235-4"),
 )
 CHALLENGE = Cause(
     "auth.challenge",
@@ -32,7 +32,7 @@ CHALLENGE = Cause(
     explanation="Mechanisms such as LOGIN ask for one thing after another. The text is in base64.",
     who=Who.NOBODY,
     advice="Answer in base64, or send an asterisk to give up.",
-    scenarios=("E334-1", "E334-2"),
+    scenarios=("E334-1", "E334-2", "E334-3"),
 )
 BACKEND_DOWN = Cause(
     "auth.backend_down",
@@ -43,13 +43,63 @@ BACKEND_DOWN = Cause(
     "RFC 4954 6",
     "The password store can't be reached.",
     explanation=(
-        "Nothing was said about the password: it may well be right. Too many logins wait to be checked, "
-        "or the store of passwords does not answer."
+        "Nothing was said about the password: it may well be right. The store of passwords does not answer."
     ),
     who=Who.OPERATOR,
     advice="Try again in a minute; do not change the password.",
     setting="account",
     scenarios=("E454-2",),
+)
+TOO_MANY_LOGINS = Cause(
+    "auth.too_many_logins",
+    454,
+    "4.7.0",
+    "Too many logins at once, try again later",
+    (Stage.AUTH,),
+    "RFC 4954 6",
+    "More logins wait to be checked than there may be.",
+    explanation=(
+        "Checking a password takes time on purpose, and so many clients log in at this moment that the queue "
+        "for it is full. Nothing was said about the password."
+    ),
+    who=Who.NOBODY,
+    advice="Try again in a minute; do not change the password.",
+    setting="auth.max_waiting",
+    scenarios=("E454-3",),
+)
+THROTTLED = Cause(
+    "auth.throttled",
+    454,
+    "4.7.0",
+    "Too many failed logins, try again later",
+    (Stage.AUTH,),
+    "RFC 4954 6",
+    "Too many logins failed lately, from this network or for this account.",
+    explanation=(
+        "Each failed login makes the next one wait longer. This one would have had to wait for too long, so it "
+        "was not checked at all."
+    ),
+    who=Who.SENDER,
+    advice="Correct the stored password, and wait for some minutes.",
+    setting="auth.max_delay",
+    scenarios=("E454-4",),
+)
+PASSWORD_TRANSITION = Cause(
+    "auth.password_transition",
+    432,
+    "4.7.12",
+    "Log in once with PLAIN, then this mechanism can be used",
+    (Stage.AUTH,),
+    "RFC 4954 6",
+    "What this mechanism needs has not been made for the account yet.",
+    explanation=(
+        "SCRAM compares with keys that are made from the password, and for this account there are none so far. "
+        "They are made at the next login that shows the password."
+    ),
+    who=Who.SENDER,
+    advice="Log in once with PLAIN or LOGIN over TLS.",
+    setting="auth.mechanisms",
+    scenarios=("E432-1",),
 )
 ANSWER_TOO_LONG = Cause(
     "auth.answer_too_long",
@@ -85,9 +135,22 @@ CANCELLED = Cause(
     (Stage.AUTH,),
     "RFC 4954 4",
     "The client gave the login up.",
-    explanation="The client sent an asterisk, or an initial answer where the mechanism has none.",
+    explanation="The client sent an asterisk in place of an answer, which ends the exchange.",
     who=Who.NOBODY,
     advice="Log in again if that was not meant.",
+    scenarios=("E501-7",),
+)
+INITIAL_RESPONSE = Cause(
+    "auth.initial_response",
+    501,
+    "5.7.0",
+    "In this mechanism the server speaks first",
+    (Stage.AUTH,),
+    "RFC 4954 4",
+    "The client gave an answer before it was asked.",
+    explanation="With CRAM-MD5 the client can't know what to answer before it has seen the challenge.",
+    who=Who.SENDER_ADMIN,
+    advice="Look at the transcript; the sending program has to be corrected.",
     scenarios=("E501-7",),
 )
 NOT_OFFERED = Cause(
@@ -118,6 +181,7 @@ MECHANISM = Cause(
     explanation="The answer to EHLO lists the mechanisms that this listener has.",
     who=Who.SENDER_ADMIN,
     advice="Choose one from the list.",
+    setting="auth.mechanisms",
     scenarios=("E504-1",),
 )
 LOGIN_REQUIRED = Cause(
@@ -151,6 +215,54 @@ TLS_REQUIRED = Cause(
     setting="listen.require_tls",
     scenarios=("E530-2",),
 )
+TLS_FOR_LOGIN = Cause(
+    "auth.tls_for_login",
+    530,
+    "5.7.0",
+    "Must issue a STARTTLS command before logging in",
+    (Stage.AUTH,),
+    "RFC 4954 6",
+    "Logins are taken only on encrypted connections.",
+    explanation=(
+        "The mechanism does not send the password, but whoever listens could guess at it at leisure, or take "
+        "over the session."
+    ),
+    who=Who.SENDER,
+    advice="Turn on STARTTLS, or TLS, in the mail program.",
+    setting="auth.require_tls",
+    scenarios=("E530-3",),
+)
+DISABLED = Cause(
+    "auth.disabled",
+    525,
+    "5.7.13",
+    "This account is disabled",
+    (Stage.AUTH,),
+    "RFC 5248 3",
+    "The login was right, but the account is closed.",
+    explanation=(
+        "Somebody who runs this server has closed the account. Only who knows its password is told, and only "
+        "where the server is set to tell."
+    ),
+    who=Who.SENDER,
+    advice="Ask those who run the server.",
+    setting="auth.disclose_state",
+    scenarios=("E525-1",),
+)
+TOO_WEAK = Cause(
+    "auth.too_weak",
+    534,
+    "5.7.9",
+    "Authentication mechanism is too weak",
+    (Stage.AUTH,),
+    "RFC 4954 6",
+    "The mechanism protects less than is asked for here.",
+    explanation="The server has the mechanism, but its settings ask for a stronger one.",
+    who=Who.SENDER,
+    advice="Choose a stronger mechanism in the mail program; the answer to EHLO lists them.",
+    setting="auth.min_strength",
+    scenarios=("E534-1",),
+)
 BAD_CREDENTIALS = Cause(
     "auth.bad_credentials",
     535,
@@ -166,7 +278,7 @@ BAD_CREDENTIALS = Cause(
     who=Who.SENDER,
     advice="Enter user name and password again.",
     setting="account",
-    scenarios=("E535-1", "E535-2", "E535-4"),
+    scenarios=("E535-1", "E535-2", "E535-3", "E535-4"),
 )
 TLS_FOR_PASSWORD = Cause(
     "auth.tls_for_password",

@@ -348,6 +348,22 @@ NOT_IMPLEMENTED = Cause(
     advice="Do without the command.",
     scenarios=("E502-1",),
 )
+TLS_BUSY = Cause(
+    "session.tls_busy",
+    454,
+    "4.7.0",
+    "TLS is not available just now, try again later",
+    (Stage.STARTTLS,),
+    "RFC 3207 4",
+    "Too many TLS handshakes are going on.",
+    explanation=(
+        "A handshake costs much more than anything else a client can ask for, so only so many are done at once."
+    ),
+    who=Who.NOBODY,
+    advice="Try again in a minute.",
+    setting="tls.max_handshakes",
+    scenarios=("E454-1",),
+)
 TLS_NOT_OFFERED = Cause(
     "session.tls_not_offered",
     502,

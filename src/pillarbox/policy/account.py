@@ -1,0 +1,63 @@
+"""What is known of an account, and what a directory of accounts has to be able to do.
+
+Each kind of directory is a module beside this one; who is let in is decided by `policy.accounts`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from pillarbox.smtp.scram import ScramKeys
+
+
+class SourceDown(Exception):
+    """A directory can't be asked just now; the text says why, for the log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """One account, as its directory knows it."""
+
+    name: str
+    password: str = field(default="", repr=False)  # an argon2 hash; "" if it can't log in with a password
+    keys: Mapping[str, ScramKeys] = field(default_factory=dict)  # by mechanism
+    cram_md5: str = field(default="", repr=False)  # the password itself, where CRAM-MD5 is wanted
+    senders: tuple[str, ...] = ()
+    enabled: bool = True
+    app_passwords: Mapping[str, str] = field(default_factory=dict, repr=False)  # name by digest
+
+
+class Source(Protocol):
+    """A directory of accounts. Names are in lower case. All may raise SourceDown."""
+
+    title: str  # for the log
+
+    @property
+    def keyed(self) -> frozenset[str]:
+        """The mechanisms for which some account has keys, or may get them."""
+
+    @property
+    def keyless(self) -> float:
+        """The share of accounts that have no keys yet, between 0 and 1."""
+
+    async def find(self, name: str) -> Account | None:
+        """Look an account up."""
+
+    async def verify(self, account: Account, password: str) -> bool | None:
+        """Whether it is the account's password, or None if the directory leaves that to us."""
+
+    async def logged_in(self, account: Account, password: str, app_password: str) -> None:
+        """A password was right; `app_password` names the one that was used, if it was one."""
+
+    async def close(self) -> None:
+        """Let go what was opened."""
+
+
+def owns(senders: tuple[str, ...], sender: str) -> bool:
+    """Whether an account may use a sender address; `@domain` among its senders stands for the whole domain."""
+    if not senders:
+        return True
+    address = sender.lower()
+    return address in senders or "@" + address.rpartition("@")[2] in senders

@@ -1,0 +1,116 @@
+"""Check passwords in threads of their own, so that neither a flood of logins nor a slow hash stalls the sessions.
+
+Whose password it is, and what follows from the answer, is the business of `policy.accounts`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import hmac
+import os
+import secrets
+import threading
+import time
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from argon2 import PasswordHasher
+from argon2.exceptions import Argon2Error, InvalidHashError
+
+from pillarbox.smtp.scram import HASHES, ScramKeys, derive_keys
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_THREADS = 2
+_NICE = 10  # the threads hash when the sessions have nothing to do
+_KEEP_S = 60.0  # a password found right is not hashed again for so long
+_MAX_KEPT = 4096
+_SALT_OCTETS = 16
+# Checked for unknown users, so that they take as long as known ones (RFC 4954 6 wants one answer for both).
+NOBODY = "$argon2id$v=19$m=65536,t=3,p=4$cGlsbGFyYm94LW5vYm9keQ$u8YzbSTxHRzXb1dCsTRSxUwbW1jzXPqUJUZUuj9j7VE"
+
+
+class TooManyWaiting(Exception):
+    """So many passwords wait to be checked that this one was not taken."""
+
+
+class Passwords:
+    """A bounded pool that checks passwords, with a short memory for those found right."""
+
+    def __init__(self, max_waiting: int) -> None:
+        """At most `max_waiting` wait at once."""
+        self._max_waiting = max_waiting
+        self._hasher = PasswordHasher()
+        self._pool = ThreadPoolExecutor(_THREADS, "login", initializer=_be_nice)
+        self._waiting = 0
+        self._key = secrets.token_bytes(32)
+        self._right: OrderedDict[bytes, float] = OrderedDict()  # when each is to be forgotten
+
+    async def matches(self, hashed: str, password: str) -> bool:
+        """Whether a password belongs to a hash; "" stands for an account that there is not. Raises TooManyWaiting."""
+        mark = hmac.digest(self._key, f"{hashed}\0{password}".encode(), "sha256")
+        now = time.monotonic()
+        if hashed and self._right.get(mark, 0.0) > now:
+            return True
+        right = await self._in_pool(self._verify, hashed or NOBODY, password) and bool(hashed)
+        if right:
+            self._right[mark] = now + _KEEP_S
+            self._right.move_to_end(mark)
+            if len(self._right) > _MAX_KEPT:
+                self._right.popitem(last=False)
+        return right
+
+    async def _in_pool(self, check: Callable[[str, str], bool], hashed: str, password: str) -> bool:
+        if self._waiting >= self._max_waiting:
+            raise TooManyWaiting
+        self._waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, check, hashed, password)
+        finally:
+            self._waiting -= 1
+
+    def _verify(self, hashed: str, password: str) -> bool:
+        try:
+            return self._hasher.verify(hashed, password)
+        except (Argon2Error, InvalidHashError):
+            return False
+
+    def close(self) -> None:
+        """Let the threads go."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _be_nice() -> None:
+    """On Linux a thread has a niceness of its own, and those that argon2 starts take it over."""
+    with contextlib.suppress(OSError, AttributeError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+
+
+def hash_password(password: str) -> str:
+    """The argon2id hash to keep."""
+    return PasswordHasher().hash(password)
+
+
+def scram_keys(mechanism: str, password: str) -> ScramKeys:
+    """New keys for a password. Raises ScramError for one that SCRAM can't take."""
+    return derive_keys(mechanism, password, secrets.token_bytes(_SALT_OCTETS))
+
+
+def keys_of_nobody(key: bytes, mechanism: str, name: str, iterations: int) -> ScramKeys:
+    """Keys that no password fits, always the same for a name: an unknown user gets a challenge like any other."""
+    kind = HASHES[mechanism]
+
+    def made(purpose: str) -> bytes:
+        return hmac.digest(key, f"{purpose}\0{mechanism}\0{name}".encode(), kind)
+
+    return ScramKeys(made("salt")[:_SALT_OCTETS], iterations, made("stored"), made("server"))
+
+
+def digest_app_password(secret: str) -> str:
+    """What is kept of an app password: it is long and random, so no slow hash is needed."""
+    plain = secret.replace("-", "").replace(" ", "").lower()
+    return hashlib.sha256(plain.encode()).hexdigest()
