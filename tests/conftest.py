@@ -8,6 +8,7 @@ import re
 import socket
 import ssl
 import struct
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +24,8 @@ from pillarbox.mail.catalogue import auth, content, envelope, session
 from pillarbox.mail.reply import Reply, printable
 from pillarbox.mail.units import Octets
 from pillarbox.net.listener import ConnectionLimits, Connections, bind, listen
-from pillarbox.policy.accounts import Accounts, AccountSettings
+from pillarbox.net.tls import Handshakes, TlsSettings, server_context
+from pillarbox.policy.accounts import Accounts, AccountSettings, AuthSettings, ConfigAccounts, Peer
 from pillarbox.policy.directory import Directory
 from pillarbox.policy.domains import DomainSettings
 from pillarbox.policy.hooks import Client, Hooks
@@ -39,16 +41,24 @@ from pillarbox.smtp.events import (
     Login,
     MailFrom,
     RcptTo,
+    SecretWanted,
     Signal,
     TlsWanted,
     Verify,
 )
 from pillarbox.smtp.profile import Limits, Profile
+from pillarbox.smtp.sasl import Strength
+from pillarbox.smtp.scram import HASHES, derive_keys, format_keys
 from pillarbox.smtp.server import ServerSession
 
 HOST = "mx.example.org"
 ADDRESS = "127.0.0.1"  # of every client
-PASSWORDS = {"alice@example.org": "wonderland", "bob@example.org": "builder"}
+PASSWORDS = {
+    "alice@example.org": "wonderland",
+    "bob@example.org": "builder",
+    "carol@example.org": "carols",
+    "dora@example.org": "doors",
+}
 DOMAINS = {
     "example.org": DomainSettings(deliver="hold", users=["alice", "bob", "carol", "postmaster", "abuse"]),
     "closed.example": DomainSettings(no_mail=True),
@@ -76,6 +86,9 @@ class Options:
     needs_tls: bool = False
     login: bool = False
     login_in_clear: bool = False
+    login_needs_tls: bool = True
+    mechanisms: str = "PLAIN LOGIN"
+    min_strength: str = "password"
     vrfy: bool = True
     relay: tuple[str, ...] = ()
     limits: Limits = field(default_factory=Limits)
@@ -84,6 +97,8 @@ class Options:
     plugins: tuple[object, ...] = ()
     hook_limit_s: float = 5.0
     min_free_octets: int = 0
+    max_handshakes: int = 100
+    auth: AuthSettings | None = None  # accounts of its own for this office, under these rules
 
     @property
     def profile(self) -> Profile:
@@ -96,29 +111,45 @@ class Options:
             needs_tls=self.needs_tls,
             needs_login=self.role is Role.SUBMISSION,
             login_in_clear=self.login_in_clear,
+            login_needs_tls=self.login_needs_tls,
+            mechanisms=tuple(self.mechanisms.split()),
+            min_strength=Strength[self.min_strength.upper()],
+            random=bytes,  # the dialogues are written down: every nonce is zeros
         )
 
 
-def build_accounts():
-    return Accounts(
-        {
-            name: AccountSettings(
-                password=_QUICK.hash(password), senders=("alice@example.org", "@wonder.example")
-            )
-            if name.startswith("alice")
-            else AccountSettings(password=_QUICK.hash(password))
-            for name, password in PASSWORDS.items()
-        }
+def build_settings(name, password):
+    """Alice may use some senders only; carol can log in by PLAIN alone, dora not at all."""
+    keys = [format_keys(kind, derive_keys(kind, password, b"saltsalt", 16)) for kind in HASHES]
+    return AccountSettings(
+        password=_QUICK.hash(password),
+        scram=() if name.startswith("carol") else tuple(keys),
+        cram_md5=password,
+        senders=("alice@example.org", "@wonder.example") if name.startswith("alice") else (),
+        enabled=not name.startswith("dora"),
     )
 
 
-def build_rules(options, accounts):
+def build_accounts(settings=None):
+    return Accounts(
+        [ConfigAccounts({name: build_settings(name, password) for name, password in PASSWORDS.items()})],
+        settings or AuthSettings(),
+        key=b"secret",
+    )
+
+
+def build_rules(options):
     directory = Directory(DirectorySettings(domains=DOMAINS))
     return Rules(
         RuleSettings(relay_networks=options.relay, deny_networks=options.deny, vrfy=options.vrfy),
         directory,
-        accounts,
     ), directory
+
+
+def at_once(work):
+    """The result of a coroutine, in whatever loop may be running here."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, work).result()
 
 
 class Core:
@@ -126,8 +157,8 @@ class Core:
 
     def __init__(self, options, accounts=None):
         self.options = options
-        self.accounts = accounts or Accounts({})
-        self.rules, _ = build_rules(options, self.accounts)
+        self.accounts = accounts
+        self.rules, _ = build_rules(options)
         profile = options.profile
         refusal = None
         if options.role is Role.NO_MAIL:
@@ -162,7 +193,9 @@ class Core:
                 break
             self.events.append(event)
             reply = self.decide(event)
-            if event.owed:
+            if isinstance(event, SecretWanted) and not isinstance(reply, Reply):
+                current.give_secret(reply)
+            elif event.owed:
                 login = self._logged_in if isinstance(event, Login) else ""
                 current.answer(reply, login=login)
             else:
@@ -195,18 +228,20 @@ class Core:
                 return self.rules.decide_verify(expand=event.expand)
             case TlsWanted():
                 self.wants_tls = True
-                return None
+                return session.START_TLS.reply()
+            case SecretWanted():
+                return at_once(self.accounts.secret(event, Peer(ADDRESS)))
             case BodyDropped():
                 self._body.clear()
                 return None
         raise AssertionError(event)
 
     def _log_in(self, event):
-        right = PASSWORDS.get(event.user.lower()) == event.password
-        if not right or event.authorize_as.lower() not in {"", event.user.lower()}:
-            return auth.BAD_CREDENTIALS.reply()
-        self._logged_in = event.user.lower()
-        self.client = Client("s", ADDRESS, 1234, self.options.role, login=self._logged_in)
+        found = at_once(self.accounts.login(event, Peer(ADDRESS)))
+        if isinstance(found, Reply):
+            return found
+        self._logged_in = found.name
+        self.client = Client("s", ADDRESS, 1234, self.options.role, login=found.name, senders=found.senders)
         return auth.AUTHENTICATED.reply()
 
     def start_tls(self, now=0.0):
@@ -227,14 +262,14 @@ class Office:
     def __init__(self, options, folder, accounts, context):
         self.options = options
         self.folder = folder
-        self.accounts = accounts
+        self.accounts = accounts if options.auth is None else build_accounts(options.auth)
         self.context = context
         self.queued = []  # what was offered to the queue
         self.protocols = []
 
     async def open(self):
         options = self.options
-        rules, directory = build_rules(options, self.accounts)
+        rules, directory = build_rules(options)
         self.spool = SqliteSpool(self.folder)
         self.hooks = Hooks(options.plugins, limit_s=options.hook_limit_s)
         self.connections = Connections(options.connections)
@@ -254,6 +289,7 @@ class Office:
             hooks=self.hooks,
             door=self.door,
             connections=self.connections,
+            handshakes=Handshakes(options.max_handshakes),
             tls=self.context,
             implicit_tls=options.tls == "implicit",
         )
@@ -273,6 +309,8 @@ class Office:
         await self.connections.drain(0.0)
         await settled(lambda: not len(self.connections))
         await self.spool.close()
+        if self.options.auth is not None:
+            await self.accounts.close()
 
     @property
     def drafts(self):
@@ -418,25 +456,35 @@ class Certificates:
     server: ssl.SSLContext
     client: ssl.SSLContext
     authority: str  # a file with the authority's certificate
+    issuer: trustme.CA
+
+    def client_of(self, *names):
+        """A client that shows a certificate with these names."""
+        context = ssl.create_default_context()
+        self.issuer.configure_trust(context)
+        self.issuer.issue_cert(*names).configure_cert(context)
+        return context
 
 
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tls")
     authority = trustme.CA()
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert(HOST, "127.0.0.1").configure_cert(server)
+    authority.cert_pem.write_to_path(str(folder / "ca.pem"))
+    issued = authority.issue_cert(HOST, "127.0.0.1")
+    issued.private_key_and_cert_chain_pem.write_to_path(str(folder / "server.pem"))
+    files = {"certificate": str(folder / "server.pem"), "key": str(folder / "server.pem")}
+    server = server_context(TlsSettings(**files, client_ca=str(folder / "ca.pem")), asks_client=True)
     client = ssl.create_default_context()
     authority.configure_trust(client)
-    authority.cert_pem.write_to_path(str(folder / "ca.pem"))
-    return Certificates(server, client, str(folder / "ca.pem"))
+    return Certificates(server, client, str(folder / "ca.pem"), authority)
 
 
 @pytest.fixture(scope="session")
 def accounts():
     found = build_accounts()
     yield found
-    found.close()
+    asyncio.run(found.close())
 
 
 @pytest.fixture(scope="session")

@@ -281,6 +281,7 @@ SESSION_CLOSED = Event("session.closed", Level.DEBUG, "connection from {client} 
 SESSION_REFUSED = Event("session.refused", Level.INFO, "connection from {client} refused", labels=("cause",))
 REPLY_REFUSED = Event("reply.refused", Level.INFO, "refused {client}: {reply}", labels=("cause", "stage"))
 LOGIN_OK = Event("login.ok", Level.INFO, "{login} logged in from {client}", labels=("mechanism",))
+ACCOUNTS_DOWN = Event("accounts.down", Level.ERROR, "accounts cannot be looked up: {problem}")
 LOGIN_FAILED = Event(
     "login.failed", Level.WARNING, "login of {login} from {client} failed", labels=("mechanism",)
 )

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import importlib
 import resource
+import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,8 +22,8 @@ from pillarbox.inbound.session import Desk, SmtpProtocol
 from pillarbox.mail.address import AddressError, parse_address
 from pillarbox.net.listener import Connections, bind, comes_here, listen
 from pillarbox.net.resolver import Resolver
-from pillarbox.net.tls import renewable_context, server_context
-from pillarbox.policy.accounts import Accounts
+from pillarbox.net.tls import Handshakes, ListenerContext, renewable_context, server_context
+from pillarbox.policy.accounts import Accounts, ConfigAccounts
 from pillarbox.policy.directory import Directory
 from pillarbox.policy.hooks import Hooks
 from pillarbox.policy.rules import Role, Rules
@@ -97,10 +98,21 @@ class Policy:
     def __init__(self, config: Config, plugins: Sequence[object] = ()) -> None:
         """Raises ValueError or ImportError for what can't work."""
         self.directory = Directory(config.directory)
-        self.accounts = Accounts(config.accounts)
-        self.rules = Rules(config.policy, self.directory, self.accounts)
+        self.accounts = Accounts([ConfigAccounts(config.accounts)], config.auth, key=_key_of(config))
+        self.rules = Rules(config.policy, self.directory)
         self.hooks = Hooks([*map(_import_hooks, config.hooks), *plugins])
         self.tls = server_context(config.tls)
+        self.tls_of_users = server_context(config.tls, asks_client=True)
+        self.handshakes = Handshakes(config.tls.max_handshakes)
+
+    def tls_for(self, settings: ListenSettings) -> ListenerContext | None:
+        """The context of a listener: that of users may ask for their certificates."""
+        return self.tls_of_users if settings.role is Role.SUBMISSION else self.tls
+
+
+def _key_of(config: Config) -> bytes:
+    """Something secret that all workers know and that stays the same."""
+    return "".join(account.password for account in config.accounts.values()).encode()
 
 
 def _import_hooks(name: str) -> object:
@@ -149,7 +161,7 @@ class Service:
         observe.write_behind(asyncio.get_running_loop())
         self._open.callback(observe.write_behind, None)
         self._policy = Policy(config, self._plugins)
-        self._open.callback(self._close_accounts)
+        self._open.push_async_callback(self._close_accounts)
         self.spool = SqliteSpool(Path(config.data))
         self._open.push_async_callback(self._close_spool)
         self._couriers = PresentCouriers(*self._courier_makers(config))
@@ -186,8 +198,8 @@ class Service:
         )
         return couriers, local.close
 
-    def _close_accounts(self) -> None:
-        self._policy.accounts.close()
+    async def _close_accounts(self) -> None:
+        await self._policy.accounts.close()
 
     async def _close_spool(self) -> None:
         await self.spool.close()
@@ -200,7 +212,10 @@ class Service:
             await self._listen(number, settings, bound)
 
     async def _listen(self, number: int, settings: ListenSettings, bound: socket.socket) -> None:
-        tls = renewable_context(lambda: self._policy.tls) if settings.tls == "implicit" else None
+        tls = None
+        if settings.tls == "implicit":
+            asked = self.config.tls if settings.role is Role.SUBMISSION else None
+            tls = renewable_context(lambda: self._policy.tls_for(settings), asked)
         server = await listen(bound, lambda: SmtpProtocol(self._desks[number]), tls=tls)
         self._servers.append(server)
         self._open.callback(server.close)
@@ -230,12 +245,17 @@ class Service:
     def _desk(self, settings: ListenSettings) -> Desk:
         config, policy = self.config, self._policy
         submission = settings.role is Role.SUBMISSION
+        mechanisms = policy.accounts.mechanisms(certificates=submission and bool(config.tls.client_ca))
         profile = Profile(
             hostname=config.hostname,
             limits=config.limits,
             lmtp=settings.role is Role.LMTP,
             offers_tls=policy.tls is not None and settings.tls == "starttls",
-            offers_login=bool(policy.accounts) and settings.role is not Role.LMTP,
+            offers_login=bool(config.accounts) and settings.role is not Role.LMTP,
+            login_needs_tls=config.auth.require_tls,
+            mechanisms=mechanisms,
+            min_strength=policy.accounts.min_strength,
+            random=secrets.token_bytes,
             needs_tls=settings.require_tls,
             needs_login=submission,
             login_in_clear=settings.login_in_clear,
@@ -248,7 +268,8 @@ class Service:
             hooks=policy.hooks,
             door=self.door,
             connections=self.connections,
-            tls=policy.tls,
+            handshakes=policy.handshakes,
+            tls=policy.tls_for(settings),
             implicit_tls=settings.tls == "implicit",
         )
 

@@ -3,7 +3,8 @@ r"""Play the dialogues of this folder, once with the bare core and once over a s
 A script is a text file named after the scenarios it earns. Its lines:
 
     # a comment
-    @ role lmtp               an option of the listener: role, tls, needs_tls, login, login_in_clear, vrfy, deny, relay
+    @ role lmtp               an option of the listener: role, tls, needs_tls, login, login_in_clear, login_needs_tls,
+                              mechanisms, min_strength, vrfy, deny, relay
     @ limit recipients 2      one of its limits
     C: NOOP                   the client sends a line; `\r`, `\n`, `\t`, `\\` and `\xHH` stand for octets
     C+ BDAT 3                 the same without the CRLF
@@ -90,7 +91,7 @@ def option(name, value):
         return Role(value)
     if name in {"deny", "relay"}:
         return (value,)
-    return value if name == "tls" else value == "yes"
+    return value if name in {"tls", "mechanisms", "min_strength"} else value == "yes"
 
 
 def compare(path, expected, lines):

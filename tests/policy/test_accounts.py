@@ -1,29 +1,51 @@
 """Logins: who is let in, who is not, and that nobody can tell why."""
 
-import asyncio
-import threading
-
 import argon2
 import pytest
 
 from pillarbox.mail.catalogue import auth
 from pillarbox.mail.reply import Reply
-from pillarbox.policy import accounts as module
-from pillarbox.policy.accounts import Accounts, AccountSettings, hash_password
+from pillarbox.policy.account import SourceDown, owns
+from pillarbox.policy.accounts import Accounts, AccountSettings, Admitted, AuthSettings, ConfigAccounts, Peer
+from pillarbox.policy.passwords import NOBODY, hash_password
+from pillarbox.smtp.events import Login, SecretWanted
+from pillarbox.smtp.scram import ScramKeys, derive_keys, format_keys
 
 QUICK = argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
-ALICE = AccountSettings(password=QUICK.hash("wonderland"), senders=("alice@example.org",))
+KEYS = derive_keys("SCRAM-SHA-256", "wonderland", b"salt", 8)
+ALICE = AccountSettings(
+    password=QUICK.hash("wonderland"),
+    scram=(format_keys("SCRAM-SHA-256", KEYS),),
+    senders=("alice@example.org",),
+)
+PEER = Peer("192.0.2.1")
 
 
 @pytest.fixture
-def accounts():
-    made = Accounts({"Alice@example.org": ALICE, "broken": AccountSettings(password="wonderland")})
-    yield made
-    made.close()
+async def make():
+    """Accounts of a configuration, under some settings."""
+    made = []
+
+    def build(accounts, **settings):
+        made.append(Accounts([ConfigAccounts(accounts)], AuthSettings(**settings), key=b"k"))
+        return made[-1]
+
+    yield build
+    for one in made:
+        await one.close()
+
+
+@pytest.fixture
+def accounts(make):
+    return make({"Alice@example.org": ALICE, "broken": AccountSettings(password="wonderland")})
 
 
 def cause(found):
     return found.cause if isinstance(found, Reply) else found
+
+
+def login(accounts, user, password, authorize_as="", peer=PEER):
+    return accounts.login(Login("PLAIN", authorize_as, user, password), peer)
 
 
 @pytest.mark.parametrize(
@@ -38,20 +60,31 @@ def cause(found):
         ("alice@example.org", "wonderland\0", "", auth.BAD_CREDENTIALS),
         ("alice@example.org", "x" * 100_000, "", auth.BAD_CREDENTIALS),
         ("zoe@example.org", "wonderland", "", auth.BAD_CREDENTIALS),
+        ("nobody", "pillarbox-nobody", "", auth.BAD_CREDENTIALS),
         ("", "", "", auth.BAD_CREDENTIALS),
         ("broken", "wonderland", "", auth.BAD_CREDENTIALS),
     ],
 )
 async def test_who_is_let_in(accounts, user, password, authorize_as, expected):
-    assert cause(await accounts.login(user, password, authorize_as)) == expected
+    found = await login(accounts, user, password, authorize_as)
+    assert (found.name if isinstance(found, Admitted) else found.cause) == expected
+
+
+async def test_a_password_found_right_is_remembered_and_a_wrong_one_is_not(accounts, monkeypatch):
+    checked = []
+    verify = accounts._passwords._verify
+    monkeypatch.setattr(accounts._passwords, "_verify", lambda *pair: checked.append(pair) or verify(*pair))
+    for password in ("wonderland", "wonderland", "wrong", "wrong", "wonderland"):
+        await login(accounts, "alice@example.org", password)
+    assert [password for _, password in checked] == ["wonderland", "wrong", "wrong"]
 
 
 async def test_an_unknown_user_is_checked_against_a_real_hash(accounts, monkeypatch):
     checked = []
-    monkeypatch.setattr(accounts, "_matches", lambda secret, _password: checked.append(secret))
-    await accounts.login("zoe@example.org", "x")
-    (secret,) = checked
-    found, usual = argon2.extract_parameters(secret), argon2.extract_parameters(hash_password("x"))
+    monkeypatch.setattr(accounts._passwords, "_verify", lambda secret, _password: checked.append(secret))
+    await login(accounts, "zoe@example.org", "x")
+    assert checked == [NOBODY]
+    found, usual = argon2.extract_parameters(NOBODY), argon2.extract_parameters(hash_password("x"))
     assert (found.time_cost, found.memory_cost, found.parallelism, found.hash_len) == (
         usual.time_cost,
         usual.memory_cost,
@@ -59,32 +92,80 @@ async def test_an_unknown_user_is_checked_against_a_real_hash(accounts, monkeypa
         usual.hash_len,
     )
     with pytest.raises(argon2.exceptions.VerifyMismatchError):
-        argon2.PasswordHasher().verify(secret, "x")
+        argon2.PasswordHasher().verify(NOBODY, "x")
 
 
-async def test_the_user_and_the_password_are_never_the_ones_of_nobody(accounts):
-    assert cause(await accounts.login("nobody", "pillarbox-nobody")) is auth.BAD_CREDENTIALS
+class Dead:
+    """A directory that does not answer."""
+
+    title = "dead"
+    keyed = frozenset({"SCRAM-SHA-256"})
+    keyless = 0.0
+
+    async def find(self, name):
+        raise SourceDown("connection refused")
+
+    async def close(self):
+        pass
 
 
-async def test_E454_2_too_many_logins_at_once_are_put_off_and_the_loop_goes_on(accounts, monkeypatch):
-    release = threading.Event()
-    monkeypatch.setattr(accounts, "_matches", lambda _secret, _password: release.wait(20))
-    waiting = [
-        asyncio.create_task(accounts.login("alice@example.org", "x")) for _ in range(module._MAX_WAITING)
+async def test_E454_2_a_directory_that_does_not_answer_says_nothing_about_the_password():
+    accounts = Accounts([ConfigAccounts({"alice@example.org": ALICE}), Dead()])
+    assert (await login(accounts, "alice@example.org", "wonderland")).name == "alice@example.org"
+    assert cause(await login(accounts, "bob@example.org", "x")) is auth.BACKEND_DOWN
+    assert cause(await accounts.secret(SecretWanted("SCRAM-SHA-256", "bob"), PEER)) is auth.BACKEND_DOWN
+    await accounts.close()
+
+
+async def test_an_unknown_user_gets_a_challenge_like_any_other(make):
+    accounts = make({"alice": ALICE})
+    assert await accounts.secret(SecretWanted("SCRAM-SHA-256", "Alice"), PEER) == KEYS
+    first = await accounts.secret(SecretWanted("SCRAM-SHA-256", "zoe"), PEER)
+    assert first == await make({"alice": ALICE}).secret(SecretWanted("SCRAM-SHA-256", "ZOE"), PEER)
+    other = await accounts.secret(SecretWanted("SCRAM-SHA-256", "yves"), PEER)
+    assert isinstance(first, ScramKeys)
+    assert first.salt != other.salt
+    assert len(first.salt) == 16
+    assert len(first.stored) == 32
+
+
+async def test_as_many_unknown_users_lack_keys_as_known_ones(make):
+    accounts = make({"alice": ALICE, "bob": AccountSettings(password=ALICE.password)})
+    answers = [
+        cause(await accounts.secret(SecretWanted("SCRAM-SHA-256", f"user{n}"), PEER)) for n in range(200)
     ]
-    await asyncio.sleep(0)
-    assert cause(await accounts.login("alice@example.org", "wonderland")) is auth.BACKEND_DOWN
-    release.set()
-    await asyncio.gather(*waiting)
-    assert await accounts.login("alice@example.org", "x") == "alice@example.org"
+    assert 60 < answers.count(auth.PASSWORD_TRANSITION) < 140
+    assert (
+        cause(await accounts.secret(SecretWanted("SCRAM-SHA-256", "bob"), PEER)) is auth.PASSWORD_TRANSITION
+    )
 
 
-def test_whether_anybody_can_log_in(accounts):
-    assert accounts
-    assert not Accounts({})
+@pytest.mark.parametrize(
+    ("accounts", "mechanisms"),
+    [
+        ({"bob": AccountSettings(password=ALICE.password)}, ("PLAIN", "LOGIN")),
+        ({"alice": ALICE}, ("SCRAM-SHA-256", "PLAIN", "LOGIN")),
+    ],
+)
+def test_only_mechanisms_that_can_work_are_offered(make, accounts, mechanisms):
+    assert make(accounts).mechanisms() == mechanisms
+    assert "EXTERNAL" in make(accounts).mechanisms(certificates=True)
 
 
-async def test_a_hash_that_was_made_here_is_understood_here():
-    made = Accounts({"bob": AccountSettings(password=hash_password("passwört"))})
-    assert await made.login("bob", "passwört") == "bob"
-    made.close()
+@pytest.mark.parametrize(
+    ("sender", "owned"),
+    [
+        ("alice@example.org", True),
+        ("ALICE@example.org", True),
+        ("bob@example.org", False),
+        ("any@wonder.example", True),
+        ("any@sub.wonder.example", False),
+    ],
+)
+def test_whose_sender_it_is(sender, owned):
+    assert owns(("alice@example.org", "@wonder.example"), sender) is owned
+
+
+async def test_a_hash_that_was_made_here_is_understood_here(make):
+    accounts = make({"bob": AccountSettings(password=hash_password("passwört"))})
+    assert (await login(accounts, "bob", "passwört")).name == "bob"

@@ -1,4 +1,4 @@
-"""PLAIN and LOGIN as the server runs them."""
+"""The mechanisms as the server runs them."""
 
 import base64
 
@@ -9,7 +9,12 @@ from hypothesis import strategies as st
 from pillarbox.mail.catalogue import auth
 from pillarbox.mail.reply import Reply
 from pillarbox.smtp import sasl
-from pillarbox.smtp.events import Login
+from pillarbox.smtp.events import Login, Proof, SecretWanted
+from pillarbox.smtp.exchange import Exchange
+from pillarbox.smtp.profile import Channel, Profile
+from pillarbox.smtp.scram import derive_keys
+
+KEYS = derive_keys("SCRAM-SHA-256", "pencil", b"salt", 2)
 
 
 def test_plain():
@@ -63,16 +68,78 @@ def test_a_challenge_reads_as_it_was_written(octets):
     assert sasl.decode_response(sasl.encode_challenge(octets).encode() or b"=") == octets
 
 
-@given(st.lists(st.binary(max_size=30), max_size=4), st.sampled_from(sorted(sasl.MECHANISMS)))
+ALL = Profile(
+    hostname="mx", offers_login=True, mechanisms=tuple(sasl.TRAITS), random=bytes, login_in_clear=True
+)
+BOUND = Channel(tls=True, certified=True, end_point=b"hash")
+
+
+@given(st.lists(st.binary(max_size=30), max_size=6), st.sampled_from(sorted(sasl.TRAITS)))
 def test_an_exchange_always_ends(responses, name):
-    mechanism = sasl.MECHANISMS[name]()
-    step = mechanism.step(None)
+    exchange = Exchange(name, ALL, BOUND)
+    step = exchange.begin("")
     for response in responses:
-        assert isinstance(step, bytes)
-        step = mechanism.step(response)
-        if not isinstance(step, bytes):
+        if isinstance(step, SecretWanted):
+            step = exchange.take_secret("secret" if name == "CRAM-MD5" else KEYS)
+        if not (isinstance(step, Reply) and step.intermediate):
             break
-    assert isinstance(step, bytes | Login | Reply)
+        step = exchange.take_line(base64.b64encode(response))
+    assert isinstance(step, Login | Reply | SecretWanted)
+
+
+def test_cram_md5():  # RFC 2195 2
+    exchange = sasl.CramMd5(b"", "x")
+    exchange._challenge = b"<1896.697170952@postoffice.reston.mci.net>"
+    answer = b"tim b913a602c7eda7a495b4e6e7334d3890"
+    assert exchange.step(answer) == SecretWanted("CRAM-MD5", "tim")
+    assert exchange.take_secret("tanstaaftanstaaf") == Login("CRAM-MD5", "", "tim", "", Proof.PROVEN)
+    assert exchange.take_secret("other").proof is Proof.DISPROVEN
+    assert sasl.CramMd5(b"1", "x").step(None) != sasl.CramMd5(b"2", "x").step(None)
+
+
+@pytest.mark.parametrize("answer", [b"", b"tim", b"\xff b913"])
+def test_cram_md5_answers_that_are_none(answer):
+    assert sasl.CramMd5(b"", "x").step(answer).cause is auth.BAD_CREDENTIALS
+
+
+def test_external():
+    assert sasl.External().step(None) == b""
+    assert sasl.External().step(b"bob") == Login("EXTERNAL", "bob", "", "", Proof.CERTIFICATE)
+    assert sasl.External().step(b"\xff").cause is auth.BAD_CREDENTIALS
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "user"),
+    [
+        ("OAUTHBEARER", "n,a=bob@x,\x01host=mx\x01port=587\x01auth=Bearer t.o.k\x01\x01", "bob@x"),
+        ("OAUTHBEARER", "n,,\x01auth=bearer t.o.k\x01\x01", ""),
+        ("OAUTHBEARER", "y,a=b=2Co=3Db,\x01auth=Bearer t.o.k\x01\x01", "b,o=b"),
+        ("XOAUTH2", "user=bob@x\x01auth=Bearer t.o.k\x01\x01", "bob@x"),
+    ],
+)
+def test_tokens(name, answer, user):
+    assert sasl.Bearer(name).step(answer.encode()) == Login(name, user, user, "t.o.k", Proof.TOKEN)
+
+
+@pytest.mark.parametrize("name", sasl.BY_TOKEN)
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"\xff",
+        b"n,,\x01\x01",
+        b"n,,\x01auth=Basic x\x01\x01",
+        b"user=x\x01auth=Bearer \x01",
+        b"x,,\x01auth=Basic t",
+    ],
+)
+def test_tokens_that_are_none(name, answer):
+    assert sasl.Bearer(name).step(answer).cause is auth.BAD_CREDENTIALS
+
+
+def test_mechanisms_with_a_nonce_need_a_source_of_chance():
+    with pytest.raises(ValueError, match="random"):
+        Profile(hostname="mx", mechanisms=("SCRAM-SHA-256",))
 
 
 def test_a_password_is_never_shown():

@@ -15,7 +15,7 @@ from pillarbox.net.listener import ConnectionLimits
 from pillarbox.net.resolver import ResolverSettings
 from pillarbox.net.tls import TlsSettings
 from pillarbox.observe import LogSettings
-from pillarbox.policy.accounts import AccountSettings
+from pillarbox.policy.accounts import AccountSettings, AuthSettings
 from pillarbox.policy.domains import DomainSettings
 from pillarbox.policy.names import DirectorySettings
 from pillarbox.policy.routes import RouteSettings
@@ -80,6 +80,7 @@ class Config(Settings, frozen=True):
     log: LogSettings = LogSettings()
     listen: tuple[ListenSettings, ...] = ()
     tls: TlsSettings = TlsSettings()
+    auth: AuthSettings = AuthSettings()
     policy: RuleSettings = RuleSettings()
     connections: ConnectionLimits = ConnectionLimits()
     limits: Limits = Limits()

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from pillarbox import observe
+from pillarbox.inbound import login
 from pillarbox.inbound.accept import Accepted, Door, Letter
-from pillarbox.mail.catalogue import auth, content, envelope, session
+from pillarbox.mail.catalogue import content, envelope, session
 from pillarbox.mail.message import protocol_name
 from pillarbox.mail.reply import Reply
+from pillarbox.net.tls import Handshakes, certified_names, end_point
 from pillarbox.policy.hooks import Client, Hooks
 from pillarbox.policy.rules import Role, Rules
 from pillarbox.queue.spool import SpoolError
@@ -31,11 +33,12 @@ from pillarbox.smtp.events import (
     Login,
     MailFrom,
     RcptTo,
+    SecretWanted,
     Signal,
     TlsWanted,
     Verify,
 )
-from pillarbox.smtp.profile import Profile
+from pillarbox.smtp.profile import Channel, Profile
 from pillarbox.smtp.server import ServerSession
 
 if TYPE_CHECKING:
@@ -65,6 +68,7 @@ class Desk:
     hooks: Hooks
     door: Door
     connections: Connections
+    handshakes: Handshakes
     tls: ssl.SSLContext | None = None
     implicit_tls: bool = False
 
@@ -73,6 +77,7 @@ class SmtpProtocol(asyncio.Protocol):
     """One connection. Decisions that need not wait are made at once; only others cost a task."""
 
     __slots__ = (
+        "_certified",
         "_choked",
         "_client",
         "_desk",
@@ -96,6 +101,7 @@ class SmtpProtocol(asyncio.Protocol):
         self._ended = False  # the client will send no more
         self._lingers_until = 0.0  # we have hung up, but what the client still sends is read until then
         self._tls_cipher = ""
+        self._certified: tuple[str, ...] = ()  # the mail addresses in the client's certificate
 
     # ------------------------------------------------------------------ the transport's side
 
@@ -116,7 +122,7 @@ class SmtpProtocol(asyncio.Protocol):
         )
         desk.connections.add(self, address)
         if desk.implicit_tls:
-            self._note_cipher()
+            self._note_tls()
         if refusal is not None:
             observe.SESSION_REFUSED.note(session=self._client.session, cause=refusal.cause_id, client=address)
         elif desk.hooks.wants("decide_connect"):
@@ -438,26 +444,22 @@ class SmtpProtocol(asyncio.Protocol):
         return self._log_in(event)
 
     async def _log_in(self, event: Login) -> None:
-        found = await self._desk.accounts.login(event.user, event.password, event.authorize_as)
-        facts = {
-            "session": self._client.session,
-            "client": self._client.address,
-            "mechanism": event.mechanism,
-        }
-        if isinstance(found, Reply):
-            observe.LOGIN_FAILED.note(cause=found.cause_id, login=event.user, **facts)
-            self._session.answer(found)
-            return
-        observe.LOGIN_OK.note(login=found, **facts)
-        self._client = msgspec.structs.replace(self._client, login=found)
-        self._session.answer(auth.AUTHENTICATED.reply(), login=found)
+        self._client = await login.log_in(
+            self._desk.accounts, self._session, event, self._client, self._certified
+        )
+
+    def _on_secret_wanted(self, event: SecretWanted) -> Awaitable[None]:
+        return login.give_secret(self._desk.accounts, self._session, event, self._client)
 
     def _on_verify(self, event: Verify) -> Reply:
         return self._desk.rules.decide_verify(expand=event.expand)
 
-    def _on_tls_wanted(self, _event: TlsWanted) -> Awaitable[None]:
+    def _on_tls_wanted(self, _event: TlsWanted) -> Reply | Awaitable[None]:
         """Reading is paused before the 220 goes out, so that nothing slips in between (RFC 3207 6)."""
+        if self._desk.handshakes.full:
+            return self._refused(session.TLS_BUSY.reply(), "starttls")
         self._transport.pause_reading()
+        self._session.answer(session.START_TLS.reply())
         return self._start_tls()
 
     async def _start_tls(self) -> None:
@@ -465,13 +467,14 @@ class SmtpProtocol(asyncio.Protocol):
         loop, plain = asyncio.get_running_loop(), self._transport
         self._session.tls_started(time.monotonic())
         try:
-            encrypted = await loop.start_tls(
-                plain,
-                self,
-                self._desk.tls,  # type: ignore[arg-type]  # STARTTLS is offered only with a context
-                server_side=True,
-                ssl_handshake_timeout=_HANDSHAKE_S,
-            )
+            with self._desk.handshakes:
+                encrypted = await loop.start_tls(
+                    plain,
+                    self,
+                    self._desk.tls,  # type: ignore[arg-type]  # STARTTLS is offered only with a context
+                    server_side=True,
+                    ssl_handshake_timeout=_HANDSHAKE_S,
+                )
         except (OSError, TimeoutError) as error:
             plain.abort()
             self.connection_lost(error)  # the loop tells it only to a connection that got as far as TLS
@@ -482,12 +485,18 @@ class SmtpProtocol(asyncio.Protocol):
         self._transport = encrypted
         if self._paused:
             plain.resume_reading()
-        self._client = msgspec.structs.replace(self._client, tls=True, helo="", login="")
-        self._note_cipher()
+        self._client = msgspec.structs.replace(self._client, tls=True, helo="", login="", senders=())
+        self._note_tls()
 
-    def _note_cipher(self) -> None:
+    def _note_tls(self) -> None:
+        """Learn what the handshake has agreed upon."""
         secured = self._transport.get_extra_info("cipher")
         self._tls_cipher = secured[0] if secured else ""
+        connection = self._transport.get_extra_info("ssl_object")
+        self._certified = certified_names(connection)
+        self._session.channel = Channel(
+            tls=True, certified=bool(self._certified), end_point=end_point(connection)
+        )
 
 
 _HANDLERS: dict[type, Callable[[SmtpProtocol, Any], Any]] = {
@@ -499,6 +508,7 @@ _HANDLERS: dict[type, Callable[[SmtpProtocol, Any], Any]] = {
     BodyEnd: SmtpProtocol._on_body_end,  # noqa: SLF001
     BodyDropped: SmtpProtocol._on_body_dropped,  # noqa: SLF001
     Login: SmtpProtocol._on_login,  # noqa: SLF001
+    SecretWanted: SmtpProtocol._on_secret_wanted,  # noqa: SLF001
     Verify: SmtpProtocol._on_verify,  # noqa: SLF001
     TlsWanted: SmtpProtocol._on_tls_wanted,  # noqa: SLF001
 }

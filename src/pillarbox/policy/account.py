@@ -56,8 +56,6 @@ class Source(Protocol):
 
 
 def owns(senders: tuple[str, ...], sender: str) -> bool:
-    """Whether an account may use a sender address; `@domain` among its senders stands for the whole domain."""
-    if not senders:
-        return True
+    """Whether one of these is the sender address; `@domain` stands for the whole domain."""
     address = sender.lower()
     return address in senders or "@" + address.rpartition("@")[2] in senders

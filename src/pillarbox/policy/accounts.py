@@ -23,7 +23,7 @@ from pillarbox.policy.networks import Networks
 from pillarbox.policy.passwords import Passwords, TooManyWaiting, digest_app_password, keys_of_nobody
 from pillarbox.smtp.events import Login, Proof, SecretWanted
 from pillarbox.smtp.sasl import BY_KEYS, BY_TOKEN, Strength
-from pillarbox.smtp.scram import HASHES, ITERATIONS, PLUS, ScramKeys, parse_keys
+from pillarbox.smtp.scram import ITERATIONS, PLUS, ScramKeys, parse_keys
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,6 +7,7 @@ for itself; checking the password is the business of `policy.accounts`.
 from __future__ import annotations
 
 import ipaddress
+import math
 from collections import OrderedDict
 from typing import NamedTuple
 
@@ -18,11 +19,11 @@ _MAX_DOUBLINGS = 20
 
 
 class _Failures(NamedTuple):
-    count: float
+    number: float
     at: float
 
     def left(self, now: float) -> float:
-        return max(self.count - max(now - self.at, 0.0) / _FORGIVE_S, 0.0)
+        return max(self.number - max(now - self.at, 0.0) / _FORGIVE_S, 0.0)
 
 
 class Guard:
@@ -44,8 +45,8 @@ class Guard:
 
     def _delay_s(self, key: str, free: int, now: float) -> float:
         found = self._failures.get(key)
-        excess = 0 if found is None else int(found.left(now)) - free
-        return 0.0 if excess < 0 else 2.0 ** min(excess, _MAX_DOUBLINGS)
+        failures = 0 if found is None else math.ceil(found.left(now))
+        return 0.0 if failures < free else 2.0 ** min(failures - free, _MAX_DOUBLINGS)
 
     def failed(self, address: str, name: str, now: float) -> None:
         """A login failed."""

@@ -41,6 +41,9 @@ class Client(msgspec.Struct, frozen=True, gc=False):
     helo: str = ""
     tls: bool = False
     login: str = ""
+    senders: tuple[
+        str, ...
+    ] = ()  # the addresses that the login may use, "@domain" for all of a domain; none: any
 
 
 @dataclass(frozen=True, slots=True)

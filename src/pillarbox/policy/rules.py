@@ -5,21 +5,19 @@ Mailboxes and routes are the directory's, plugins' opinions `policy.hooks`' busi
 
 from __future__ import annotations
 
-import ipaddress
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from pillarbox.mail.catalogue import envelope, session
 from pillarbox.mail.reply import Reply
 from pillarbox.mail.units import Settings
+from pillarbox.policy.account import owns
 from pillarbox.policy.directory import Directory
 from pillarbox.policy.names import Target
+from pillarbox.policy.networks import Networks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from pillarbox.mail.address import Address
-    from pillarbox.policy.accounts import Accounts
     from pillarbox.policy.hooks import Client
 
 _ROUTING = frozenset("%!@")  # what a local part must not use to name another host (RFC 5321 4.1.2, F.2)
@@ -50,17 +48,16 @@ class RuleSettings(Settings, frozen=True):
 class Rules:
     """Decides about one command at a time; no look-up here waits."""
 
-    def __init__(self, settings: RuleSettings, directory: Directory, accounts: Accounts) -> None:
+    def __init__(self, settings: RuleSettings, directory: Directory) -> None:
         """Raises ValueError if a network is not well formed."""
         self._directory = directory
-        self._accounts = accounts
         self._vrfy = settings.vrfy
-        self._relay = _Networks(settings.relay_networks)
-        self._denied = _Networks(settings.deny_networks)
+        self._relay = Networks(settings.relay_networks)
+        self._denied = Networks(settings.deny_networks)
 
     def decide_mail(self, client: Client, sender: Address | None) -> Reply:
         """Whether the reverse-path may be used."""
-        if client.login and sender is not None and not self._accounts.may_send_as(client.login, str(sender)):
+        if client.senders and sender is not None and not owns(client.senders, str(sender)):
             return envelope.SENDER_NOT_OWNED.reply()
         return envelope.SENDER_OK.reply()
 
@@ -87,29 +84,3 @@ class Rules:
     def denies(self, address: str) -> bool:
         """Whether a client address lies in the denied networks."""
         return self._denied.holds(address)
-
-
-class _Networks:
-    """A list of networks, with a memory for the addresses that were asked about; small, cleared when full."""
-
-    def __init__(self, networks: Iterable[str]) -> None:
-        self._networks = [ipaddress.ip_network(network) for network in networks]
-        self._known: dict[str, bool] = {}
-
-    def holds(self, address: str) -> bool:
-        if not self._networks:
-            return False
-        known = self._known.get(address)
-        if known is None:
-            if len(self._known) > 10_000:
-                self._known.clear()
-            known = self._known[address] = self._look(address)
-        return known
-
-    def _look(self, address: str) -> bool:
-        try:
-            ip = ipaddress.ip_address(address)
-        except ValueError:
-            return False
-        mapped = getattr(ip, "ipv4_mapped", None)  # ::ffff:127.0.0.1 is 127.0.0.1
-        return any((mapped or ip) in network for network in self._networks)

@@ -91,11 +91,11 @@ class BodyDropped(_Event, frozen=True, gc=False):
 class Proof(Enum):
     """What stands behind a login."""
 
-    PASSWORD = "password"  # to be checked
-    TOKEN = "token"  # to be checked
-    CERTIFICATE = "certificate"  # whose, the driver knows
-    PROVEN = "proven"  # checked by the mechanism, with the secret that was asked for
-    DISPROVEN = "disproven"
+    PASSWORD = 0  # to be checked
+    TOKEN = 1  # to be checked
+    CERTIFICATE = 2  # whose, the driver knows
+    PROVEN = 3  # checked by the mechanism, with the secret that was asked for
+    DISPROVEN = 4
 
 
 class SecretWanted(_Event, frozen=True, gc=False):

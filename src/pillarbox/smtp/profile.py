@@ -78,9 +78,15 @@ class Profile:
     login_needs_tls: bool = True  # whatever the mechanism
     mechanisms: tuple[str, ...] = ("PLAIN", "LOGIN")  # the best first
     min_strength: sasl.Strength = sasl.Strength.PASSWORD
-    random: Callable[[int], bytes] | None = None  # octets that nobody can guess; mechanisms with a nonce need it
+    random: Callable[[int], bytes] | None = (
+        None  # octets that nobody can guess; mechanisms with a nonce need it
+    )
     _offers: dict[tuple[bool, ...], Offer] = field(init=False, repr=False, default_factory=dict)
     _said: dict[Cause, Reply] = field(init=False, repr=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.random is None and not sasl.WITH_NONCE.isdisjoint(self.mechanisms):
+            raise ValueError("these mechanisms need random octets")
 
     def say(self, cause: Cause) -> Reply:
         """The reply for a cause whose text begins with our name, built once."""
@@ -142,15 +148,8 @@ def _keywords(profile: Profile, channel: Channel, *, login: bool) -> dict[str, s
         "DSN": "",
         "LIMITS": f"RCPTMAX={limits.recipients} MAILMAX={limits.messages}",
     }
-<<<<<<< HEAD
-    if profile.offers("STARTTLS", tls=tls, login=login):
+    if profile.offers("STARTTLS", channel=channel, login=login):
         keywords["STARTTLS"] = ""
-    if profile.offers("AUTH", tls=tls, login=login):
-        keywords["AUTH"] = " ".join(sasl.MECHANISMS)
-=======
-    if profile.offers_tls and not channel.tls:
-        keywords["STARTTLS"] = ""
-    mechanisms = profile.usable(channel)
-    if mechanisms and not login:
-        keywords["AUTH"] = " ".join(mechanisms)
+    if profile.offers("AUTH", channel=channel, login=login):
+        keywords["AUTH"] = " ".join(profile.usable(channel))
     return keywords

@@ -56,6 +56,7 @@ TRAITS = {
 }
 BY_TOKEN = ("OAUTHBEARER", "XOAUTH2")
 BY_KEYS = (*HASHES, *(name + PLUS for name in HASHES))
+WITH_NONCE = frozenset({*BY_KEYS, "CRAM-MD5"})
 
 
 class Mechanism(Protocol):

@@ -111,7 +111,9 @@ def parse_keys(text: str) -> tuple[str, ScramKeys]:
         size = hashlib.new(HASHES[mechanism]).digest_size
     except (KeyError, ValueError) as error:
         raise ValueError("not SCRAM keys; `pillarbox user hash --scram` makes them") from error
-    if not (0 < keys.iterations <= MAX_ITERATIONS and keys.salt and len(keys.stored) == len(keys.server) == size):
+    if not (
+        0 < keys.iterations <= MAX_ITERATIONS and keys.salt and len(keys.stored) == len(keys.server) == size
+    ):
         raise ValueError("not SCRAM keys; `pillarbox user hash --scram` makes them")
     return mechanism, keys
 
@@ -164,7 +166,9 @@ def _xor(one: bytes, other: bytes) -> bytes:
 class ScramServer:
     """The server's end. `end_point` is the hash of our certificate, if the session has one."""
 
-    def __init__(self, mechanism: str, nonce: bytes, end_point: bytes = b"", *, offers_plus: bool = False) -> None:
+    def __init__(
+        self, mechanism: str, nonce: bytes, end_point: bytes = b"", *, offers_plus: bool = False
+    ) -> None:
         """`offers_plus` tells whether the session was offered the bound form of the mechanism as well."""
         self._mechanism = mechanism
         self._base = mechanism.removesuffix(PLUS)
@@ -250,7 +254,9 @@ def _three_parts(text: str) -> tuple[str, str, str]:
 class ScramClient:
     """The client's end. `step` may take long: the server says how often the password is hashed."""
 
-    def __init__(self, mechanism: str, user: str, password: str, nonce: bytes, end_point: bytes = b"") -> None:
+    def __init__(
+        self, mechanism: str, user: str, password: str, nonce: bytes, end_point: bytes = b""
+    ) -> None:
         """With a mechanism that ends in -PLUS `end_point` is the hash of the server's certificate."""
         self._kind = HASHES[mechanism.removesuffix(PLUS)]
         bound = mechanism.endswith(PLUS)

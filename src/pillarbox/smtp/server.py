@@ -271,7 +271,9 @@ class ServerSession:
         return self._offer_for(self._owed).reply
 
     def _offer_for(self, event: Hello) -> Offer:
-        return self._profile.offer(extended=event.verb != "HELO", channel=self.channel, login=bool(self.login))
+        return self._profile.offer(
+            extended=event.verb != "HELO", channel=self.channel, login=bool(self.login)
+        )
 
     # What an answer changes, one method an event.
 
@@ -499,9 +501,11 @@ class ServerSession:
             self._say(session.BAD_ARGUMENT.reply(detail="An address or a name must follow"))
 
     def _do_help(self, argument: str) -> None:
-        offers, facts = self._profile.offers, {"channel": self.channel, "login": bool(self.login)}
+        offers, channel, login = self._profile.offers, self.channel, bool(self.login)
         usable = [
-            verb for verb in (*ALWAYS, *ORDERED) if offers(verb, **facts) and self._refusal(verb) is None
+            verb
+            for verb in (*ALWAYS, *ORDERED)
+            if offers(verb, channel=channel, login=login) and self._refusal(verb) is None
         ]
         lines = help_lines(argument, usable)
         self._say(session.HELP_UNKNOWN.reply() if lines is None else session.HELP.because(*lines))
