@@ -16,6 +16,8 @@ from pillarbox.config.strict import Finding, objection
 from pillarbox.mail.address import AddressError, parse_domain
 from pillarbox.policy.directory import Directory
 from pillarbox.policy.rules import Role
+from pillarbox.smtp.sasl import TRAITS, Strength
+from pillarbox.smtp.scram import parse_keys
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -68,6 +70,8 @@ def _check_identity(config: Config) -> Iterator[Finding]:
     if bool(config.tls.certificate) != bool(config.tls.key):
         given, missing = ("certificate", "key") if config.tls.certificate else ("key", "certificate")
         yield Finding(("tls", given), f"of no use without {missing}", f"add {missing} = ... to [tls]")
+    if config.tls.client_ca and not config.tls.certificate:
+        yield Finding(("tls", "client_ca"), "of no use without certificate", "add certificate = ... to [tls]")
 
 
 def _check_listeners(config: Config) -> Iterator[Finding]:
@@ -118,6 +122,26 @@ def _check_accounts(config: Config) -> Iterator[Finding]:
             yield Finding(
                 ("account", name, "password"), "must be an argon2 hash", "`pillarbox user hash` makes one"
             )
+        for number, keys in enumerate(account.scram):
+            try:
+                parse_keys(keys)
+            except ValueError as error:
+                yield objection(("account", name, "scram", number), str(error))
+    settings = config.auth
+    for number, mechanism in enumerate(settings.mechanisms):
+        if mechanism not in TRAITS:
+            close = difflib.get_close_matches(mechanism.upper(), TRAITS, n=1)
+            yield Finding(
+                ("auth", "mechanisms", number),
+                "no such mechanism",
+                f'did you mean "{close[0]}"?' if close else f"there are {', '.join(TRAITS)}",
+            )
+    weakest = Strength[settings.min_strength.upper()]
+    known = [name for name in settings.mechanisms if name in TRAITS]
+    if known and all(TRAITS[name].strength < weakest for name in known):
+        yield Finding(
+            ("auth", "mechanisms"), f'none of them is as strong as min_strength = "{weakest.name.lower()}"'
+        )
 
 
 def _check_names(config: Config) -> Iterator[Finding]:
@@ -149,12 +173,16 @@ def _ways(config: Config) -> Iterator[tuple[Path, str]]:
 def _check_policy(config: Config) -> Iterator[Finding]:
     """Networks must be some, and the directory must be able to work with its settings; it stops at its first objection."""
     policy = config.policy
-    for key, networks in (("relay_networks", policy.relay_networks), ("deny_networks", policy.deny_networks)):
+    for table, key, networks in (
+        ("policy", "relay_networks", policy.relay_networks),
+        ("policy", "deny_networks", policy.deny_networks),
+        ("auth", "trusted_networks", config.auth.trusted_networks),
+    ):
         for number, network in enumerate(networks):
             try:
                 ipaddress.ip_network(network)
             except ValueError as error:
-                yield Finding(("policy", key, number), str(error), 'write one such as "192.0.2.0/24"')
+                yield Finding((table, key, number), str(error), 'write one such as "192.0.2.0/24"')
     try:
         Directory(config.directory)
     except ValueError as error:
