@@ -7,6 +7,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
+SITE := src/pillarbox/console/reference/index.html
 PYTEST := $(BIN)/python -m pytest
 # The mail programs, name servers and tracers that the tests talk to; a test whose peer is missing is skipped.
 PEERS := postfix swaks libnet-ssleay-perl dovecot-core dovecot-lmtpd unbound strace
@@ -18,7 +19,7 @@ help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: run
-run: venv  ## start the sandbox: accepts every message, shows it, sends nothing on
+run: $(SITE)  ## start the sandbox: accepts every message, shows it, sends nothing on
 	@exec $(BIN)/pillarbox serve $(ARGS)
 
 .PHONY: venv
@@ -41,6 +42,10 @@ $(STAMP): requirements-dev.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
+# What `serve` shows of the replies; it lies in the package, and a wheel takes it along.
+$(SITE): $(STAMP) $(wildcard docs/transcripts/*.txt src/pillarbox/console/templates/*)
+	@$(BIN)/python docs/site.py >/dev/null
+
 .PHONY: lint
 lint: venv  ## style, format, types, layers
 	$(BIN)/ruff check
@@ -61,8 +66,15 @@ bench: venv  ## measure a store with a million recipients on this machine
 	$(BIN)/python bench/queue_million.py $(ARGS)
 
 .PHONY: docs
-docs: venv  ## write the generated reference pages: settings, replies, commands
+docs: venv  ## write the generated reference pages, and the site of replies that the console shows
 	$(BIN)/python docs/generate.py
+	$(BIN)/python docs/site.py
+
+.PHONY: transcripts
+transcripts: venv peers  ## record anew what was said in the tests of the scenarios
+	rm -f docs/transcripts/E*.txt
+	PILLARBOX_TRANSCRIPTS=docs/transcripts $(PYTEST) -n $(WORKERS) --dist loadgroup -k "E or live_server"
+	$(BIN)/python docs/site.py
 
 .PHONY: peers
 peers:

@@ -17,7 +17,7 @@ from pillarbox.mail.catalogue import auth, envelope, session
 from pillarbox.mail.catalogue import content as content_causes
 from pillarbox.mail.envelope import Envelope, Recipient
 from pillarbox.mail.route import Route, Transport
-from pillarbox.net.resolver import Answer
+from pillarbox.mailauth.dns import Answer
 from pillarbox.queue.spool import Content, Pending, Queued
 
 _END_OF_DATA = b"\r\n.\r\n"

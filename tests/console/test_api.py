@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from pillarbox import observe
+from pillarbox.console import api, site
 from pillarbox.console.api import Console, create_app
 from pillarbox.net.listener import bind
 
@@ -53,6 +54,16 @@ async def test_health_and_readiness(tmp_path) -> None:
         assert await get(port, "/readyz") == (200, "ready\n")
         assert await get(port, "/readyz") == (503, "not ready\n")
         assert (await get(port, "/other"))[0] == 404
+
+
+async def test_the_reference_of_replies_is_shown(tmp_path, monkeypatch) -> None:
+    site.build(tmp_path / "no transcripts", tmp_path / "site")
+    monkeypatch.setattr(api, "SITE", tmp_path / "site")
+    async with serving(tmp_path) as port:
+        status, text = await get(port, "/reference/code/550.html")
+        assert (status, "No such user here" in text) == (200, True)
+        assert (await get(port, "/reference/"))[0] == 200
+        assert (await get(port, "/reference/../../api.py"))[0] == 404
 
 
 async def test_the_signals_of_the_process_are_left_alone(tmp_path) -> None:

@@ -151,6 +151,13 @@ scripts = pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
 
 
 @scripts
+def test_a_script_shows_the_codes_that_it_is_named_after(path):
+    said = [step.octets[:3] for step in read_script(path).steps if step.kind == "S"]
+    for code in re.findall(r"E(\d{3})-\d+", path.stem):
+        assert code.encode() in said
+
+
+@scripts
 def test_on_the_bare_core(new_core, path):
     script = read_script(path)
     play_on_core(script, new_core(**script.options), path=path)

@@ -12,6 +12,7 @@ from pillarbox.mail.catalogue import content, envelope
 from pillarbox.mail.catalogue import session as causes
 from pillarbox.mail.units import Octets, Seconds
 from pillarbox.net.listener import ConnectionLimits
+from pillarbox.policy import accounts as accounts_module
 from pillarbox.policy.rules import Role
 from pillarbox.queue.spool import SpoolError
 from pillarbox.smtp.profile import Limits
@@ -95,7 +96,7 @@ async def test_a_large_message_goes_to_a_file_and_memory_stays_flat(open_office,
     assert (await office.stored())[0].endswith(b"\r\n" + line * 10_000)
 
 
-async def test_E554_3_headers_that_are_too_many_or_go_round_in_circles(open_office, begin):
+async def test_E552_7_E554_3_headers_that_are_too_many_or_go_round_in_circles(open_office, begin):
     office = await open_office(limits=Limits(header_octets=Octets(2000), hops=5))
     caller, _ = await begin(office)
     assert (await send_message(caller, body=b"X: y\r\n" * 1000))[:9] == b"552 5.3.4"
@@ -526,6 +527,23 @@ async def test_wrong_passwords_over_the_socket(open_office, begin, certificates)
     caller, first = await begin(office, b"AUTH PLAIN " + wrong, tls=certificates.client)
     await caller.send(b"AUTH PLAIN " + unknown + b"\r\n")
     assert await caller.rest() == first + b"421 4.7.0 mx.example.org too many failed logins, closing\r\n"
+
+
+async def test_E500_5_an_answer_to_a_challenge_may_only_be_so_long(open_office, begin):
+    office = await open_office(login=True, login_in_clear=True)
+    caller, reply = await begin(office, b"AUTH LOGIN")
+    assert reply[:4] == b"334 "
+    assert (await caller.ask(b"A" * 12_289))[:9] == b"500 5.5.6"
+    assert (await caller.ask(b"AUTH PLAIN " + PLAIN))[:3] == b"235"
+
+
+async def test_E454_2_who_finds_too_many_logins_waiting_is_put_off(open_office, begin, accounts, monkeypatch):
+    monkeypatch.setattr(accounts_module, "_MAX_WAITING", 0)
+    office = await open_office(login=True, login_in_clear=True)
+    caller, reply = await begin(office, b"AUTH PLAIN " + PLAIN)
+    assert reply[:9] == b"454 4.7.0"
+    monkeypatch.undo()
+    assert (await caller.ask(b"AUTH PLAIN " + PLAIN))[:3] == b"235"
 
 
 async def test_what_is_said_in_clear_with_starttls_is_never_heard(open_office, begin, certificates):

@@ -13,7 +13,8 @@ import dns.rdatatype
 import dns.rrset
 import pytest
 
-from pillarbox.net.resolver import Answer, Resolver, ResolverSettings
+from pillarbox.mailauth.dns import Answer, Query, follow
+from pillarbox.net.resolver import Resolver, ResolverSettings
 
 SOA = "ns.test. admin.test. 1 7200 900 1209600 60"
 
@@ -288,3 +289,45 @@ async def test_localhost_is_this_machine_and_nobody_is_asked(serve, name):
     server, resolver = await serve({})
     assert (await resolver.addresses(name)).records == ("127.0.0.1",)
     assert server.asked == []
+
+
+async def test_strings_are_joined_and_what_is_not_ascii_stays_recognisable(serve):
+    _, resolver = await serve(
+        {"d.test. TXT": records("d.test.", "TXT", '"v=spf1 " "-all"', '"caf\\195\\169"')}
+    )
+    answer = await resolver.lookup(Query("d.test", "TXT"))
+    assert set(answer.records) == {"v=spf1 -all", "café"}
+
+
+async def test_names_of_an_address_have_no_final_dot(serve):
+    _, resolver = await serve(
+        {"1.2.0.192.in-addr.arpa. PTR": records("1.2.0.192.in-addr.arpa.", "PTR", "mx.test.")}
+    )
+    answer = await resolver.lookup(Query("1.2.0.192.in-addr.arpa", "PTR"))
+    assert answer.records == ("mx.test",)
+    assert answer.ttl_s == 300
+
+
+async def test_an_answer_with_very_long_strings_is_not_remembered(serve):
+    long = " ".join(f'"{"x" * 250}"' for _ in range(20))
+    server, resolver = await serve(
+        {"d.test. TXT": "truncated", "d.test. full": records("d.test.", "TXT", long)}
+    )
+    for _ in range(2):
+        assert len((await resolver.lookup(Query("d.test", "TXT"))).records[0]) == 5000
+    assert server.by_tcp == 2
+
+
+async def test_a_plan_asks_one_question_after_the_other(serve):
+    def first_host():
+        hosts = yield Query("d.test", "MX")
+        addresses = yield Query(hosts.records[0][1], "A")
+        return addresses.records[0]
+
+    _, resolver = await serve(
+        {
+            "d.test. MX": records("d.test.", "MX", "10 mx.test."),
+            "mx.test. A": records("mx.test.", "A", "192.0.2.1"),
+        }
+    )
+    assert await follow(first_host(), resolver.lookup) == "192.0.2.1"

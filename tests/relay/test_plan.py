@@ -3,7 +3,7 @@
 import pytest
 
 from pillarbox.mail.catalogue import delivery
-from pillarbox.net.resolver import Answer
+from pillarbox.mailauth.dns import Answer
 from pillarbox.relay.plan import (
     MAX_EXCHANGERS,
     FixedHost,

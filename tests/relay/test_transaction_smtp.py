@@ -10,7 +10,7 @@ from pillarbox import testing
 from pillarbox.mail.catalogue import delivery
 from pillarbox.mail.envelope import Body, Notify, Recipient, Ret
 from pillarbox.mail.reply import Origin
-from pillarbox.net.resolver import Answer
+from pillarbox.mailauth.dns import Answer
 from pillarbox.relay.session import Patience
 from pillarbox.testing import Drop, Halves, Hang, Late, ScriptedPeer, StartTls
 

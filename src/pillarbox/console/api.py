@@ -1,6 +1,6 @@
-"""Answer monitoring systems by HTTP: metrics, and whether this server lives and takes mail.
+"""Answer by HTTP: metrics, whether this server lives and takes mail, and the reference of replies.
 
-What is counted is declared in `observe`; which address is listened on is the business of `service`.
+What is counted is declared in `observe`; the reference is written by `console.site`; which address is listened on is the business of `service`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ import apsw
 import uvicorn
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
 
 from pillarbox import observe
+from pillarbox.console import SITE
 from pillarbox.queue.ledger import Ledger
 from pillarbox.queue.schema import StoreError
 
@@ -49,7 +51,12 @@ def create_app(ready: Callable[[], bool], data: Path) -> Starlette:
         )
 
     return Starlette(
-        routes=[Route("/metrics", metrics), Route("/healthz", healthz), Route("/readyz", readyz)]
+        routes=[
+            Route("/metrics", metrics),
+            Route("/healthz", healthz),
+            Route("/readyz", readyz),
+            Mount("/reference", StaticFiles(directory=SITE, html=True, check_dir=False)),
+        ]
     )
 
 

@@ -234,7 +234,7 @@ def _recipient_fields(found: ReportedRecipient, *, wide: bool) -> list[str]:
     result, reply = found.result, found.result.reply
     kind, _, original = found.recipient.orcpt.partition(";")
     fields = [
-        f"Original-Recipient: {_typed_address(original, kind, wide=wide)}" if original else "",
+        _fold(f"Original-Recipient: {_typed_address(original, kind, wide=wide)}") if original else "",
         f"Final-Recipient: {_typed_address(found.address, 'rfc822', wide=wide)}",
         f"Action: {found.kind}",
         f"Status: {_status(found)}",

@@ -1,6 +1,6 @@
-"""Ask DNS where mail goes: MX and addresses, with a cache, time limits, and "not there" told from "no answer".
+"""Ask DNS, with a cache, time limits, and "not there" told from "no answer".
 
-What follows from an answer is `relay.plan`'s business.
+What follows from an answer is the business of who asked: `relay.plan`, the checks of `policy` and `mailauth`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import ipaddress
 from collections import OrderedDict
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import dns.asyncresolver
@@ -19,6 +18,7 @@ import dns.rdatatype
 import dns.resolver
 
 from pillarbox.mail.units import Seconds, Settings
+from pillarbox.mailauth.dns import Answer, Query
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _DNS_PORT = 53
 _MAX_RECORDS = 100  # of one answer that are kept
+_MAX_REMEMBERED_CHARACTERS = 4096  # of the strings of one answer; a longer one is asked for again each time
 
 
 class ResolverSettings(Settings, frozen=True):
@@ -48,17 +49,6 @@ class ResolverSettings(Settings, frozen=True):
     """Questions asked at the same time."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What DNS said. No records, and neither of the flags set: the name exists and has nothing of this kind."""
-
-    records: tuple[Any, ...] = ()  # MX: (preference, host); addresses: text
-    no_domain: bool = False  # NXDOMAIN
-    failed: bool = False  # no usable answer: temporary, never to be taken for "not there"
-    detail: str = ""  # why it failed
-    ttl_s: float = 0.0  # how long records hold, when they were asked for
-
-
 class Resolver:
     """Asks, and remembers the answers for their time to live. Equal questions asked at the same time are asked once."""
 
@@ -67,13 +57,13 @@ class Resolver:
         self._settings = settings or ResolverSettings()
         self._servers = _servers(self._settings)
         self._dns = _make_resolver(self._settings, self._servers)
-        self._cache: OrderedDict[tuple[str, str], tuple[float, Answer]] = OrderedDict()
-        self._asking: dict[tuple[str, str], asyncio.Task[Answer]] = {}
+        self._cache: OrderedDict[Query, tuple[float, Answer]] = OrderedDict()
+        self._asking: dict[Query, asyncio.Task[Answer]] = {}
         self._slots = asyncio.Semaphore(self._settings.max_questions)
 
     async def mx(self, domain: str) -> Answer:
         """The MX records of a domain, in A-labels, as (preference, host) pairs; a null MX is (0, "")."""
-        return await self._ask(domain, "MX")
+        return await self.lookup(Query(domain, "MX"))
 
     async def addresses(self, host: str) -> Answer:
         """The IPv6 and IPv4 addresses of a host. If one kind failed and there is none of the other: failed.
@@ -83,21 +73,21 @@ class Resolver:
         """
         if host.rstrip(".").lower() == "localhost":
             return Answer(("127.0.0.1",))
-        six, four = await asyncio.gather(self._ask(host, "AAAA"), self._ask(host, "A"))
+        six, four = await asyncio.gather(self.lookup(Query(host, "AAAA")), self.lookup(Query(host, "A")))
         records = six.records + four.records
         if records:
             return Answer(records)
         return next((answer for answer in (four, six) if answer.failed), four)
 
-    def _remembered(self, key: tuple[str, str]) -> Answer | None:
+    def _remembered(self, key: Query) -> Answer | None:
         found = self._cache.get(key)
         if found is None or found[0] < asyncio.get_running_loop().time():
             return None
         return found[1]
 
-    async def _ask(self, name: str, kind: str) -> Answer:
-        name = name.rstrip(".").lower()
-        key = (name, kind)
+    async def lookup(self, query: Query) -> Answer:
+        """The answer to one question, from memory if it is still good."""
+        key = Query(query.name.rstrip(".").lower(), query.kind)
         answer = self._remembered(key)
         if answer is not None:
             return answer
@@ -108,35 +98,35 @@ class Resolver:
             task.add_done_callback(lambda _: self._asking.pop(key, None))
         return await asyncio.shield(task)  # others may wait for the same answer when we no longer do
 
-    async def _question(self, key: tuple[str, str]) -> Answer:
-        name, kind = key
+    async def _question(self, key: Query) -> Answer:
         async with self._slots:
-            answer, ttl_s = await self._query(name, kind)
-        self._cache[key] = (asyncio.get_running_loop().time() + ttl_s, answer)
+            answer = await self._query(*key)
+        if key.kind == "TXT" and sum(map(len, answer.records)) > _MAX_REMEMBERED_CHARACTERS:
+            return answer
+        self._cache[key] = (asyncio.get_running_loop().time() + answer.ttl_s, answer)
         self._cache.move_to_end(key)
         while len(self._cache) > self._settings.cache_size:
             self._cache.popitem(last=False)
         return answer
 
-    async def _query(self, name: str, kind: str) -> tuple[Answer, float]:
-        """One question to DNS, and how long its answer holds."""
+    async def _query(self, name: str, kind: str) -> Answer:
+        """One question to DNS."""
         settings = self._settings
         try:
             found = await self._dns.resolve(
                 f"{name}.", kind, search=False, raise_on_no_answer=False, lifetime=settings.timeout_s
             )
         except dns.resolver.NXDOMAIN:
-            return Answer(no_domain=True), settings.negative_ttl_s
+            return Answer(no_domain=True, ttl_s=settings.negative_ttl_s)
         except (dns.name.LabelTooLong, dns.name.NameTooLong, dns.name.EmptyLabel, dns.name.BadEscape):
-            return Answer(no_domain=True), settings.negative_ttl_s  # a name that can't exist
+            return Answer(no_domain=True, ttl_s=settings.negative_ttl_s)  # a name that can't exist
         except (dns.exception.DNSException, OSError, EOFError, ValueError) as error:
-            return Answer(failed=True, detail=_failure(error)), settings.failure_ttl_s
+            return Answer(failed=True, detail=_failure(error), ttl_s=settings.failure_ttl_s)
         self._prefer(found)
         if found.rrset is None:
-            return Answer(), min(settings.negative_ttl_s, _negative_ttl(found))
+            return Answer(ttl_s=min(settings.negative_ttl_s, _negative_ttl(found)))
         records = tuple(sorted(_READERS[kind](record) for record in found.rrset)[:_MAX_RECORDS])
-        ttl_s = min(settings.max_ttl_s, found.rrset.ttl)
-        return Answer(records, ttl_s=ttl_s), ttl_s
+        return Answer(records, ttl_s=min(settings.max_ttl_s, found.rrset.ttl))
 
     def _prefer(self, found: dns.resolver.Answer) -> None:
         """Ask the server first that answered: a dead one in front of it would cost every question a wait."""
@@ -165,6 +155,9 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "MX": lambda record: (record.preference, record.exchange.to_text(omit_final_dot=True).rstrip(".")),
     "A": lambda record: record.address,
     "AAAA": lambda record: record.address,
+    "PTR": lambda record: record.target.to_text(omit_final_dot=True),
+    # the strings of one record belong together (RFC 7208 3.3); what is not ASCII stays recognisable as such
+    "TXT": lambda record: b"".join(record.strings).decode("utf-8", "replace"),
 }
 
 

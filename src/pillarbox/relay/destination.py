@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from pillarbox.mail.catalogue import delivery
 from pillarbox.mail.reply import Origin, Reply, Result, Stage
 from pillarbox.mail.route import Route, Transport
-from pillarbox.net.resolver import Answer
+from pillarbox.mailauth.dns import Answer
 from pillarbox.relay.plan import (
     SMTP_PORT,
     FixedHost,

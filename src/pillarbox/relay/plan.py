@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from pillarbox.mail.reply import Reply
-    from pillarbox.net.resolver import Answer
+    from pillarbox.mailauth.dns import Answer
 
 SMTP_PORT = 25
 SUBMISSIONS_PORT = 465  # TLS from the first octet (RFC 8314 3.3)

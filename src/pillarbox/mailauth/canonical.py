@@ -1,0 +1,147 @@
+"""Bring header fields and bodies into the form that is signed: "simple" and "relaxed" (RFC 6376 3.4).
+
+Everything works in C on whole pieces and takes time in proportion to the octets, whatever stands in them; a body may come
+in pieces of any size. Signatures are the business of `mailauth.dkim`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from hashlib import sha256
+
+_LINE_END = re.compile(rb"\r\n(?![ \t])")
+_ODD_SPACE = re.compile(rb"[\r\n\x0b\x0c]")
+_SPACES = re.compile(rb"[ \t]+")
+_STEP = (
+    65_536  # a body is worked on in pieces no larger than this, so that a run of spaces shrinks in few passes
+)
+
+
+def split_fields(section: bytes) -> list[tuple[bytes, bytes]]:
+    """The fields of a header section in order: the name in lower case, and the whole field without its last line end."""
+    fields = []
+    for field in _LINE_END.split(section):
+        name, colon, _ = field.partition(b":")
+        if colon:
+            fields.append((name.rstrip(b" \t").lower(), field))
+    return fields
+
+
+def relaxed_field(field: bytes) -> bytes:
+    """One field in relaxed form, without line end."""
+    name, _, value = field.partition(b":")
+    return name.strip(b" \t").lower() + b":" + relaxed_value(value)
+
+
+def relaxed_value(value: bytes) -> bytes:
+    """A field's value unfolded, with each run of white space made one space, and none at the ends."""
+    if b"\r\n" in value:
+        value = value.replace(b"\r\n", b"")
+    if _ODD_SPACE.search(value):  # these are white space to split(), but not to the standard
+        return _SPACES.sub(b" ", value).strip(b" ")
+    return b" ".join(value.split())
+
+
+def canonical_field(field: bytes, form: str) -> bytes:
+    """One field as `form` ("simple" or "relaxed") has it, without line end."""
+    return relaxed_field(field) if form == "relaxed" else field
+
+
+class BodyHash:
+    """SHA-256 of a body in one canonical form, of all of it or of its first `limit` octets."""
+
+    __slots__ = ("_blank", "_digest", "_held", "_limit", "_relaxed", "_sum", "hashed", "octets")
+
+    def __init__(self, form: str = "relaxed", limit: int | None = None) -> None:
+        """`limit` is the value of `l=`: octets of the canonical body that are signed."""
+        self._relaxed = form == "relaxed"
+        self._limit = limit
+        self._sum = sha256()
+        self._held = b""  # the end of the last piece, which the next one may change: white space and CR
+        self._digest = b""  # once it was asked for
+        self._blank = 0  # line ends not yet hashed: at the end of a body they don't count
+        self.octets = 0  # of the canonical form
+        self.hashed = 0  # of these, what the limit lets be signed
+
+    def update(self, piece: bytes) -> None:
+        """Take the next piece of the body."""
+        if len(piece) <= _STEP:
+            self._take(piece)
+            return
+        for at in range(0, len(piece), _STEP):
+            self._take(piece[at : at + _STEP])
+
+    def _take(self, piece: bytes) -> None:
+        data = self._held + piece if self._held else piece
+        if self._relaxed:
+            data = _collapse(data)
+        kept = len(data)
+        if data.endswith(b"\r"):
+            kept -= 1
+        if self._relaxed and data.endswith(b" ", 0, kept):
+            kept -= 1
+        self._held = data[kept:]
+        if self._held:
+            data = data[:kept]
+        content = data.rstrip(b"\r\n")
+        ends = data[len(content) :]
+        blank = len(ends) >> 1
+        if ends != b"\r\n" * blank:  # some are bare, and content
+            marked = ends.replace(b"\r\n", b"\0")
+            content += marked.rstrip(b"\0").replace(b"\0", b"\r\n")
+            blank = len(marked) - len(marked.rstrip(b"\0"))
+        if content:
+            self._emit_blank()
+            self._emit(content)
+        self._blank += blank
+
+    def _emit_blank(self) -> None:
+        while self._blank:
+            count = min(self._blank, _STEP)
+            self._emit(b"\r\n" * count)
+            self._blank -= count
+
+    def _emit(self, data: bytes) -> None:
+        self.octets += len(data)
+        if self._limit is not None:
+            data = data[: max(self._limit - self.hashed, 0)]
+        self.hashed += len(data)
+        self._sum.update(data)
+
+    def digest(self) -> bytes:
+        """The sum of the whole body; nothing may come after it."""
+        if self._digest:
+            return self._digest
+        held = self._held.rstrip(b" ") if self._relaxed else self._held
+        if held:  # a CR without LF
+            self._emit_blank()
+            self._emit(self._held)
+        if self.octets or not self._relaxed:
+            self._blank = 0
+            self._emit(b"\r\n")
+        self._digest = self._sum.digest()
+        return self._digest
+
+
+def _collapse(data: bytes) -> bytes:
+    """Relaxed white space inside of lines and at their ends."""
+    if b"\t" in data:
+        data = data.replace(b"\t", b" ")
+    while b"  " in data:
+        data = data.replace(b"  ", b" ")
+    return data.replace(b" \r\n", b"\r\n") if b" \r\n" in data else data
+
+
+def hash_body(pieces: Iterable[bytes], hashes: Iterable[BodyHash]) -> None:
+    """Give a body's pieces to all hashes."""
+    hashes = tuple(hashes)
+    for piece in pieces:
+        for one in hashes:
+            one.update(piece)
+
+
+def has_bare_line_end(data: bytes) -> bool:
+    """Whether a CR or LF stands alone: hosts that take it for a line end read another message than the one signed."""
+    pairs = data.count(b"\r\n")
+    return data.count(b"\n") != pairs or data.count(b"\r") != pairs

@@ -1,0 +1,389 @@
+"""Verify and make DKIM signatures (RFC 6376, 8301, 8463, 8616): who vouches for the header and the body of a message.
+
+Canonical forms are in `mailauth.canonical`, keys in `mailauth.keys`. Whether an author is meant by a signature is DMARC's,
+and what is done about it the policy's business. Nothing here raises, whatever stands in a message or in DNS.
+"""
+
+from __future__ import annotations
+
+import binascii
+import re
+from base64 import b64decode, b64encode
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from hashlib import sha256
+
+from pillarbox.mailauth import keys
+from pillarbox.mailauth.canonical import BodyHash, canonical_field, relaxed_field, split_fields
+from pillarbox.mailauth.dns import Answer, Plan, Query
+from pillarbox.mailauth.names import a_labels
+from pillarbox.mailauth.tags import TagError, parse_tags, unspaced
+
+MAX_SIGNATURES = 8  # of one message that are looked at
+_MAX_FIELD = 16_384  # octets of one signature
+_MAX_KEYS = 3  # records at one selector that are tried
+_FUTURE_S = 86_400  # clocks may differ; a signature from further ahead was not made in this world
+_ALGORITHMS = ("rsa-sha256", "ed25519-sha256", "rsa-sha1")
+_NUMBER = re.compile(r"[0-9]{1,12}")
+_B_VALUE = re.compile(rb"((?:^|;)[ \t\r\n]*b[ \t\r\n]*=)[^;]*")
+_DOMAIN = re.compile(
+    r"[A-Za-z0-9_\-\u0080-\U0010ffff]{1,63}(?:\.[A-Za-z0-9_\-\u0080-\U0010ffff]{1,63}){0,126}"
+)
+
+# What is signed if it is there; those marked are also signed as not being there again, so that none can be added.
+SIGNED_FIELDS = (
+    b"from", b"reply-to", b"subject", b"date", b"to", b"cc", b"message-id", b"in-reply-to", b"references",
+    b"mime-version", b"content-type", b"content-transfer-encoding", b"content-id", b"content-disposition",
+    b"list-id", b"list-help", b"list-unsubscribe", b"list-unsubscribe-post", b"list-subscribe", b"list-post",
+    b"list-owner", b"list-archive", b"sender", b"auto-submitted", b"resent-date", b"resent-from", b"resent-sender",
+    b"resent-to", b"resent-cc", b"resent-message-id",
+)  # fmt: skip
+OVERSIGNED_FIELDS = frozenset(
+    (b"from", b"reply-to", b"subject", b"date", b"to", b"cc", b"message-id", b"mime-version", b"content-type")
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """One DKIM-Signature field whose tags make sense, or with `problem` why it can't be verified."""
+
+    field: bytes
+    domain: str = ""
+    selector: str = ""
+    algorithm: str = ""
+    identity: str = ""  # i=, or "@" and the domain
+    signed: tuple[bytes, ...] = ()  # names in h=, in lower case
+    header_form: str = "simple"
+    body_form: str = "simple"
+    body_hash: bytes = b""
+    signature: bytes = b""
+    limit: int | None = None  # l=
+    made_at: int | None = None  # t=
+    expires_at: int | None = None  # x=
+    problem: str = ""
+
+    @property
+    def body(self) -> tuple[str, int | None]:
+        """Which hash of the body it needs."""
+        return self.body_form, self.limit
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What one signature is worth; `result` is one of RFC 8601 2.7.1, `notes` what is odd about it although it holds."""
+
+    result: str  # pass, fail, policy, neutral, temperror, permerror
+    domain: str
+    selector: str = ""
+    detail: str = ""
+    algorithm: str = ""
+    identity: str = ""
+    signature_start: str = ""  # header.b: the first characters of the signature (RFC 6008)
+    bits: int = 0
+    testing: bool = False
+    notes: tuple[str, ...] = ()
+
+
+class Header:
+    """The fields of one message, from which each signature takes those it covers; canonical forms are made once."""
+
+    __slots__ = ("_by_name", "_relaxed", "fields")
+
+    def __init__(self, section: bytes) -> None:
+        self.fields = split_fields(section)
+        self._by_name: dict[bytes, list[int]] = {}
+        for number, (name, _) in enumerate(self.fields):
+            self._by_name.setdefault(name, []).append(number)
+        self._relaxed: dict[int, bytes] = {}
+
+    def numbers(self, name: bytes) -> list[int]:
+        """Where the fields of this name stand."""
+        return self._by_name.get(name, [])
+
+    def all(self, name: bytes) -> list[bytes]:
+        """The fields of this name from top to bottom."""
+        return [self.fields[number][1] for number in self.numbers(name)]
+
+    def covered(self, names: Iterable[bytes], form: str) -> list[bytes]:
+        """The canonical fields that a list of names means: of each name the lowest first (RFC 6376 5.4.2)."""
+        left = {name: len(numbers) for name, numbers in self._by_name.items()}
+        found = []
+        for name in names:
+            count = left.get(name, 0)
+            if not count:
+                continue
+            left[name] = count - 1
+            number = self._by_name[name][count - 1]
+            if form == "simple":
+                found.append(self.fields[number][1])
+                continue
+            field = self._relaxed.get(number)
+            if field is None:
+                field = self._relaxed[number] = relaxed_field(self.fields[number][1])
+            found.append(field)
+        return found
+
+
+def signatures(header: Header, name: bytes = b"dkim-signature") -> list[Signature]:
+    """The signatures of a message from top to bottom, no more than we look at."""
+    return [parse_signature(field) for field in header.all(name)[:MAX_SIGNATURES]]
+
+
+def parse_signature(field: bytes) -> Signature:
+    """Read one field; what is wrong with it is in `problem`."""
+    if len(field) > _MAX_FIELD:
+        return Signature(field, problem="the signature is too long")
+    _, _, value = field.partition(b":")
+    try:
+        tags = parse_tags(value.decode("utf-8"))
+    except UnicodeDecodeError:
+        return Signature(field, problem="the signature is not UTF-8")
+    except TagError as error:
+        return Signature(field, problem=str(error))
+    if tags.get("v") != "1":
+        return Signature(field, tags.get("d", "")[:255], problem="not of version 1")
+    return read_tags(field, tags, _identity(tags))
+
+
+def _identity(tags: dict[str, str]) -> str:
+    return unspaced(tags.get("i", "")) or f"@{unspaced(tags.get('d', ''))}"
+
+
+def read_tags(field: bytes, tags: dict[str, str], identity: str) -> Signature:
+    """A signature from its tags (RFC 6376 3.5, 6.1.1); also those of an ARC-Message-Signature."""
+    domain, selector = unspaced(tags.get("d", ""))[:255], unspaced(tags.get("s", ""))[:255]
+    missing = [name for name in ("a", "b", "bh", "d", "h", "s") if name not in tags]
+    if missing:
+        return Signature(field, domain, selector, problem=f"no {missing[0]}=")
+    try:
+        body_hash = b64decode(unspaced(tags["bh"]), validate=True)
+        signature = b64decode(unspaced(tags["b"]), validate=True)
+    except (binascii.Error, ValueError):
+        return Signature(field, domain, selector, problem="bh= or b= is not base64")
+    header_form, _, body_form = unspaced(tags.get("c", "simple/simple")).lower().partition("/")
+    limit, made_at, expires_at = (_number(tags.get(name)) for name in ("l", "t", "x"))
+    found = Signature(
+        field,
+        domain,
+        selector,
+        unspaced(tags["a"]).lower(),
+        identity[:320],
+        tuple(name.encode() for name in unspaced(tags["h"]).lower().split(":")),
+        header_form,
+        body_form or "simple",
+        body_hash,
+        signature,
+        limit,
+        made_at,
+        expires_at,
+    )
+    problem = _problem(found, tags)
+    return replace(found, problem=problem) if problem else found
+
+
+def _number(text: str | None) -> int | None:
+    """A tag's number; None if there is none, -1 if it is none."""
+    if text is None:
+        return None
+    return int(text) if _NUMBER.fullmatch(text) else -1
+
+
+def _problem(found: Signature, tags: dict[str, str]) -> str:
+    """What in a signature keeps it from being verified."""
+    if not (_DOMAIN.fullmatch(found.domain) and _DOMAIN.fullmatch(found.selector)):
+        return "d= or s= is no domain name"
+    if found.algorithm not in _ALGORITHMS:
+        return f"unknown algorithm {found.algorithm[:30]}"
+    if not {found.header_form, found.body_form} <= {"simple", "relaxed"}:
+        return "unknown canonical form"
+    if b"from" not in found.signed:
+        return "From is not signed"
+    if "q" in tags and "dns/txt" not in unspaced(tags["q"]).lower().split(":"):
+        return "the key is not in DNS"
+    if -1 in (found.limit, found.made_at, found.expires_at):
+        return "l=, t= or x= is no number"
+    _, at, host = found.identity.rpartition("@")
+    host, domain = host.lower(), found.domain.lower()
+    if not at or not (host == domain or host.endswith(f".{domain}")):
+        return "i= is not below d="
+    return ""
+
+
+def body_hashes(found: Iterable[Signature]) -> dict[tuple[str, int | None], BodyHash]:
+    """The hashes of the body that these signatures need, to be fed with its octets."""
+    return {one.body: BodyHash(*one.body) for one in found if not one.problem}
+
+
+def verify(
+    signature: Signature, header: Header, bodies: dict[tuple[str, int | None], BodyHash], *, now: float
+) -> Plan[Verdict]:
+    """Verify one signature; the body hashes must have been fed."""
+    refused = _refuse(signature, now)
+    if refused is not None:
+        return refused
+    body = bodies[signature.body]
+    if body.digest() != signature.body_hash:
+        return _verdict(signature, "fail", "the body was changed")
+    if signature.limit is not None and signature.limit > body.octets:
+        return _verdict(signature, "permerror", "l= is more than the body has")
+    found = yield from fetch_keys(signature.domain, signature.selector)
+    if isinstance(found, str):
+        return _verdict(
+            signature, "permerror" if not found.startswith("!") else "temperror", found.lstrip("!")
+        )
+    data = b"\r\n".join(
+        [
+            *header.covered(signature.signed, signature.header_form),
+            unsigned_field(signature.field, signature.header_form),
+        ]
+    )
+    verdict = _verdict(signature, "permerror", "no key record")
+    for text in found:
+        verdict = _judge(signature, text, data)
+        if verdict.result == "pass":
+            break
+    notes = _notes(signature, body, header)
+    return replace(verdict, notes=notes) if notes else verdict
+
+
+def _refuse(signature: Signature, now: float) -> Verdict | None:
+    """What can be said without a look at the key."""
+    if signature.problem:
+        return _verdict(signature, "permerror", signature.problem)
+    if signature.algorithm == "rsa-sha1":
+        return _verdict(signature, "policy", "SHA-1 proves nothing any more")  # RFC 8301 3.1
+    if signature.expires_at is not None:
+        if signature.made_at is not None and signature.expires_at <= signature.made_at:
+            return _verdict(signature, "permerror", "x= is not after t=")
+        if signature.expires_at < now:
+            return _verdict(signature, "fail", "the signature has expired")
+    if signature.made_at is not None and signature.made_at > now + _FUTURE_S:
+        return _verdict(signature, "fail", "the signature is from the future")
+    return None
+
+
+def _verdict(signature: Signature, result: str, detail: str = "") -> Verdict:
+    return Verdict(
+        result,
+        signature.domain.lower(),
+        signature.selector,
+        detail,
+        signature.algorithm,
+        signature.identity,
+        b64encode(signature.signature[:6]).decode(),
+    )
+
+
+def fetch_keys(domain: str, selector: str) -> Generator[Query, Answer, list[str] | str]:
+    """The key records at a selector, or why there are none; "!" in front if that may change."""
+    name = a_labels(f"{selector}._domainkey.{domain}")
+    if not name:
+        return "the selector is no domain name"
+    answer = yield Query(name, "TXT")
+    if answer.failed:
+        return f"!TXT of {name}: {answer.detail or 'no answer'}"
+    if not answer.records:
+        return f"no key at {name}"
+    return list(answer.records[:_MAX_KEYS])
+
+
+def unsigned_field(field: bytes, form: str) -> bytes:
+    """The signature's own field as it is signed: canonical, with `b=` empty, without line end (RFC 6376 3.7)."""
+    name, _, value = field.partition(b":")
+    return canonical_field(name + b":" + _B_VALUE.sub(rb"\1", value), form)
+
+
+def _judge(signature: Signature, record: str, data: bytes) -> Verdict:
+    """What the signature is worth by one key record."""
+    try:
+        key = keys.parse_record(record)
+    except keys.BadKey as error:
+        return _verdict(signature, "permerror", str(error))
+    problem = misfit(signature.algorithm, key)
+    if problem:
+        return _verdict(signature, "policy" if "bits" in problem else "permerror", problem)
+    if key.exact and signature.identity.rpartition("@")[2].lower() != signature.domain.lower():
+        return _verdict(signature, "permerror", "the key allows no subdomain in i=")
+    good = keys.is_valid(key, signature.signature, data, sha256(data).digest())
+    verdict = _verdict(signature, "pass" if good else "fail", "" if good else "the header was changed")
+    return replace(verdict, bits=key.bits, testing=key.testing)
+
+
+def misfit(algorithm: str, key: keys.KeyRecord) -> str:
+    """Why a key can't be used for an algorithm; "" if it can (RFC 8301 3.2)."""
+    if key.algorithm != algorithm:
+        return "the key is for another algorithm"
+    if algorithm == "rsa-sha256" and not keys.MIN_RSA_BITS <= key.bits <= keys.MAX_RSA_BITS:
+        return f"an RSA key of {key.bits} bits is {'weak' if key.bits < keys.MIN_RSA_BITS else 'too long'}"
+    return ""
+
+
+def _notes(signature: Signature, body: BodyHash, header: Header) -> tuple[str, ...]:
+    """What lets somebody change what people see although the signature holds."""
+    notes = []
+    if body.hashed < body.octets:
+        notes.append(f"l= leaves {body.octets - body.hashed} octets of the body unsigned")
+    elif signature.limit is not None:
+        notes.append("l= lets anybody add to the body")
+    notes += [
+        f"an unsigned {name.decode().title()} field was added"
+        for name in (b"from", b"subject")
+        if 0 < signature.signed.count(name) < len(header.numbers(name))
+    ]
+    return tuple(notes)
+
+
+@dataclass(frozen=True, slots=True)
+class Signer:
+    """A key to sign with for one domain."""
+
+    domain: str
+    selector: str
+    key: keys.PrivateKey
+
+
+def sign(header: Header, body_hash: bytes, signers: Sequence[Signer], *, now: float) -> bytes:
+    """DKIM-Signature fields with line ends, relaxed/relaxed, one for each signer; `body_hash` is that of the relaxed body."""
+    names = [name for name in SIGNED_FIELDS for _ in header.numbers(name)]
+    names += [name for name in SIGNED_FIELDS if name in OVERSIGNED_FIELDS]
+    covered = header.covered(names, "relaxed")
+    listed = _listed(tuple(names))
+    made = b""
+    for signer in signers:
+        start = (
+            f"DKIM-Signature: v=1; a={keys.algorithm(signer.key)}; c=relaxed/relaxed; d={signer.domain};\r\n"
+            f"\ts={signer.selector}; t={int(now)};\r\n\th={listed};\r\n"
+            f"\tbh={b64encode(body_hash).decode()};\r\n\tb="
+        ).encode()
+        data = b"\r\n".join([*covered, relaxed_field(start)])
+        made += start + fold_base64(keys.sign(signer.key, data, sha256(data).digest())) + b"\r\n"
+    return made
+
+
+@lru_cache(maxsize=512)
+def _listed(names: tuple[bytes, ...]) -> str:
+    """h= in lines that are short enough."""
+    lines, line = [], ""
+    for name in names:
+        if len(line) + len(name) > 70:
+            lines.append(line)
+            line = ""
+        line += name.decode() + ":"
+    return "\r\n\t ".join([*lines, line[:-1]])
+
+
+def fold_base64(octets: bytes) -> bytes:
+    """Base64 in lines that are short enough."""
+    text = b64encode(octets)
+    return b"\r\n\t ".join(text[at : at + 72] for at in range(0, len(text), 72))
+
+
+def message_hash(message: bytes) -> tuple[Header, bytes]:
+    """The header, and the relaxed hash of the body, of a whole message in memory."""
+    section, found, body = message.partition(b"\r\n\r\n")
+    if message.startswith(b"\r\n"):
+        section, body = b"", message[2:]
+    one = BodyHash()
+    one.update(body if found or not section else b"")
+    return Header(section), one.digest()

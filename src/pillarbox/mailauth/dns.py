@@ -1,0 +1,47 @@
+"""Say what is to be asked of DNS and what it answered, and let a check be written as a plan that asks step by step.
+
+A plan is a generator: it yields a `Query`, is sent the `Answer`, and returns its result. Who asks is `net.resolver`'s business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Generator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeAlias, TypeVar
+
+T = TypeVar("T")
+
+
+class Query(NamedTuple):
+    """One question; the name in A-labels without final dot."""
+
+    name: str
+    kind: str  # "A", "AAAA", "MX", "TXT", "PTR"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What DNS said. No records, and neither of the flags set: the name exists and has nothing of this kind (NODATA)."""
+
+    records: tuple[Any, ...] = ()  # MX: (preference, host); addresses, host names and strings: text
+    no_domain: bool = False  # NXDOMAIN
+    failed: bool = False  # SERVFAIL, a time-out: temporary, never to be taken for "not there"
+    detail: str = ""  # why it failed
+    ttl_s: float = field(
+        default=0.0, compare=False
+    )  # how long it was remembered when it came, within our limits
+
+
+Plan: TypeAlias = Generator[Query, Answer, T]
+Lookup: TypeAlias = Callable[[Query], Awaitable[Answer]]
+
+
+async def follow(plan: Plan[T], lookup: Lookup) -> T:
+    """Ask what a plan wants to know, one question after the other, until it has its result."""
+    try:
+        query = next(plan)
+        while True:
+            query = plan.send(await lookup(query))
+    except StopIteration as done:
+        result: T = done.value
+        return result
