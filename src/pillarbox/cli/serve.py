@@ -24,7 +24,7 @@ _WELCOME = """
 Pillarbox sandbox: it takes every message, keeps it, and lets none leave this machine.
 
   SMTP       {smtp}
-{metrics}  mail in    {data}
+{console}  mail in    {data}
 
 Point your application's mail settings at {smtp}, without TLS or login, or try in another terminal:
   pillarbox send --server {smtp} --to someone@example.org
@@ -32,6 +32,7 @@ Point your application's mail settings at {smtp}, without TLS or login, or try i
   pillarbox explain 550 5.1.1 No such user
 End with Ctrl-C.
 """
+_CONSOLE = "  metrics    {0}/metrics\n  replies    {0}/reference/ explains each one\n"
 
 
 @click.command()
@@ -44,7 +45,7 @@ End with Ctrl-C.
 )
 @click.option("--data", type=click.Path(path_type=Path), metavar="DIR", help="The data folder.")
 @click.option("--smtp", metavar="HOST:PORT", help="Where the sandbox listens. Default: 127.0.0.1:1025.")
-@click.option("--console", metavar="HOST:PORT", help="Where /metrics, /healthz and /readyz are.")
+@click.option("--console", metavar="HOST:PORT", help="Where /metrics, /healthz, /readyz and /reference/ are.")
 def serve(config: Path | None, data: Path | None, smtp: str | None, console: str | None) -> None:
     """Run the server until SIGTERM or Ctrl-C; SIGHUP reads the configuration again without dropping a session.
 
@@ -101,7 +102,7 @@ def _welcome(service: Service) -> None:
     data = service.config.data
     option = "" if data == str(sandbox_folder()) else f" --data {data}"
     smtp = "{}:{}".format(*service.addresses[0])
-    metrics = ""
+    console = ""
     if service.console_address is not None:
-        metrics = "  metrics    http://{}:{}/metrics\n".format(*service.console_address)
-    click.echo(_WELCOME.format(smtp=smtp, metrics=metrics, data=data, option=option))
+        console = _CONSOLE.format("http://{}:{}".format(*service.console_address))
+    click.echo(_WELCOME.format(smtp=smtp, console=console, data=data, option=option))

@@ -50,10 +50,10 @@ class ListenSettings(Settings, frozen=True):
 
 
 class ConsoleSettings(Settings, frozen=True):
-    """The web side: metrics and health."""
+    """The web side: metrics, health, and the reference of replies."""
 
     address: str = ""
-    """Host and port for /metrics, /healthz and /readyz; "" for none."""
+    """Host and port for /metrics, /healthz, /readyz and /reference/, the meaning of each reply; "" for none."""
 
 
 class Config(Settings, frozen=True):
