@@ -19,12 +19,13 @@ from pillarbox import observe
 from pillarbox.cli.commands import cli
 from pillarbox.config.settings import Config
 from pillarbox.mail.catalogue import CAUSES
-from pillarbox.mail.units import Octets, Seconds, Settings, format_duration, format_size
+from pillarbox.mail.units import Octets, Rate, Seconds, Settings, format_duration, format_size
 
 REFERENCE = Path(__file__).parent / "reference"
 NAMES = {
     Seconds: "duration",
     Octets: "size",
+    Rate: "rate",
     str: "text",
     int: "number",
     float: "number",
@@ -72,6 +73,8 @@ def shown(value: object) -> str:
         return f'"{format_duration(value)}"'
     if isinstance(value, Octets):
         return f'"{format_size(value)}"'
+    if isinstance(value, Rate):
+        return f'"{value}"'
     if value is None or value is msgspec.NODEFAULT or isinstance(value, types.FunctionType):
         return ""
     return json.dumps(value)  # which TOML writes the same

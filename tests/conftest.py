@@ -12,6 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import dns.flags
+import dns.message
+import dns.rcode
+import dns.rdatatype
+import dns.rrset
 import msgspec
 import pytest
 import trustme
@@ -22,13 +27,16 @@ from pillarbox.inbound.accept import Door
 from pillarbox.inbound.session import Desk, SmtpProtocol
 from pillarbox.mail.catalogue import auth, content, envelope, session
 from pillarbox.mail.reply import Reply, printable
-from pillarbox.mail.units import Octets
+from pillarbox.mail.units import Octets, Seconds
 from pillarbox.net.listener import ConnectionLimits, Connections, bind, listen
+from pillarbox.net.resolver import Resolver, ResolverSettings
 from pillarbox.net.tls import Handshakes, TlsSettings, server_context
 from pillarbox.policy.accounts import Accounts, AccountSettings, AuthSettings, ConfigAccounts, Peer
+from pillarbox.policy.checks import CheckSettings, Tools, line_up
 from pillarbox.policy.directory import Directory
 from pillarbox.policy.domains import DomainSettings
 from pillarbox.policy.hooks import Client, Hooks
+from pillarbox.policy.memory import Memory
 from pillarbox.policy.names import DirectorySettings
 from pillarbox.policy.rules import Role, Rules, RuleSettings
 from pillarbox.queue.sqlite import SqliteSpool
@@ -96,6 +104,8 @@ class Options:
     deny: tuple[str, ...] = ()
     plugins: tuple[object, ...] = ()
     hook_limit_s: float = 5.0
+    checks: CheckSettings = field(default_factory=CheckSettings)
+    nameserver: str = "127.0.0.1:9"
     min_free_octets: int = 0
     max_handshakes: int = 100
     auth: AuthSettings | None = None  # accounts of its own for this office, under these rules
@@ -271,7 +281,11 @@ class Office:
         options = self.options
         rules, directory = build_rules(options)
         self.spool = SqliteSpool(self.folder)
-        self.hooks = Hooks(options.plugins, limit_s=options.hook_limit_s)
+        resolver = Resolver(ResolverSettings(nameservers=(options.nameserver,), timeout_s=Seconds(0.6)))
+        self.memory = Memory(self.folder)
+        tools = Tools(HOST, resolver.lookup, self.memory)
+        plugins = list(line_up(options.checks, tools, options.plugins))
+        self.hooks = Hooks(plugins, hostname=HOST, limit_s=options.hook_limit_s)
         self.connections = Connections(options.connections)
         self.door = Door(
             self.spool,
@@ -308,6 +322,7 @@ class Office:
         self.server.close()
         await self.connections.drain(0.0)
         await settled(lambda: not len(self.connections))
+        await self.memory.close()
         await self.spool.close()
         if self.options.auth is not None:
             await self.accounts.close()
@@ -532,3 +547,86 @@ async def dial():
 def until():
     """Wait for a condition: `await until(lambda: office.queued)`."""
     return settled
+
+
+# --- DNS -----------------------------------------------------------------------------------------------------------------
+
+SOA = "ns.test. admin.test. 1 7200 900 1209600 60"
+
+
+class NameServer(asyncio.DatagramProtocol):
+    """Answers by UDP and TCP on one loopback port. `zone` maps "name type" to (ttl, records) or to a fault."""
+
+    def __init__(self, zone):
+        self.zone = zone
+        self.asked = []
+        self.by_tcp = 0
+
+    async def start(self):
+        loop = asyncio.get_running_loop()
+        self.tcp = await asyncio.start_server(self.serve_tcp, "127.0.0.1", 0)
+        self.port = self.tcp.sockets[0].getsockname()[1]
+        self.transport, _ = await loop.create_datagram_endpoint(
+            lambda: self, local_addr=("127.0.0.1", self.port)
+        )
+
+    @property
+    def address(self):
+        return f"127.0.0.1:{self.port}"
+
+    async def stop(self):
+        self.transport.close()
+        self.tcp.close()
+        await asyncio.sleep(0)
+
+    def datagram_received(self, data, addr):
+        wire = self.answer(data, tcp=False)
+        if wire:
+            self.transport.sendto(wire, addr)
+
+    async def serve_tcp(self, reader, writer):
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            (octets,) = struct.unpack("!H", await reader.readexactly(2))
+            self.by_tcp += 1
+            wire = self.answer(await reader.readexactly(octets), tcp=True)
+            writer.write(struct.pack("!H", len(wire)) + wire)
+        writer.close()
+
+    def answer(self, data, *, tcp):
+        query = dns.message.from_wire(data)
+        name, kind = query.question[0].name, dns.rdatatype.to_text(query.question[0].rdtype)
+        self.asked.append(f"{name} {kind}")
+        found = self.zone.get(f"{name} {kind}", self.zone.get(f"{name} *", "nxdomain"))
+        response = dns.message.make_response(query)
+        if found == "silent":
+            return None
+        if found == "garbage":
+            return b"\x00garbage"
+        if found == "servfail":
+            response.set_rcode(dns.rcode.SERVFAIL)
+        elif found == "nxdomain":
+            response.set_rcode(dns.rcode.NXDOMAIN)
+            response.authority.append(dns.rrset.from_text("test.", 60, "IN", "SOA", SOA))
+        elif found == "nothing":
+            response.authority.append(dns.rrset.from_text("test.", 60, "IN", "SOA", SOA))
+        elif found == "truncated" and not tcp:
+            response.flags |= dns.flags.TC
+        else:
+            sets = self.zone[f"{name} full"] if found == "truncated" else found
+            response.answer += [dns.rrset.from_text(*one) for one in sets]
+        return response.to_wire(max_size=65535)
+
+
+@pytest.fixture
+async def serve_dns():
+    """Start a name server: `server = await serve_dns({"d.test. MX": [("d.test.", 300, "IN", "MX", "0 .")]})`."""
+    servers = []
+
+    async def start(zone):
+        servers.append(NameServer(zone))
+        await servers[-1].start()
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        await server.stop()

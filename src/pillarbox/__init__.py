@@ -6,12 +6,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pillarbox.library import Received, Server, refuse, send
+    from pillarbox.library import Received, Server, disconnect, refuse, send
     from pillarbox.mail.reply import Reply
 
-__all__ = ["Received", "Reply", "Server", "refuse", "send"]
+__all__ = ["Received", "Reply", "Server", "disconnect", "refuse", "send"]
 
-_HOME = dict.fromkeys(("Received", "Server", "refuse", "send"), "pillarbox.library") | {
+_HOME = dict.fromkeys(("Received", "Server", "disconnect", "refuse", "send"), "pillarbox.library") | {
     "Reply": "pillarbox.mail.reply"
 }
 

@@ -21,7 +21,7 @@ from urllib.parse import quote
 import msgspec
 
 from pillarbox.config import sandbox
-from pillarbox.mail.catalogue import CAUSES, envelope
+from pillarbox.mail.catalogue import CAUSES, envelope, policy
 from pillarbox.mail.envelope import Body, Envelope, Recipient
 from pillarbox.mail.reply import Reply
 from pillarbox.mail.route import Route, Transport
@@ -183,6 +183,11 @@ def _route(host: str, port: int, user: str, tls: str) -> Route:
     place = f"[{host}]" if ":" in host else host
     who = f"{quote(user, safe='')}@" if user else ""
     return Route(Transport.SMTP, f"//{who}{place}:{port}?tls={tls}")
+
+
+def disconnect(*lines: str) -> Reply:
+    """What a hook returns to end the session at once (421)."""
+    return policy.DISCONNECTED.because(*lines) if lines else policy.DISCONNECTED.reply()
 
 
 def refuse(cause: str = envelope.REFUSED_BY_HOOK.id, *lines: str) -> Reply:

@@ -280,6 +280,9 @@ SESSION_OPENED = Event("session.opened", Level.DEBUG, "connection from {client}"
 SESSION_CLOSED = Event("session.closed", Level.DEBUG, "connection from {client} closed")
 SESSION_REFUSED = Event("session.refused", Level.INFO, "connection from {client} refused", labels=("cause",))
 REPLY_REFUSED = Event("reply.refused", Level.INFO, "refused {client}: {reply}", labels=("cause", "stage"))
+CHECK_WARNED = Event(
+    "check.warned", Level.INFO, "would have refused {client}: {reply}", labels=("cause", "stage")
+)
 LOGIN_OK = Event("login.ok", Level.INFO, "{login} logged in from {client}", labels=("mechanism",))
 ACCOUNTS_DOWN = Event("accounts.down", Level.ERROR, "accounts cannot be looked up: {problem}")
 LOGIN_FAILED = Event(

@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import resource
 import secrets
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,8 +25,10 @@ from pillarbox.net.listener import Connections, bind, comes_here, listen
 from pillarbox.net.resolver import Resolver
 from pillarbox.net.tls import Handshakes, ListenerContext, renewable_context, server_context
 from pillarbox.policy.accounts import Accounts, ConfigAccounts
+from pillarbox.policy.checks import Tools, line_up
 from pillarbox.policy.directory import Directory
 from pillarbox.policy.hooks import Hooks
+from pillarbox.policy.memory import Memory
 from pillarbox.policy.rules import Role, Rules
 from pillarbox.queue.manager import Manager
 from pillarbox.queue.sqlite import SqliteSpool
@@ -89,18 +92,29 @@ def _sockets(config: Config) -> list[tuple[str, bool]]:
     return [(listener.address, listener.tls == "implicit") for listener in config.listen]
 
 
+def get_tools(config: Config) -> Tools:
+    """What the checks of a configuration work with; nothing is opened before a check asks."""
+    return Tools(config.hostname, Resolver(config.dns).lookup, Memory(Path(config.data)))
+
+
 class Policy:
     """What a reload replaces as a whole: directory, accounts, rules, hooks and certificates.
 
     Sessions keep the one that they began with. The threads of one that is replaced end when its last session does.
     """
 
-    def __init__(self, config: Config, plugins: Sequence[object] = ()) -> None:
+    def __init__(self, config: Config, tools: Tools, plugins: Sequence[object] = ()) -> None:
         """Raises ValueError or ImportError for what can't work."""
         self.directory = Directory(config.directory)
         self.accounts = Accounts([ConfigAccounts(config.accounts)], config.auth, key=_key_of(config))
         self.rules = Rules(config.policy, self.directory)
-        self.hooks = Hooks([*map(_import_hooks, config.hooks), *plugins])
+        plugins = [*map(_import_hooks, config.hooks), *plugins]
+        self.hooks = Hooks(
+            list(line_up(config.checks, tools, plugins)),
+            hostname=config.hostname,
+            limit_s=config.hook.limit_s,
+            on_error=config.hook.on_error,
+        )
         self.tls = server_context(config.tls)
         self.tls_of_users = server_context(config.tls, asks_client=True)
         self.handshakes = Handshakes(config.tls.max_handshakes)
@@ -160,7 +174,9 @@ class Service:
             observe.start_counting()
         observe.write_behind(asyncio.get_running_loop())
         self._open.callback(observe.write_behind, None)
-        self._policy = Policy(config, self._plugins)
+        self._tools = get_tools(config)
+        self._open.push_async_callback(self._tools.memory.close)
+        self._policy = Policy(config, self._tools, self._plugins)
         self._open.push_async_callback(self._close_accounts)
         self.spool = SqliteSpool(Path(config.data))
         self._open.push_async_callback(self._close_spool)
@@ -289,10 +305,13 @@ class Service:
         Raises ValueError or ImportError if it can't be used, and keeps the old one.
         """
         config, waiting = take_over(self.config, config)
-        policy = Policy(config, self._plugins)
+        tools = self._tools
+        if self.config.dns != config.dns:
+            tools = replace(tools, lookup=Resolver(config.dns).lookup)
+        policy = Policy(config, tools, self._plugins)
         if any(getattr(self.config, name) != getattr(config, name) for name in _OF_COURIERS):
             self._couriers.renew(*self._courier_makers(config))
-        self.config, self._policy = config, policy
+        self.config, self._tools, self._policy = config, tools, policy
         self._open_desks()
         return waiting
 

@@ -26,7 +26,7 @@ from pillarbox.config import ConfigError
 from pillarbox.net.listener import bind
 from pillarbox.queue.schema import StoreError
 from pillarbox.queue.spool import SpoolError
-from pillarbox.service import Policy, Service, take_over
+from pillarbox.service import Policy, Service, get_tools, take_over
 
 if TYPE_CHECKING:
     import socket
@@ -308,7 +308,7 @@ def _is_usable(config: Config) -> bool:
         return os.waitpid(pid, 0)[1] == 0
     status = os.EX_CONFIG
     try:
-        Policy(config)
+        Policy(config, get_tools(config))
         status = os.EX_OK
     except _UNUSABLE as error:
         observe.CONFIG_REFUSED.note(problem=str(error))

@@ -7,12 +7,14 @@ import time
 
 import pytest
 
+import pillarbox
 from pillarbox.inbound import session as driver
 from pillarbox.mail.catalogue import content, envelope
 from pillarbox.mail.catalogue import session as causes
 from pillarbox.mail.units import Octets, Seconds
 from pillarbox.net.listener import ConnectionLimits
 from pillarbox.policy import accounts as accounts_module
+from pillarbox.policy.hooks import Action
 from pillarbox.policy.rules import Role
 from pillarbox.queue.spool import SpoolError
 from pillarbox.smtp.profile import Limits
@@ -643,10 +645,30 @@ async def test_a_hook_refuses_in_the_greeting(open_office, dial):
     assert (await caller.ask(b"QUIT"))[:3] == b"221"
 
 
-async def test_a_hook_asks_to_hang_up(open_office, begin):
-    office = await open_office(plugins=(Refusing("decide_mail", causes.SHUTDOWN.reply(hostname="mx")),))
-    caller, reply = await begin(office, MAIL)
-    assert reply[:3] == b"421"
+async def test_E421_20_a_hook_that_may_only_defer_puts_a_client_off(open_office, dial):
+    plugin = Refusing("decide_connect", causes.CLIENT_DENIED.because("No service for liars"))
+    plugin.action = Action.DEFER
+    office = await open_office(plugins=(plugin,))
+    caller = await dial(office.port)
+    assert await caller.rest() == b"421 mx.example.org No service for liars\r\n"
+
+
+@pytest.mark.parametrize(
+    ("stage", "lines"),
+    [
+        ("decide_connect", []),
+        ("decide_hello", [b"EHLO client.example"]),
+        ("decide_mail", [b"EHLO client.example", MAIL]),
+        ("decide_client", [b"EHLO client.example", MAIL, RCPT]),
+        ("decide_rcpt", [b"EHLO client.example", MAIL, RCPT]),
+    ],
+)
+async def test_E421_10_a_hook_asks_to_hang_up(open_office, dial, stage, lines):
+    office = await open_office(plugins=(Refusing(stage, pillarbox.disconnect("Not today")),))
+    caller = await dial(office.port)
+    *_, reply = [await caller.reply(), *[await caller.ask(line) for line in lines]]
+    status = b"" if stage in {"decide_connect", "decide_hello"} else b"4.3.0 "
+    assert reply == b"421 %smx.example.org Not today\r\n" % status
     assert await caller.rest() == b""
 
 

@@ -1,97 +1,22 @@
-"""DNS asked over real sockets: a small name server made of records, which can also lie, stall or fail."""
+"""DNS asked over real sockets, of a name server that can also lie, stall or fail."""
 
 import asyncio
-import contextlib
 import socket
-import struct
 
-import dns.flags
-import dns.message
-import dns.name
-import dns.rcode
-import dns.rdatatype
-import dns.rrset
 import pytest
 
 from pillarbox.mailauth.dns import Answer, Query, follow
 from pillarbox.net.resolver import Resolver, ResolverSettings
 
-SOA = "ns.test. admin.test. 1 7200 900 1209600 60"
-
-
-class NameServer(asyncio.DatagramProtocol):
-    """Answers by UDP and TCP on one loopback port. `zone` maps "name type" to (ttl, records) or to a fault."""
-
-    def __init__(self, zone):
-        self.zone = zone
-        self.asked = []
-        self.by_tcp = 0
-
-    async def start(self):
-        loop = asyncio.get_running_loop()
-        self.tcp = await asyncio.start_server(self.serve_tcp, "127.0.0.1", 0)
-        self.port = self.tcp.sockets[0].getsockname()[1]
-        self.transport, _ = await loop.create_datagram_endpoint(
-            lambda: self, local_addr=("127.0.0.1", self.port)
-        )
-
-    async def stop(self):
-        self.transport.close()
-        self.tcp.close()
-        await asyncio.sleep(0)
-
-    def datagram_received(self, data, addr):
-        wire = self.answer(data, tcp=False)
-        if wire:
-            self.transport.sendto(wire, addr)
-
-    async def serve_tcp(self, reader, writer):
-        with contextlib.suppress(asyncio.IncompleteReadError):
-            (octets,) = struct.unpack("!H", await reader.readexactly(2))
-            self.by_tcp += 1
-            wire = self.answer(await reader.readexactly(octets), tcp=True)
-            writer.write(struct.pack("!H", len(wire)) + wire)
-        writer.close()
-
-    def answer(self, data, *, tcp):
-        query = dns.message.from_wire(data)
-        name, kind = query.question[0].name, dns.rdatatype.to_text(query.question[0].rdtype)
-        self.asked.append(f"{name} {kind}")
-        found = self.zone.get(f"{name} {kind}", self.zone.get(f"{name} *", "nxdomain"))
-        response = dns.message.make_response(query)
-        if found == "silent":
-            return None
-        if found == "garbage":
-            return b"\x00garbage"
-        if found == "servfail":
-            response.set_rcode(dns.rcode.SERVFAIL)
-        elif found == "nxdomain":
-            response.set_rcode(dns.rcode.NXDOMAIN)
-            response.authority.append(dns.rrset.from_text("test.", 60, "IN", "SOA", SOA))
-        elif found == "nothing":
-            response.authority.append(dns.rrset.from_text("test.", 60, "IN", "SOA", SOA))
-        elif found == "truncated" and not tcp:
-            response.flags |= dns.flags.TC
-        else:
-            sets = self.zone[f"{name} full"] if found == "truncated" else found
-            response.answer += [dns.rrset.from_text(*one) for one in sets]
-        return response.to_wire(max_size=65535)
-
 
 @pytest.fixture
-async def serve():
-    servers = []
-
+async def serve(serve_dns):
     async def start(zone, **settings):
-        server = NameServer(zone)
-        await server.start()
-        servers.append(server)
-        values = {"timeout_s": 0.6, "nameservers": (f"127.0.0.1:{server.port}",)}
+        server = await serve_dns(zone)
+        values = {"timeout_s": 0.6, "nameservers": (server.address,)}
         return server, Resolver(ResolverSettings(**{**values, **settings}))
 
-    yield start
-    for server in servers:
-        await server.stop()
+    return start
 
 
 def records(name, kind, *texts, ttl=300):

@@ -158,4 +158,7 @@ def test_the_model_of_a_plugin_has_no_opinion():
     assert model.decide_rcpt(None, None, None) is None
     assert model.decide_message(None) is None
     assert model.notify_received("", None) is None
-    assert set(HOOKS) == {"decide_connect", "decide_mail", "decide_rcpt", "decide_message", "notify_received"}
+    assert model.decide_hello(None) is None
+    assert model.decide_client(None, None, None) is None
+    stages = ("connect", "hello", "mail", "client", "rcpt", "message")
+    assert set(HOOKS) == {"notify_received", *(f"decide_{stage}" for stage in stages)}

@@ -153,6 +153,7 @@ def to_json(message: ListedMessage) -> dict[str, object]:
         "login": trace.login if trace is not None else None,
         "protocol": trace.protocol if trace is not None else None,
         "session": trace.session if trace is not None else None,
+        "warned": trace.warned if trace is not None else None,
         "recipients": [_recipient_as_json(one) for one in message.recipients],
     }
 
@@ -236,6 +237,8 @@ def print_message(found: ListedMessage) -> None:
             trace.login and f"login {trace.login}",
         )
         click.echo("  " + _safe(", ".join(part for part in parts if part)))
+        if trace.warned:
+            click.echo("  checks on trial would have said: " + _safe(trace.warned))
     for one in found.recipients:
         when = f", next {format_when(one.due, now)}" if one.state == 0 and not one.active else ""
         original = f" (for {one.original})" if one.original else ""

@@ -16,10 +16,15 @@ from pillarbox.net.resolver import ResolverSettings
 from pillarbox.net.tls import TlsSettings
 from pillarbox.observe import LogSettings
 from pillarbox.policy.accounts import AccountSettings, AuthSettings
+from pillarbox.policy.checks import CheckSettings
 from pillarbox.policy.domains import DomainSettings
+from pillarbox.policy.hello import HelloSettings
+from pillarbox.policy.hooks import HookSettings
 from pillarbox.policy.names import DirectorySettings
+from pillarbox.policy.reverse import ReverseSettings
 from pillarbox.policy.routes import RouteSettings
 from pillarbox.policy.rules import Role, RuleSettings
+from pillarbox.policy.senders import SenderSettings
 from pillarbox.queue.schedule import QueueSettings
 from pillarbox.queue.suppression import SuppressionSettings
 from pillarbox.relay.pipe import ProgramSettings
@@ -82,6 +87,10 @@ class Config(Settings, frozen=True):
     tls: TlsSettings = TlsSettings()
     auth: AuthSettings = AuthSettings()
     policy: RuleSettings = RuleSettings()
+    hook: HookSettings = HookSettings()
+    helo: HelloSettings = HelloSettings()
+    sender: SenderSettings = SenderSettings()
+    reverse_dns: ReverseSettings = ReverseSettings()
     connections: ConnectionLimits = ConnectionLimits()
     limits: Limits = Limits()
     queue: QueueSettings = QueueSettings()
@@ -94,6 +103,11 @@ class Config(Settings, frozen=True):
     accounts: dict[str, AccountSettings] = msgspec.field(default_factory=dict, name="account")
     programs: dict[str, ProgramSettings] = msgspec.field(default_factory=dict, name="program")
     webhooks: dict[str, WebhookSettings] = msgspec.field(default_factory=dict, name="webhook")
+
+    @property
+    def checks(self) -> CheckSettings:
+        """What the built-in checks need to know of this."""
+        return CheckSettings(**{name: getattr(self, name) for name in CheckSettings.__struct_fields__})
 
     @property
     def directory(self) -> DirectorySettings:

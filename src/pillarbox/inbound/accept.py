@@ -54,6 +54,7 @@ class Letter:
     head: bytes | bytearray = b""
     head_complete: bool = False
     tls_cipher: str = ""
+    warned: list[str] = field(default_factory=list)  # what checks that may only warn would have refused
 
     def keep_head(self, piece: bytes, limit: int) -> None:
         """Remember the beginning of the message until the header section is complete."""
@@ -150,8 +151,9 @@ class Door:
             head,
             draft.octets,
             draft.inline() if draft.file is None else None,
+            draft.file,
         )
-        refusal = await self._hooks.decide("decide_message", incoming)
+        refusal = await self._hooks.decide("decide_message", incoming, warned=letter.warned)
         if refusal is not None and not refusal.positive:
             return await self._refuse(letter, refusal)
         reply = await self._commit(letter, head)
@@ -179,7 +181,12 @@ class Door:
             now,
             prefix,
             Trace(
-                client.session, f"{client.address}:{client.port}", client.helo, letter.protocol, client.login
+                client.session,
+                f"{client.address}:{client.port}",
+                client.helo,
+                letter.protocol,
+                client.login,
+                "; ".join(letter.warned),
             ),
         )
         octets = draft.octets

@@ -86,9 +86,11 @@ class SmtpProtocol(asyncio.Protocol):
         "_lingers_until",
         "_paused",
         "_session",
+        "_standing_warnings",
         "_task",
         "_tls_cipher",
         "_transport",
+        "_warned",
     )
 
     def __init__(self, desk: Desk) -> None:
@@ -102,6 +104,8 @@ class SmtpProtocol(asyncio.Protocol):
         self._lingers_until = 0.0  # we have hung up, but what the client still sends is read until then
         self._tls_cipher = ""
         self._certified: tuple[str, ...] = ()  # the mail addresses in the client's certificate
+        self._warned: list[str] = []  # what checks on trial would have refused, for the next message
+        self._standing_warnings = 0  # how many of them are about the client, and count for all its messages
 
     # ------------------------------------------------------------------ the transport's side
 
@@ -115,7 +119,8 @@ class SmtpProtocol(asyncio.Protocol):
         address = peer[0] if isinstance(peer, tuple) else "local"
         port = peer[1] if isinstance(peer, tuple) else 0
         number = f"{_boot}-{next(_numbers)}"
-        self._client = Client(number, address, port, desk.role, tls=desk.implicit_tls)
+        trusted = desk.rules.trusts(address)
+        self._client = Client(number, address, port, desk.role, tls=desk.implicit_tls, trusted=trusted)
         refusal = self._greeting_refusal(address)
         self._session = ServerSession(
             desk.profile, now=time.monotonic(), tls=desk.implicit_tls, refusal=refusal
@@ -146,7 +151,8 @@ class SmtpProtocol(asyncio.Protocol):
         return None
 
     async def _greet_by_hooks(self) -> None:
-        refusal = await self._desk.hooks.decide("decide_connect", self._client)
+        refusal = await self._ask("decide_connect")
+        self._standing_warnings = len(self._warned)
         if refusal is not None and not refusal.positive:
             self._session = ServerSession(self._desk.profile, now=time.monotonic(), refusal=refusal)
 
@@ -343,9 +349,22 @@ class SmtpProtocol(asyncio.Protocol):
 
     # ------------------------------------------------------------------ one method an event
 
-    def _on_hello(self, event: Hello) -> Reply:
+    async def _ask(self, name: str, *about: object) -> Reply | None:
+        """Ask the hooks of one stage about the client and more."""
+        return await self._desk.hooks.decide(name, self._client, *about, warned=self._warned)
+
+    def _on_hello(self, event: Hello) -> Reply | Awaitable[Reply]:
         self._forget_letter()
         self._client = msgspec.structs.replace(self._client, helo=event.name)
+        if self._desk.hooks.wants("decide_hello"):
+            return self._hello_by_hooks()
+        return self._session.welcome()
+
+    async def _hello_by_hooks(self) -> Reply:
+        opinion = await self._ask("decide_hello")
+        self._standing_warnings = len(self._warned)
+        if opinion is not None and not opinion.positive:
+            return self._refused(opinion, "hello", helo=self._client.helo)
         return self._session.welcome()
 
     def _on_mail(self, event: MailFrom) -> Reply | Awaitable[Reply]:
@@ -354,13 +373,14 @@ class SmtpProtocol(asyncio.Protocol):
             reply = self._desk.rules.decide_mail(self._client, event.sender)
         if not reply.positive:
             return self._refused(reply, "mail")
+        del self._warned[self._standing_warnings :]
         if self._desk.hooks.wants("decide_mail"):
             return self._mail_by_hooks(event, reply)
         self._begin(event)
         return reply
 
     async def _mail_by_hooks(self, event: MailFrom, reply: Reply) -> Reply:
-        opinion = await self._desk.hooks.decide("decide_mail", self._client, event.sender)
+        opinion = await self._ask("decide_mail", event.sender)
         if opinion is not None and not opinion.positive:
             return self._refused(opinion, "mail")
         self._begin(event)
@@ -377,9 +397,28 @@ class SmtpProtocol(asyncio.Protocol):
             smtputf8=event.parameters.smtputf8,
         )
         sender = "" if event.sender is None else str(event.sender)
-        self._letter = Letter(self._client, protocol, sender, event.parameters, tls_cipher=self._tls_cipher)
+        self._letter = Letter(
+            self._client,
+            protocol,
+            sender,
+            event.parameters,
+            tls_cipher=self._tls_cipher,
+            warned=self._warned,
+        )
 
     def _on_rcpt(self, event: RcptTo) -> Reply | Awaitable[Reply]:
+        if self._desk.hooks.wants("decide_client"):
+            return self._client_by_hooks(event)
+        return self._decide_recipient(event)
+
+    async def _client_by_hooks(self, event: RcptTo) -> Reply:
+        opinion = await self._ask("decide_client", self._session.sender, event.recipient)
+        if opinion is not None and not opinion.positive:
+            return self._refused(opinion, "rcpt", recipient=str(event.recipient))
+        answer = self._decide_recipient(event)
+        return answer if isinstance(answer, Reply) else await answer
+
+    def _decide_recipient(self, event: RcptTo) -> Reply | Awaitable[Reply]:
         found = self._desk.rules.decide_rcpt(self._client, event.recipient)
         if isinstance(found, Reply):
             return self._refused(found, "rcpt", recipient=str(event.recipient))
@@ -394,8 +433,7 @@ class SmtpProtocol(asyncio.Protocol):
 
     async def _rcpt_by_hooks(self, event: RcptTo, found: tuple[Any, ...]) -> Reply:
         assert self._letter is not None  # as above
-        sender = self._session.sender
-        opinion = await self._desk.hooks.decide("decide_rcpt", self._client, sender, event.recipient)
+        opinion = await self._ask("decide_rcpt", self._session.sender, event.recipient)
         if opinion is not None and not opinion.positive:
             return self._refused(opinion, "rcpt", recipient=str(event.recipient))
         return self._take_recipient(event, found)

@@ -14,6 +14,7 @@ _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604
 _UNIT_OCTETS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _DURATION = re.compile(r"(?:[0-9]{1,9}(?:\.[0-9]{1,6})?(?:ms|[smhdw]))+")
 _DURATION_PART = re.compile(r"([0-9.]+)(ms|[smhdw])")
+_RATE = re.compile(r"([0-9]{1,9})/([0-9]{0,6})(s|m|h|d|w)")
 _SIZE = re.compile(r"([0-9]{1,15})([KMGT]?)")
 
 
@@ -27,6 +28,28 @@ class Octets(int):
     """A size in octets; a configuration writes it as "64K", "50M", "2G" (powers of 1,024) or a number."""
 
     __slots__ = ()
+
+
+class Rate:
+    """So many in so long; a configuration writes it as "100/h" or "20/10m"."""
+
+    __slots__ = ("count", "period_s")
+
+    def __init__(self, count: int, period_s: float) -> None:
+        """Both are more than nothing."""
+        self.count = count
+        self.period_s = period_s
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Rate) and (self.count, self.period_s) == (other.count, other.period_s)
+
+    def __hash__(self) -> int:
+        return hash((self.count, self.period_s))
+
+    def __str__(self) -> str:
+        return f"{self.count}/{format_duration(self.period_s)}"
+
+    __repr__ = __str__
 
 
 def _config_key(field: str) -> str:
@@ -61,12 +84,24 @@ def parse_size(value: object) -> Octets:
     raise ValueError(msg)
 
 
+def parse_rate(value: object) -> Rate:
+    """Read a rate such as "100/h" or "20/10m". Raises ValueError."""
+    if isinstance(value, str) and (found := _RATE.fullmatch(value)):
+        rate = Rate(int(found[1]), int(found[2] or 1) * _UNIT_S[found[3]])
+        if rate.count and rate.period_s:
+            return rate
+    msg = 'not a rate; write one such as "100/h" or "20/10m"'
+    raise ValueError(msg)
+
+
 def decode_unit(kind: type, value: object) -> object:
     """Convert `value` for msgspec, as its `dec_hook`. Raises ValueError for a bad value."""
     if kind is Seconds:
         return parse_duration(value)
     if kind is Octets:
         return parse_size(value)
+    if kind is Rate:
+        return parse_rate(value)
     msg = f"no such kind of setting: {kind.__name__}"
     raise NotImplementedError(msg)
 

@@ -19,7 +19,7 @@ from pillarbox.mail.reply import Reply
 from pillarbox.mail.units import Seconds, Settings
 from pillarbox.policy.account import Account, Source, SourceDown
 from pillarbox.policy.guard import Guard
-from pillarbox.policy.networks import Networks
+from pillarbox.policy.lists import Networks
 from pillarbox.policy.passwords import Passwords, TooManyWaiting, digest_app_password, keys_of_nobody
 from pillarbox.smtp.events import Login, Proof, SecretWanted
 from pillarbox.smtp.sasl import BY_KEYS, BY_TOKEN, Strength

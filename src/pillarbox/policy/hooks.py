@@ -1,7 +1,7 @@
 """Every hook a plugin may have, in one place: deciding hooks return a reply or no opinion, notifying ones nothing.
 
-A plugin is any object, a module for instance, with functions named as the methods of `Plugin`. Which decisions are
-built in is `policy.rules`' business.
+A plugin is any object, a module for instance, with functions named as the methods of `Plugin`. The built-in checks that
+have to wait for something are plugins too; which there are, and their order, is in `policy.checks`.
 """
 
 from __future__ import annotations
@@ -11,23 +11,27 @@ import difflib
 import inspect
 import secrets
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
 from pillarbox import observe
-from pillarbox.mail.catalogue import envelope
+from pillarbox.mail.catalogue import envelope, policy, session
 from pillarbox.mail.reply import Reply
+from pillarbox.mail.units import Seconds, Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
     from pillarbox.mail.address import Address
     from pillarbox.mail.envelope import Envelope
     from pillarbox.mail.message import Head
 
-
+_PIECE_OCTETS = 65_536
+_MAX_WARNINGS = 20  # kept for one message
 _THREADS = 8  # for plain functions; ones that hang must not take the threads of others, such as name look-ups
 
 
@@ -44,17 +48,66 @@ class Client(msgspec.Struct, frozen=True, gc=False):
     senders: tuple[
         str, ...
     ] = ()  # the addresses that the login may use, "@domain" for all of a domain; none: any
+    trusted: bool = False  # its address lies in `policy.relay_networks`
+
+    @property
+    def stranger(self) -> bool:
+        """Whether it is a host that nobody vouches for, so that the checks of hosts and senders are meant for it."""
+        return self.role == "mx" and not self.login and not self.trusted
+
+
+class Action(StrEnum):
+    """What follows when a check finds something; a plugin may have one too, as its attribute `action`."""
+
+    OFF = "off"
+    WARN = "warn"
+    DEFER = "defer"
+    REJECT = "reject"
+
+
+class HookSettings(Settings, frozen=True):
+    """How hooks are run: `[hook]`."""
+
+    limit_s: Seconds = Seconds(30)
+    """How long one hook or check may take."""
+    on_error: Literal["defer", "accept"] = "defer"
+    """What to do when a hook fails or takes too long: put the mail off (451), or go on as if it had no opinion."""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """An opinion about a message that is no decision: how much it looks like spam, more than 0, or like good mail, less.
+
+    The scores of all hooks are added up; what follows from the sum is a setting, `spam.reject_at`.
+    """
+
+    points: float
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
-    """A complete message that waits for its decision. `head` gives its header fields, `body` all octets if small."""
+    """A complete message that waits for its decision. `head` gives its header fields, `body` all octets if small.
+
+    The octets of a large message are in `file`.
+    """
 
     client: Client
     envelope: Envelope
     head: Head
     octets: int
     body: bytes | None
+    file: Path | None = None
+    scores: list[Score] = field(default_factory=list)  # of the hooks that were asked so far
+
+    def chunks(self) -> Iterator[bytes]:
+        """All octets, a piece at a time. It reads from the disk, so call it in a thread, as plain functions are."""
+        if self.file is None:
+            yield self.body or b""
+            return
+        with self.file.open("rb") as octets:
+            while piece := octets.read(_PIECE_OCTETS):
+                yield piece
 
 
 class Plugin:
@@ -63,14 +116,20 @@ class Plugin:
     def decide_connect(self, client: Client) -> Reply | None:
         """Refuse a client in the greeting."""
 
+    def decide_hello(self, client: Client) -> Reply | None:
+        """Refuse the name that a client gives in EHLO or HELO, `client.helo`."""
+
     def decide_mail(self, client: Client, sender: Address | None) -> Reply | None:
         """Refuse a reverse-path."""
+
+    def decide_client(self, client: Client, sender: Address | None, recipient: Address) -> Reply | None:
+        """Refuse a recipient because of the client, before anything about the recipient is looked at."""
 
     def decide_rcpt(self, client: Client, sender: Address | None, recipient: Address) -> Reply | None:
         """Refuse a recipient."""
 
-    def decide_message(self, message: Incoming) -> Reply | None:
-        """Refuse a complete message."""
+    def decide_message(self, message: Incoming) -> Reply | Score | None:
+        """Refuse a complete message, or say how much it looks like spam."""
 
     def notify_received(self, queue_id: str, message: Incoming) -> None:
         """Learn that a message was accepted and is durable."""
@@ -80,39 +139,69 @@ HOOKS = tuple(name for name in vars(Plugin) if name.startswith(("decide_", "noti
 
 
 class Hooks:
-    """The plugins of one server. A plugin that fails or takes too long defers the mail, it never loses it."""
+    """The plugins of one server. One that fails or takes too long defers the mail, it never loses it."""
 
-    def __init__(self, plugins: Sequence[object] = (), *, limit_s: float = 30.0) -> None:
+    def __init__(
+        self,
+        plugins: Sequence[object] = (),
+        *,
+        hostname: str = "",
+        limit_s: float = 30.0,
+        on_error: Literal["defer", "accept"] = "defer",
+    ) -> None:
         """Find the hooks that the plugins define. Raises ValueError for a plugin that would not do what is meant."""
         for plugin in plugins:
             _check(plugin)
+        self._hostname = hostname
         self._limit_s = limit_s
+        self._defers_errors = on_error == "defer"
         self._callers: set[asyncio.Task[Any]] = set()  # tasks in which a hook works
         self._threads = ThreadPoolExecutor(_THREADS, "hook")
-        self._found: dict[str, list[Callable[..., Any]]] = {
-            name: [getattr(plugin, name) for plugin in plugins if hasattr(plugin, name)] for name in HOOKS
+        self._found: dict[str, list[tuple[Callable[..., Any], Action]]] = {
+            name: [(getattr(plugin, name), _action(plugin)) for plugin in plugins if hasattr(plugin, name)]
+            for name in HOOKS
         }
 
     def wants(self, name: str) -> bool:
         """Whether any plugin has this hook, so that the ordinary path need not wait for none."""
         return bool(self._found[name])
 
-    async def decide(self, name: str, *arguments: object) -> Reply | None:
-        """Ask the plugins in order; the first reply wins, a failure gives `envelope.hook_failed`."""
-        for hook in self._found[name]:
+    async def decide(self, name: str, *about: Any, warned: list[str] | None = None) -> Reply | None:
+        """Ask the plugins in order; the first reply wins, a failure gives `envelope.hook_failed`.
+
+        A refusal by a plugin that may only warn is noted, added to `warned`, and does not count.
+        """
+        for hook, action in self._found[name]:
             try:
-                opinion = _checked(await self._call(hook, arguments))
+                opinion = _checked(await self._call(hook, about), name)
             except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin may raise anything; the sender keeps the mail
                 incident = secrets.token_hex(4)
                 observe.HOOK_FAILED.note(hook=name, incident=incident, problem=repr(error))
-                return envelope.HOOK_FAILED.reply(incident=incident)
-            if opinion is not None:
-                return opinion
+                if self._defers_errors:
+                    return envelope.HOOK_FAILED.reply(incident=incident)
+                continue
+            if isinstance(opinion, Score):
+                about[0].scores.append(opinion)
+            elif opinion is None:
+                continue
+            elif opinion.positive or action is Action.REJECT:
+                return self._named(opinion)
+            elif action is Action.DEFER:
+                return self._named(_deferred(opinion, name))
+            else:
+                _warn(opinion, name, about, warned)
         return None
+
+    def _named(self, opinion: Reply) -> Reply:
+        """With our name in front, where clients look for it (RFC 5321 4.2)."""
+        first = opinion.lines[0]
+        if opinion.code != session.SHUTDOWN.code or first.startswith(self._hostname) or opinion.cause is None:
+            return opinion
+        return opinion.cause.because(f"{self._hostname} {first}", *opinion.lines[1:])
 
     async def notify(self, name: str, *arguments: object) -> None:
         """Tell the plugins; what they do with it changes nothing here."""
-        for hook in self._found[name]:
+        for hook, _ in self._found[name]:
             try:
                 await self._call(hook, arguments)
             except (Exception, SystemExit) as error:  # noqa: BLE001 - as above
@@ -152,9 +241,39 @@ def _check(plugin: object) -> None:
             raise ValueError(f"hooks: {name} is a class; give an object of it: {name}()")
 
 
-def _checked(opinion: object) -> Reply | None:
+def _checked(opinion: object, name: str) -> Reply | Score | None:
     """An opinion is a reply or None. Whatever else a hook returns is a mistake in it, and no permission."""
     if opinion is None or (isinstance(opinion, Reply) and not opinion.intermediate):
         return opinion
+    if isinstance(opinion, Score) and name == "decide_message":
+        return opinion
     msg = f"a hook returns a Reply or None, not {opinion!r}"
     raise TypeError(msg)
+
+
+def _action(plugin: object) -> Action:
+    found = getattr(plugin, "action", Action.REJECT)
+    return found if isinstance(found, Action) else Action.REJECT
+
+
+def _deferred(opinion: Reply, name: str) -> Reply:
+    """The same refusal, for now."""
+    if not opinion.permanent:
+        return opinion
+    cause = policy.CLIENT_NOT_NOW if name == "decide_connect" else policy.NOT_NOW
+    return cause.because(*opinion.lines)
+
+
+def _warn(opinion: Reply, name: str, about: Sequence[Any], warned: list[str] | None) -> None:
+    """Say what would have happened."""
+    client: Client = about[0].client if isinstance(about[0], Incoming) else about[0]
+    observe.CHECK_WARNED.note(
+        session=client.session,
+        cause=opinion.cause_id,
+        stage=name.removeprefix("decide_"),
+        client=client.address,
+        reply=str(opinion),
+        **{key: str(value) for key, value in zip(("sender", "recipient"), about[1:], strict=False)},
+    )
+    if warned is not None and str(opinion) not in warned and len(warned) < _MAX_WARNINGS:
+        warned.append(str(opinion))

@@ -13,8 +13,8 @@ from pillarbox.mail.reply import Reply
 from pillarbox.mail.units import Settings
 from pillarbox.policy.account import owns
 from pillarbox.policy.directory import Directory
+from pillarbox.policy.lists import Networks
 from pillarbox.policy.names import Target
-from pillarbox.policy.networks import Networks
 
 if TYPE_CHECKING:
     from pillarbox.mail.address import Address

@@ -15,7 +15,7 @@ from pillarbox.queue.spool import Trace
 _pack = msgspec.msgpack.Encoder().encode
 _Recipients = list[tuple[bytes, int, bytes, bytes]]
 _envelope = msgspec.msgpack.Decoder(tuple[bytes, _Recipients, str, bool, str | None, bytes])
-_trace = msgspec.msgpack.Decoder(tuple[bytes, bytes, bytes, bytes, bytes])
+_trace = msgspec.msgpack.Decoder(list[bytes])
 _result = msgspec.msgpack.Decoder(tuple[int, str, list[bytes], str, str, str, bytes])
 _detail = msgspec.msgpack.Decoder(dict[str, object])
 
@@ -72,7 +72,8 @@ def unpack_envelope(blob: bytes) -> Envelope:
 
 def pack_trace(trace: Trace) -> bytes:
     """The trace as a blob."""
-    return _pack(tuple(map(_octets, (trace.session, trace.client, trace.helo, trace.protocol, trace.login))))
+    known = (trace.session, trace.client, trace.helo, trace.protocol, trace.login)
+    return _pack(tuple(map(_octets, (*known, trace.warned) if trace.warned else known)))
 
 
 def unpack_trace(blob: bytes) -> Trace:

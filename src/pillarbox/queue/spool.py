@@ -47,6 +47,7 @@ class Trace(msgspec.Struct, frozen=True, gc=False):
     helo: str = ""
     protocol: str = ""  # ESMTPSA and so on (RFC 3848)
     login: str = ""
+    warned: str = ""  # what checks that may only warn would have refused
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):

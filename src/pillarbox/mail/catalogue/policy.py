@@ -1,0 +1,184 @@
+"""Causes of the checks that keep unwanted clients, senders and messages out, and of hooks that end a session.
+
+Who may relay and which mailboxes exist is in `envelope`.
+"""
+
+from __future__ import annotations
+
+from pillarbox.mail.reply import Cause, Stage, Who
+
+DISCONNECTED = Cause(
+    "policy.disconnected",
+    421,
+    "4.3.0",
+    "Closing the connection",
+    (Stage.ANY,),
+    "RFC 5321 3.8",
+    "A hook of the operator ends the session.",
+    explanation="A rule that the operator added to this server does not want this session to go on.",
+    who=Who.SENDER_ADMIN,
+    advice="Try again later; if it goes on, ask the operator of this server.",
+    setting="hooks",
+    scenarios=("E421-10",),
+)
+CLIENT_NOT_NOW = Cause(
+    "policy.client_not_now",
+    421,
+    "4.7.0",
+    "No service for your address now",
+    (Stage.GREETING,),
+    "RFC 5321 3.8",
+    "A check refuses the client, but is set to defer.",
+    explanation="A check of the client's address found something. The operator chose to put such clients off instead of refusing them.",
+    who=Who.SENDER_ADMIN,
+    advice="The text says what was found; correct it before the mail is given up.",
+    scenarios=("E421-20",),
+)
+NOT_NOW = Cause(
+    "policy.not_now",
+    450,
+    "4.7.1",
+    "Refused for now",
+    (Stage.HELLO, Stage.MAIL, Stage.RCPT, Stage.BODY),
+    "RFC 5321 4.2.2",
+    "A check refuses the mail, but is set to defer.",
+    explanation="A check found something. The operator chose to put such mail off instead of refusing it.",
+    who=Who.SENDER_ADMIN,
+    advice="The text says what was found; correct it before the mail is given up.",
+    scenarios=("E450-20",),
+)
+SENDER_DOMAIN_UNCLEAR = Cause(
+    "policy.sender_domain_unclear",
+    450,
+    "4.1.8",
+    "Cannot look up the sender's domain {domain} now: {detail}",
+    (Stage.MAIL,),
+    "RFC 5321 3.6.2",
+    "DNS gives no answer about the sender's domain.",
+    explanation=(
+        "Reports about a message go to its sender, so the domain must exist and take mail. Its name servers gave no usable "
+        "answer, and that is no proof of anything."
+    ),
+    who=Who.SENDER_ADMIN,
+    advice="Wait; if it goes on, check the name servers of the sender's domain.",
+    setting="sender.domain",
+    scenarios=("E450-6",),
+)
+SENDER_DOMAIN_MISSING = Cause(
+    "policy.sender_domain_missing",
+    550,
+    "5.1.8",
+    "The sender's domain {domain} does not exist or takes no mail",
+    (Stage.MAIL,),
+    "RFC 5321 3.6.2",
+    "DNS knows no way to send mail to the sender's domain.",
+    explanation=(
+        "Reports about a message go to its sender. DNS says that the domain does not exist, or has neither mail "
+        "exchangers nor addresses."
+    ),
+    who=Who.SENDER_ADMIN,
+    advice="Use a sender address whose domain exists, or publish an MX record for it.",
+    setting="sender.domain",
+    scenarios=("E550-10",),
+)
+SENDER_TAKES_NO_MAIL = Cause(
+    "policy.sender_takes_no_mail",
+    550,
+    "5.7.27",
+    "The sender's domain {domain} says that it takes no mail",
+    (Stage.MAIL,),
+    "RFC 7505 4.2",
+    "The sender's domain has a null MX, so no report could reach it.",
+    explanation="A domain with the single MX record '0 .' never takes mail. Honest mail does not come from there.",
+    who=Who.SENDER_ADMIN,
+    advice="Use a sender address whose domain takes mail, or remove the null MX record.",
+    setting="sender.domain",
+    scenarios=("E550-9",),
+)
+SENDER_DOMAIN_RESERVED = Cause(
+    "policy.sender_domain_reserved",
+    553,
+    "5.1.7",
+    "The sender's domain {domain} is no domain of the Internet",
+    (Stage.MAIL,),
+    "RFC 5321 2.3.5",
+    "The sender's domain has no dot, or is one that nobody can own.",
+    explanation="Names such as localhost or printer.invalid mean something inside a house at most; no report could reach them.",
+    who=Who.SENDER_ADMIN,
+    advice="Give the sending program a full sender address.",
+    setting="sender.domain",
+    scenarios=("E553-2",),
+)
+SENDER_DENIED = Cause(
+    "policy.sender_denied",
+    550,
+    "5.7.1",
+    "Mail from this sender is not accepted",
+    (Stage.MAIL,),
+    "RFC 5321 4.2.2",
+    "The operator listed this sender.",
+    explanation="The address or its domain is on a list of senders that this server refuses.",
+    who=Who.SENDER_ADMIN,
+    advice="Ask the operator of this server.",
+    setting="sender.deny",
+    scenarios=("E550-7",),
+)
+HELLO_NOT_QUALIFIED = Cause(
+    "policy.hello_not_qualified",
+    504,
+    "5.5.4",
+    "A full host name or an address literal is wanted here",
+    (Stage.HELLO,),
+    "RFC 5321 2.3.5",
+    "The name in EHLO has no dot.",
+    explanation="Mail servers introduce themselves by a full name. A bare one is usual for programs that send spam from a home.",
+    who=Who.SENDER_ADMIN,
+    advice="Give the client a full host name of its own.",
+    setting="helo.require_fqdn",
+    scenarios=("E504-3",),
+)
+HELLO_DENIED = Cause(
+    "policy.hello_denied",
+    550,
+    "5.7.1",
+    "The name {name} is not welcome here",
+    (Stage.HELLO,),
+    "RFC 5321 4.1.4",
+    "The operator listed the name that the client gave in EHLO.",
+    explanation="The name in EHLO is on a list of names that this server refuses; often it is the server's own name, used by others.",
+    who=Who.SENDER_ADMIN,
+    advice="Give the client its own host name, or ask the operator of this server.",
+    setting="helo.deny",
+    scenarios=("E550-12",),
+)
+REVERSE_NAME_UNCLEAR = Cause(
+    "policy.reverse_name_unclear",
+    450,
+    "4.7.25",
+    "Cannot look up the name of {address} now: {detail}",
+    (Stage.RCPT,),
+    "RFC 7372 3.3",
+    "DNS gives no answer about the name of the client's address.",
+    explanation="The server wants to know the name of each host that sends mail. DNS did not answer, and that is no proof of anything.",
+    who=Who.SENDER_ADMIN,
+    advice="Wait; if it goes on, check the name servers of the address's reverse zone.",
+    setting="reverse_dns.action",
+    scenarios=("E450-8",),
+)
+REVERSE_NAME_MISSING = Cause(
+    "policy.reverse_name_missing",
+    550,
+    "5.7.25",
+    "The address {address} has no proper name in DNS: {detail}",
+    (Stage.RCPT,),
+    "RFC 7372 3.3",
+    "The client's address has no name, or one that does not lead back.",
+    explanation=(
+        "Hosts that are meant to send mail have a PTR record with a name, and the name has that address. Hosts that lack "
+        "it are mostly hijacked home computers."
+    ),
+    who=Who.SENDER_ADMIN,
+    advice="Ask the provider of the address for a PTR record, and let the name point back to the address.",
+    setting="reverse_dns.action",
+    scenarios=("E550-11",),
+)
