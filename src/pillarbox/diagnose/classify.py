@@ -100,8 +100,8 @@ class _Finding:
         """What follows, given the class of the reply and the stage."""
         cause = self.pattern.cause if self.pattern else self.cause
         permanent = first == 5
-        if stage in _NOT_YET_RECIPIENT and cause.category in _ABOUT_RECIPIENT:
-            cause = peer_causes()["sender.refused"]  # no recipient was named yet: it speaks of the sender
+        if stage in _NOT_YET_RECIPIENT:
+            cause = _before_recipients(cause, stage)
         retry = self._retry(cause, first)
         return Verdict(
             cause=cause,
@@ -148,6 +148,17 @@ class _Finding:
         if wanted in {Suppress.ADDRESS, Suppress.DOMAIN} and not self.dead:
             return Suppress.REPEATED if wanted is Suppress.ADDRESS else Suppress.NEVER
         return wanted
+
+
+def _before_recipients(cause: PeerCause, stage: Stage) -> PeerCause:
+    """No recipient was named yet, so what sounds like one speaks of the sender or of our own name."""
+    if cause.category in _ABOUT_RECIPIENT:
+        return peer_causes()["sender.refused"]
+    if cause.id == "domain.unknown" and stage is Stage.MAIL:
+        return peer_causes()["sender.domain_unknown"]
+    if cause.id == "domain.unknown" and stage is Stage.HELLO:
+        return peer_causes()["client.bad_hello"]
+    return cause
 
 
 def _find(

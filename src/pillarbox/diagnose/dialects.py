@@ -21,6 +21,7 @@ from pillarbox.mail.reply import Stage
 ANYBODY = "any"
 MAX_TEXT = 8192
 _WORD = re.compile(r"[^\W_]+")
+_ADDRESS = re.compile(r"[\w.+=~/-]{1,64}@[\w.-]{1,255}")
 _GAP = " ... "
 
 
@@ -33,8 +34,11 @@ class Words:
 
     @classmethod
     def of(cls, text: str) -> Words:
-        """The words of at most the first 8 KiB."""
-        words = _WORD.findall(text[:MAX_TEXT].lower())
+        """The words of at most the first 8 KiB. Those of an address say who, never why: they do not count."""
+        text = text[:MAX_TEXT].lower()
+        if "@" in text:
+            text = _ADDRESS.sub(" ", text)
+        words = _WORD.findall(text)
         return cls(f" {' '.join(words)} ", frozenset(words))
 
 
@@ -93,7 +97,7 @@ class Numbers:
     def _fits_code(self, code: int, first: int) -> bool:
         if code:
             return str(code).startswith(self.codes)
-        return not first or any(one[0] == str(first) for one in self.codes)
+        return not first or str(first) in self.codes
 
     def _fits_status(self, first: int, status: str) -> bool:
         if not status:

@@ -7,24 +7,32 @@ that keep to no standard are not read here.
 from __future__ import annotations
 
 import base64
-import binascii
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from pillarbox.mail import notice
+from pillarbox.mail import mime, notice
 from pillarbox.mail.envelope import Body, Envelope, Notify, Recipient, Ret
 from pillarbox.mail.message import MAX_HEAD_OCTETS, Head, format_date, parse_date, scan_head
+from pillarbox.mail.mime import Part
 from pillarbox.mail.notice import ReportedRecipient, ReportKind
 from pillarbox.mail.reply import Origin, printable
 
-__all__ = ["DeliveryReport", "RecipientReport", "ReportKind", "ReportedRecipient", "build", "parse"]
+__all__ = [
+    "DeliveryReport",
+    "RecipientReport",
+    "ReportKind",
+    "ReportedRecipient",
+    "build",
+    "of_parts",
+    "of_status",
+    "parse",
+]
 
 MAX_RETURNED_OCTETS = 1 << 20  # a larger message is not returned in full, only its header section
 MAX_RETURNED_HEAD_OCTETS = 65536
 MAX_PARSED_OCTETS = 1 << 20  # a report is read no further
 MAX_PARSED_RECIPIENTS = 1000
-_MAX_DEPTH = 3  # of multiparts within multiparts
 _FOLD_AT = 76
 _HARD_FOLD = 900  # RFC 5322 2.1.1 allows 998
 
@@ -33,13 +41,13 @@ _LONG_LINE = re.compile(rb"\n[^\r\n]{999}")
 _CUT_LINE = re.compile(rb"[^\r\n]{990}")
 _NOT_TOKEN = re.compile(r"[^A-Za-z0-9_-]", re.ASCII)
 _MESSAGE_ID = re.compile(r"<[\x21-\x3b\x3d\x3f-\x7e]{1,250}>", re.ASCII)
+_TYPE = re.compile(r"[A-Za-z0-9_.!-]{1,60}", re.ASCII)
 _STATUS = re.compile(r"\b([245]\.\d{1,3}\.\d{1,3})\b", re.ASCII)
-_PARAMETER = re.compile(r';[ \t]*([A-Za-z-]+)[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*)"|([^\s;"]+))', re.ASCII)
 _HOST = re.compile(r"([^\[\]]*)\[([^\[\]]*)\](?::\d+)?")
 _GROUP_END = re.compile(rb"\r?\n[ \t]*\r?\n")
 _ESCAPED_POINT = re.compile(r"\\x\{([0-9A-Fa-f]{2,6})\}", re.ASCII)
 _STATUS_TYPES = ("message/delivery-status", "message/global-delivery-status")
-_RETURNED_TYPES = ("message/rfc822", "message/global", "text/rfc822-headers", "message/global-headers")
+RETURNED_TYPES = ("message/rfc822", "message/global", "text/rfc822-headers", "message/global-headers")
 
 
 def build(  # noqa: PLR0913 - all that a report tells comes from its caller
@@ -136,32 +144,13 @@ def _fold(value: str) -> str:
 def _reminders(head: Head) -> list[tuple[str, str]]:
     """What tells the sender which message this is."""
     found = [(label, head.get(name)) for label, name in (("Subject", "subject"), ("Sent", "date"))]
-    return [(label, _decode_words(value)) for label, value in found if value]
+    return [(label, mime.decode_words(value)) for label, value in found if value]
 
 
 def _references(head: Head) -> list[str]:
     """Fields that let a mail program show the report beside the message."""
     found = _MESSAGE_ID.fullmatch(head.get("message-id"))
     return [f"In-Reply-To: {found[0]}", f"References: {found[0]}"] if found else []
-
-
-_WORD = re.compile(
-    r"=\?([A-Za-z0-9_.:-]{1,40})(?:\*[A-Za-z-]{0,20})?\?([BbQq])\?([^? ]{0,500})\?=(?:\s+(?==\?))?", re.ASCII
-)
-
-
-def _decode_words(value: str) -> str:
-    """Read encoded words (RFC 2047); what can't be read stays as it is."""
-
-    def decode(found: re.Match[str]) -> str:
-        charset, coding, data = found.groups()
-        try:
-            raw = base64.b64decode(data) if coding in "Bb" else binascii.a2b_qp(data, header=True)
-            return raw.decode(charset, "replace")
-        except (ValueError, LookupError):
-            return found[0]
-
-    return _WORD.sub(decode, value[:2000])
 
 
 def _part(kind: str, body: bytes) -> bytes:
@@ -333,10 +322,21 @@ def parse(message: bytes) -> DeliveryReport | None:
 
     Never raises; looks at the first mebibyte, at a thousand recipients and at three levels of multiparts.
     """
-    parts = list(_parts(message[:MAX_PARSED_OCTETS], 0))
-    status = next((body for kind, body in parts if kind in _STATUS_TYPES), None)
+    return of_parts(mime.parts(message[:MAX_PARSED_OCTETS]))
+
+
+def of_parts(parts: Sequence[Part]) -> DeliveryReport | None:
+    """The same from a message already taken apart."""
+    status = next((part.octets for part in parts if part.kind in _STATUS_TYPES), None)
     if status is None:
         return None
+    text = next((part.octets for part in parts if part.kind == "text/plain"), b"")
+    returned = next((part.octets for part in parts if part.kind in RETURNED_TYPES), None)
+    return of_status(status, text=_decode(text), original=None if returned is None else scan_head(returned))
+
+
+def of_status(status: bytes, *, text: str = "", original: Head | None = None) -> DeliveryReport | None:
+    """The same from the part for programs alone; None if it is empty."""
     groups = [scan_head(group.strip(b"\r\n") + b"\r\n\r\n") for group in _groups(status)]
     if not groups:
         return None
@@ -346,16 +346,14 @@ def parse(message: bytes) -> DeliveryReport | None:
         for group in groups
         if "final-recipient" in group or "original-recipient" in group
     )
-    text = next((body for kind, body in parts if kind == "text/plain"), b"")
-    returned = next((body for kind, body in parts if kind in _RETURNED_TYPES), None)
     return DeliveryReport(
         reporting_mta=_untyped(top.get("reporting-mta"))[1],
         recipients=recipients[:MAX_PARSED_RECIPIENTS],
         envid=top.get("original-envelope-id"),
         arrived_at=parse_date(top.get("arrival-date")),
         queue_id=top.get("x-pillarbox-queue-id"),
-        text=_decode(text),
-        original=None if returned is None else scan_head(returned),
+        text=text,
+        original=original,
     )
 
 
@@ -388,7 +386,8 @@ def _decode(octets: bytes) -> str:
 def _untyped(value: str) -> tuple[str, str]:
     """Split `type; text`; a value without a type is all text."""
     kind, semicolon, rest = value.partition(";")
-    return (kind.strip(), rest.strip()) if semicolon else ("", value.strip())
+    typed = semicolon and _TYPE.fullmatch(kind.strip())
+    return (kind.strip(), rest.strip()) if typed else ("", value.strip())
 
 
 def _read_address(value: str) -> str:
@@ -402,46 +401,3 @@ def _read_address(value: str) -> str:
 def _unescape(found: re.Match[str]) -> str:
     point = int(found[1], 16)
     return chr(point) if point < 0x110000 and not 0xD800 <= point < 0xE000 else found[0]
-
-
-def _parts(entity: bytes, depth: int) -> Iterator[tuple[str, bytes]]:
-    """The decoded leaves of a MIME entity with their types, depth first; no part of a returned message."""
-    head = scan_head(entity)
-    kind, parameters = _content_type(head)
-    body = entity[head.body_at :]
-    if kind.startswith("multipart/") and depth < _MAX_DEPTH and "boundary" in parameters:
-        for piece in _split_parts(body, parameters["boundary"]):
-            yield from _parts(piece, depth + 1)
-    else:
-        yield kind, _undo_coding(body, head.get("content-transfer-encoding").lower())
-
-
-def _content_type(head: Head) -> tuple[str, dict[str, str]]:
-    value = head.get("content-type")[:2000]
-    kind = value.partition(";")[0].strip().lower() or "text/plain"
-    parameters = {name.lower(): quoted or plain for name, quoted, plain in _PARAMETER.findall(value)}
-    return kind, parameters
-
-
-def _split_parts(body: bytes, boundary: str) -> list[bytes]:
-    """The parts between the boundary lines; a missing end line is forgiven."""
-    mark = b"\n--" + boundary.encode("utf-8", "surrogateescape")
-    pieces = (b"\n" + body).split(mark, 100)[1:]
-    parts = []
-    for piece in pieces:
-        rest, line_feed, part = piece.partition(b"\n")
-        if rest.startswith(b"--"):
-            break
-        if line_feed and not rest.strip():
-            parts.append(part.removesuffix(b"\r"))
-    return parts
-
-
-def _undo_coding(body: bytes, coding: str) -> bytes:
-    """Undo the content transfer encoding (RFC 2045 6); what can't be undone stays as it is."""
-    try:
-        if coding == "base64":
-            return base64.b64decode(body)
-        return binascii.a2b_qp(body) if coding == "quoted-printable" else body
-    except ValueError:
-        return body
