@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
@@ -25,6 +26,14 @@ from pillarbox.mail.reply import Reply, Stage
 MAX_RECIPIENTS = 1000
 
 _ACTIONS = ("failed", "delayed", "delivered", "relayed", "expanded")
+_ALIKE = {
+    "deliverable": "delivered",
+    "undeliverable": "failed",
+    "fail": "failed",
+    "failure": "failed",
+    "delay": "delayed",
+}
+_VAGUE = (Certainty.UNKNOWN, Certainty.CODE)
 _DONE = ("delivered", "relayed", "expanded")
 _SURENESS = {certainty: number for number, certainty in enumerate(Certainty)}
 _STATUS = re.compile(r"[245]\.\d{1,3}\.\d{1,3}")
@@ -152,7 +161,7 @@ def _of_report(report: DeliveryReport, notice: Notice, head: Head, returned: Hea
     found = []
     for one in report.recipients:
         more = told.get(one.address.lower()) or told.get(one.original.lower()) or alone or Told(one.address)
-        found.append(_reported(one, more, notice))
+        found.append(_reported(one, more, notice, alone=len(report.recipients) == 1))
     return _whole(
         tuple(found),
         notice,
@@ -165,11 +174,16 @@ def _of_report(report: DeliveryReport, notice: Notice, head: Head, returned: Hea
     )
 
 
-def _reported(one: RecipientReport, more: Told, notice: Notice) -> BouncedRecipient:
-    action = one.action if one.action in _ACTIONS else "delayed" if one.status.startswith("4") else "failed"
+def _reported(one: RecipientReport, more: Told, notice: Notice, *, alone: bool) -> BouncedRecipient:
+    action = _ALIKE.get(one.action, one.action)
+    if action not in _ACTIONS:
+        action = "delayed" if one.status.startswith("4") else "failed"
     host = one.remote_mta or more.host or find_host(one.diagnostic) or find_host(more.words)
     stage = find_stage(one.diagnostic) or more.stage or find_stage(more.words)
-    reply, verdict = _explain((one.diagnostic, more.words), notice.text, one.status, action, stage, host)
+    own = (
+        (more.words, one.diagnostic) if _goes_on(one.diagnostic, more.words) else (one.diagnostic, more.words)
+    )
+    reply, verdict = _explain(_sources(own, notice, alone=alone), one.status, action, stage, host)
     return BouncedRecipient(
         address=one.address or one.original,
         original=one.original,
@@ -182,6 +196,18 @@ def _reported(one: RecipientReport, more: Told, notice: Notice) -> BouncedRecipi
         remote_mta=host,
         last_attempt=one.last_attempt,
         retry_until=one.retry_until,
+    )
+
+
+def _goes_on(diagnostic: str, words: str) -> bool:
+    """Whether the words for people have the whole of a reply of which the report has the first line only."""
+    short, long = find_reply(diagnostic), find_reply(words)
+    return (
+        short is not None
+        and long is not None
+        and short.code == long.code
+        and len(long.text) > len(short.text)
+        and long.text.startswith(short.text)
     )
 
 
@@ -224,7 +250,9 @@ def _of_notice(notice: Notice, head: Head, returned: Head | None) -> Bounce:
     for one in recipients[:MAX_RECIPIENTS]:
         host = one.host or find_host(one.words)
         stage = one.stage or find_stage(one.words)
-        reply, verdict = _explain((one.words, notice.answer), notice.text, "", action, stage, host)
+        reply, verdict = _explain(
+            _sources((one.words,), notice, alone=len(recipients) == 1), "", action, stage, host
+        )
         found.append(
             BouncedRecipient(
                 one.address, "", action, reply.status, one.words, reply, verdict, stage=stage, remote_mta=host
@@ -357,7 +385,7 @@ def _of_notification(
             str(entry.get("status", "")),
             diagnostic=(diagnostic[2] or diagnostic[0]).strip(),
         )
-        found.append(_reported(one, Told(str(address)), empty))
+        found.append(_reported(one, Told(str(address)), empty, alone=False))
     return replace(_whole(tuple(found), empty, scan_head(b"\r\n"), None), message_id=message_id, text=text)
 
 
@@ -365,25 +393,33 @@ def _of_notification(
 
 
 def _explain(
-    sources: tuple[str, ...], everything: str, status: str, action: str, stage: Stage | None, host: str
+    sources: Sequence[str], status: str, action: str, stage: Stage | None, host: str
 ) -> tuple[Reply, Verdict]:
-    """The reply in the words, and its cause: from the first source that tells it, from all of the text only at last."""
+    """The reply in the words, and its cause: from the first source that tells it."""
     best: tuple[Reply, Verdict] | None = None
-    for words in (*sources, everything):
-        if not words.strip() and best is not None:
-            continue
-        if best is not None and best[1].certainty not in {Certainty.UNKNOWN, Certainty.CODE}:
-            break
+    for words in [one for one in sources if one.strip()] or [""]:
         reply = _heard(words, status, action)
         verdict = classify(reply, stage=stage, host=host)
-        if best is None or (_SURENESS[verdict.certainty] < _SURENESS[best[1].certainty]):
-            spoken = best[0] if best is not None and best[0].code else reply
-            best = (spoken, verdict)
-    assert best is not None  # the first source is always looked at
+        if best is None or _SURENESS[verdict.certainty] < _SURENESS[best[1].certainty]:
+            best = (best[0] if best is not None and best[0].code else reply, verdict)
+        if verdict.certainty not in _VAGUE:
+            break
+    assert best is not None  # there is always a source, if an empty one
     reply, verdict = best
     if action != "failed" and verdict.suppress is not Suppress.NEVER:
         verdict = replace(verdict, hard=False, suppress=Suppress.NEVER)
     return reply, verdict
+
+
+def _sources(own: Sequence[str], notice: Notice, *, alone: bool) -> list[str]:
+    """Where a recipient's reason may stand. All of the text counts only if it speaks of nobody else and no server."""
+    found = [one for one in own if one.strip()]
+    if not found and notice.answer:
+        found.append(notice.answer)
+    spoken = any(
+        (reply := find_reply(one)) is not None and reply.code and len(reply.text) > 3 for one in found
+    )
+    return found if spoken or not alone else [*found, notice.text]
 
 
 def _heard(words: str, status: str, action: str) -> Reply:

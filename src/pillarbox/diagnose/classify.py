@@ -152,7 +152,7 @@ class _Finding:
 
 def _before_recipients(cause: PeerCause, stage: Stage) -> PeerCause:
     """No recipient was named yet, so what sounds like one speaks of the sender or of our own name."""
-    if cause.category in _ABOUT_RECIPIENT:
+    if cause.category in _ABOUT_RECIPIENT or (cause.id == "client.refused" and stage is Stage.MAIL):
         return peer_causes()["sender.refused"]
     if cause.id == "domain.unknown" and stage is Stage.MAIL:
         return peer_causes()["sender.domain_unknown"]

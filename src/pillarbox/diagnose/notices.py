@@ -39,9 +39,11 @@ _ABOUT_DELIVERY = re.compile(
     re.IGNORECASE,
 )
 _ABOUT_OTHERS = re.compile(r"@|https?:|contact|write to|sent by|reply|questions", re.IGNORECASE)
+_FIELD_OF_ADDRESS = re.compile(r"[\[,;] ?(?:e-?mail )?(?:address|recipient|rcpt):?$", re.IGNORECASE)
 _SENTENCE_ENDS = re.compile(r"[>\"'`]{0,3}\.?[ \t]")
 _GOES_ON = re.compile(r"[-;,] |because |failed|was not|could not|is not|bounced|has |rejected")
 _WHEN = re.compile(r"on [A-Z][a-z]{2},? ")
+_TELLS = re.compile(r"[^\s<>]@[^\s<>]|^[ \t]*[245]\d\d[ -]|deliver|fail|error", re.IGNORECASE)
 _LETTERS = re.compile(r"[A-Za-z]{3}")
 _LABEL = re.compile(
     r"(?:(?:final|original|failed)[ -]?)?(?:recipients?|rcpt|e-?mail|mailbox|user)(?:[ -]address(?:es)?)?",
@@ -69,7 +71,7 @@ _HOST = re.compile(
 _STAGES = (
     (Stage.BODY, re.compile(r"end of data|after data|final data|DATA_END|\bEOM\b|end of message|failed after i sent the message|after sending (?:the )?message|message content", re.IGNORECASE)),
     (Stage.RCPT, re.compile(r"rcpt[ _]to|rcpt command|\[RCPT|does not like recipient|did not like our RCPT", re.IGNORECASE)),
-    (Stage.MAIL, re.compile(r"mail[ _]from|mail command|does not like sender|\[MAIL", re.IGNORECASE)),
+    (Stage.MAIL, re.compile(r"mail[ _]from|mail command|does not like sender|sender was rejected|\[MAIL", re.IGNORECASE)),
     (Stage.DATA, re.compile(r"data command|after initial connection data|reply to data|\[DATA", re.IGNORECASE)),
     (Stage.HELLO, re.compile(r"my name was rejected|[eh][he]lo command|after (?:helo|ehlo)|reply to (?:helo|ehlo)", re.IGNORECASE)),
     (Stage.GREETING, re.compile(r"refused to talk to|initial connection|greeting failed|greeting", re.IGNORECASE)),
@@ -195,22 +197,39 @@ def _unquoted(lines: list[str]) -> list[str]:
 
 
 def _returned_at(lines: list[str]) -> int:
-    """Where the returned message begins, told by fields of a header section in a row; the end if there is none."""
+    """Where the returned message begins: at fields of a header section in a row, after words about a failure.
+
+    Fields before any such words are those of a notice that somebody forwarded.
+    """
+    first, told = len(lines), False
     for number, line in enumerate(lines):
-        if not _HEADER.match(line) or (
-            number and lines[number - 1].strip() and not _DIVIDER.match(lines[number - 1])
-        ):
-            continue
-        names, sure = 0, False
-        for following in lines[number : number + 40]:
-            if _HEADER.match(following):
-                names += 1
-                sure = sure or _SURE_HEADER.match(following) is not None
-            elif not following.startswith((" ", "\t")):
-                break
-        if sure and names >= 2:
-            return number
-    return len(lines)
+        if _HEADER.match(line) and _stands_apart(lines, number) and _is_head(lines[number : number + 40]):
+            first = min(first, number)
+            if told:
+                return number
+        told = told or _TELLS.search(line) is not None
+    return first
+
+
+def _stands_apart(lines: list[str], number: int) -> bool:
+    above = lines[number - 1] if number else ""
+    return (
+        not above.strip()
+        or above.endswith(":")
+        or _DIVIDER.match(above) is not None
+        or _STATUS_FIELD.match(above) is not None
+    )
+
+
+def _is_head(lines: list[str]) -> bool:
+    names, sure = 0, False
+    for line in lines:
+        if _HEADER.match(line):
+            names += 1
+            sure = sure or _SURE_HEADER.match(line) is not None
+        elif not line.startswith((" ", "\t")):
+            break
+    return sure and names >= 2
 
 
 def _fields(lines: list[str]) -> str:
@@ -274,6 +293,8 @@ def _named(line: str) -> tuple[str, str, str] | None:
     bare = not after.strip(" \t.>:\"'`")
     if bare and _LABEL.fullmatch(before.rstrip(": \t").strip()):
         return address, "", ""
+    if _FIELD_OF_ADDRESS.search(before):
+        return address, after, ""
     told = bare or after.startswith("(") or _SENTENCE_ENDS.match(line[found.end() :])
     if told and len(before) < 120 and _ABOUT_DELIVERY.search(before) and not _ABOUT_OTHERS.search(before):
         return address, after, before
@@ -286,6 +307,8 @@ def _headed(address: str, after: str) -> tuple[str, str, str] | None:
         after = after.partition(">")[2].lstrip()
     if not after.strip(" \t.,"):
         return address, "", ""
+    if after.startswith("..."):
+        return address, after[3:].strip(), ""
     if after.startswith((":", "#")):
         return address, after[1:].strip(), ""
     if after.startswith("(") or _GOES_ON.match(after):
@@ -318,7 +341,9 @@ def _transcript(lines: list[str]) -> Iterator[Told]:
         elif said := _SERVER_LINE.match(line):
             named = _ADDRESS.search(said[2])
             if named and "..." in said[2] and said[1][0] in "45":
-                yield Told(named[0].rstrip("."), answer or line, host, _OF_COMMAND.get(command))
+                yield Told(
+                    named[0].rstrip("."), answer or line, host, _OF_COMMAND.get(command) if answer else None
+                )
                 answer = ""
 
 

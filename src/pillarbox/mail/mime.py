@@ -17,6 +17,7 @@ from pillarbox.mail.message import Head, scan_head
 MAX_DEPTH = 3  # of multiparts within multiparts
 MAX_PARTS = 100  # of one multipart
 
+_BOUNDARY_LINE = re.compile(rb"(?m)^--([!-~][ -~]{0,68}[!-~])\r?\nContent-", re.IGNORECASE)
 _PARAMETER = re.compile(r';[ \t]*([A-Za-z-]+)[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*)"|([^\s;"]+))', re.ASCII)
 # Only codecs that can't fail or take more than linear time.
 _CHARSET = re.compile(
@@ -83,8 +84,11 @@ def _parts(entity: bytes, head: Head, depth: int) -> Iterator[Part]:
     kind, parameters = content_type(head)
     body = entity[head.body_at :]
     if kind.startswith("multipart/") and depth < MAX_DEPTH and "boundary" in parameters:
-        for piece in _split(body, parameters["boundary"]):
+        pieces = _split(body, parameters["boundary"]) or _split(body, _guessed_boundary(body))
+        for piece in pieces:
             yield from _parts(piece, scan_head(piece), depth + 1)
+        if not pieces:
+            yield Part("text/plain", {}, body)
     else:
         yield Part(kind, parameters, _undo_coding(body, head.get("content-transfer-encoding").lower()))
 
@@ -101,6 +105,12 @@ def _split(body: bytes, boundary: str) -> list[bytes]:
         if line_feed and not rest.strip():
             found.append(part.removesuffix(b"\r"))
     return found
+
+
+def _guessed_boundary(body: bytes) -> str:
+    """What separates the parts if it is not what the head says: the first line that looks like it."""
+    found = _BOUNDARY_LINE.search(body)
+    return found[1].decode("ascii") if found else "-" * 80
 
 
 def _undo_coding(body: bytes, coding: str) -> bytes:
