@@ -1,5 +1,7 @@
 """A small post office for tests: one set of mailboxes and accounts, served by the bare core or over real sockets."""
 
+from __future__ import annotations
+
 import asyncio
 import contextlib
 import itertools
@@ -8,6 +10,8 @@ import re
 import socket
 import ssl
 import struct
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -106,6 +110,8 @@ class Options:
     hook_limit_s: float = 5.0
     checks: CheckSettings = field(default_factory=CheckSettings)
     nameserver: str = "127.0.0.1:9"
+    clock: Callable[[], float] = time.time  # of the memory of policy
+    memory_of: Office | None = None  # share the memory of policy with this one, as workers do
     min_free_octets: int = 0
     max_handshakes: int = 100
     auth: AuthSettings | None = None  # accounts of its own for this office, under these rules
@@ -282,8 +288,9 @@ class Office:
         rules, directory = build_rules(options)
         self.spool = SqliteSpool(self.folder)
         resolver = Resolver(ResolverSettings(nameservers=(options.nameserver,), timeout_s=Seconds(0.6)))
-        self.memory = Memory(self.folder)
-        tools = Tools(HOST, resolver.lookup, self.memory)
+        shared = options.memory_of.folder if options.memory_of is not None else self.folder
+        self.memory = Memory(shared, clock=options.clock)
+        tools = Tools(HOST, self.folder, resolver.lookup, self.memory)
         plugins = list(line_up(options.checks, tools, options.plugins))
         self.hooks = Hooks(plugins, hostname=HOST, limit_s=options.hook_limit_s)
         self.connections = Connections(options.connections)

@@ -94,7 +94,8 @@ def _sockets(config: Config) -> list[tuple[str, bool]]:
 
 def get_tools(config: Config) -> Tools:
     """What the checks of a configuration work with; nothing is opened before a check asks."""
-    return Tools(config.hostname, Resolver(config.dns).lookup, Memory(Path(config.data)))
+    folder = Path(config.data)
+    return Tools(config.hostname, folder, Resolver(config.dns).lookup, Memory(folder))
 
 
 class Policy:

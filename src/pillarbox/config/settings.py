@@ -17,10 +17,14 @@ from pillarbox.net.tls import TlsSettings
 from pillarbox.observe import LogSettings
 from pillarbox.policy.accounts import AccountSettings, AuthSettings
 from pillarbox.policy.checks import CheckSettings
+from pillarbox.policy.dns_lists import DnsListSettings
 from pillarbox.policy.domains import DomainSettings
+from pillarbox.policy.emergency import EmergencySettings
+from pillarbox.policy.greylist import GreylistSettings
 from pillarbox.policy.hello import HelloSettings
 from pillarbox.policy.hooks import HookSettings
 from pillarbox.policy.names import DirectorySettings
+from pillarbox.policy.rates import RateSettings
 from pillarbox.policy.reverse import ReverseSettings
 from pillarbox.policy.routes import RouteSettings
 from pillarbox.policy.rules import Role, RuleSettings
@@ -91,6 +95,10 @@ class Config(Settings, frozen=True):
     helo: HelloSettings = HelloSettings()
     sender: SenderSettings = SenderSettings()
     reverse_dns: ReverseSettings = ReverseSettings()
+    dns_lists: DnsListSettings = DnsListSettings()
+    rate: RateSettings = RateSettings()
+    greylist: GreylistSettings = GreylistSettings()
+    emergency: EmergencySettings = EmergencySettings()
     connections: ConnectionLimits = ConnectionLimits()
     limits: Limits = Limits()
     queue: QueueSettings = QueueSettings()

@@ -9,13 +9,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pillarbox.mail.units import Settings
+from pillarbox.policy.dns_lists import DnsLists, DnsListSettings
+from pillarbox.policy.emergency import Emergency, EmergencySettings
+from pillarbox.policy.greylist import Greylist, GreylistSettings
 from pillarbox.policy.hello import DeniedHello, HelloSettings, QualifiedHello
 from pillarbox.policy.hooks import Action
+from pillarbox.policy.rates import ClientRate, RateSettings, SenderRate
 from pillarbox.policy.reverse import ReverseName, ReverseSettings
 from pillarbox.policy.senders import DeniedSender, SenderDomain, SenderSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from pillarbox.mailauth.dns import Lookup
     from pillarbox.policy.memory import Memory
@@ -24,9 +29,13 @@ if TYPE_CHECKING:
 class CheckSettings(Settings, frozen=True):
     """The settings of all checks; each is off unless its own settings switch it on."""
 
+    emergency: EmergencySettings = EmergencySettings()
+    dns_lists: DnsListSettings = DnsListSettings()
     helo: HelloSettings = HelloSettings()
     sender: SenderSettings = SenderSettings()
     reverse_dns: ReverseSettings = ReverseSettings()
+    rate: RateSettings = RateSettings()
+    greylist: GreylistSettings = GreylistSettings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +43,7 @@ class Tools:
     """What checks need from outside."""
 
     hostname: str
+    folder: Path  # where the queue lies
     lookup: Lookup
     memory: Memory
 
@@ -45,14 +55,25 @@ def line_up(settings: CheckSettings, tools: Tools, plugins: Sequence[object] = (
     hooks say of the recipient, how much is sent, and last what only a second try can tell. The core refuses what is out
     of order or badly written before any of them; mailboxes and quotas come between `decide_client` and `decide_rcpt`.
     """
-    if settings.helo.require_fqdn is not Action.OFF:
+    off = Action.OFF
+    if settings.emergency.watches:
+        yield Emergency(settings.emergency, tools.hostname, tools.folder)
+    if settings.dns_lists.zones and settings.dns_lists.action is not off:
+        yield DnsLists(settings.dns_lists, tools.lookup, tools.hostname)
+    if settings.helo.require_fqdn is not off:
         yield QualifiedHello(settings.helo)
-    if settings.helo.deny and settings.helo.deny_action is not Action.OFF:
+    if settings.helo.deny and settings.helo.deny_action is not off:
         yield DeniedHello(settings.helo)
-    if settings.reverse_dns.action is not Action.OFF:
+    if settings.reverse_dns.action is not off:
         yield ReverseName(settings.reverse_dns, tools.lookup)
-    if settings.sender.deny and settings.sender.deny_action is not Action.OFF:
+    if settings.rate.limits_clients and settings.rate.action is not off:
+        yield ClientRate(settings.rate, tools.memory)
+    if settings.sender.deny and settings.sender.deny_action is not off:
         yield DeniedSender(settings.sender)
-    if settings.sender.domain is not Action.OFF:
+    if settings.sender.domain is not off:
         yield SenderDomain(settings.sender, tools.lookup)
     yield from plugins
+    if settings.rate.limits_senders and settings.rate.action is not off:
+        yield SenderRate(settings.rate, tools.memory)
+    if settings.greylist.action != off:
+        yield Greylist(settings.greylist, tools.memory)

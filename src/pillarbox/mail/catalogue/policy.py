@@ -182,3 +182,93 @@ REVERSE_NAME_MISSING = Cause(
     setting="reverse_dns.action",
     scenarios=("E550-11",),
 )
+NO_RESOURCES = Cause(
+    "policy.no_resources",
+    421,
+    "4.3.1",
+    "{hostname} is short of {what}, try again later",
+    (Stage.GREETING,),
+    "RFC 5321 3.8",
+    "The machine is nearly out of disk space or memory.",
+    explanation="The server takes no more work while too little disk space or memory is left, so that what it has accepted stays safe.",
+    who=Who.OPERATOR,
+    advice="Wait; the operator has to free disk space or memory.",
+    setting="emergency.min_disk",
+    scenarios=("E421-8",),
+)
+CONGESTED = Cause(
+    "policy.congested",
+    421,
+    "4.4.5",
+    "{hostname} is overloaded, try again later",
+    (Stage.GREETING,),
+    "RFC 5321 3.8",
+    "The machine has more to do than it can.",
+    explanation="The load of the machine is over the limit that the operator set, so new sessions have to wait.",
+    who=Who.OPERATOR,
+    advice="Wait; a mail server tries again by itself.",
+    setting="emergency.max_load",
+    scenarios=("E421-8",),
+)
+CLIENT_LISTED = Cause(
+    "policy.client_listed",
+    554,
+    "5.7.1",
+    "{hostname} no service for {address}, listed by {zones}",
+    (Stage.GREETING,),
+    "RFC 5782 2.1",
+    "Lists in DNS have the client's address among the bad ones.",
+    explanation=(
+        "The address of the client is on lists of hosts that send spam, or that should not send mail at all. "
+        "The text names them; what they say was weighed as the operator decided."
+    ),
+    who=Who.SENDER_ADMIN,
+    advice="Look the address up on the page of the list, remove the reason, and ask the list to take it off.",
+    setting="dns_lists.reject_at",
+    scenarios=("E554-1",),
+)
+TOO_MUCH = Cause(
+    "policy.too_much",
+    450,
+    "4.7.1",
+    "{who} may send {rate}, try again in {seconds} seconds",
+    (Stage.MAIL, Stage.RCPT),
+    "RFC 5321 4.2.2",
+    "A network, a sender or an account sent more than its share.",
+    explanation="The server counts what each network, sender or account sends. The text says how much is allowed, and when there will be room again.",
+    who=Who.SENDER,
+    advice="Wait, and send more slowly. An account that sends more than its owner knows of may be stolen.",
+    setting="rate.client",
+    scenarios=("E450-21",),
+)
+FLOOD = Cause(
+    "policy.flood",
+    550,
+    "5.7.28",
+    "Mail flood: {network} sent more than {rate}",
+    (Stage.MAIL,),
+    "RFC 5321 4.2.2",
+    "One network sends so much that it must be abuse.",
+    explanation="The messages of a network of strangers are counted, refused ones too. So many of them in so short a time are a flood.",
+    who=Who.SENDER_ADMIN,
+    advice="Find out what sends so much, and stop it.",
+    setting="rate.flood",
+    scenarios=("E550-17",),
+)
+GREYLISTED = Cause(
+    "policy.greylisted",
+    450,
+    "4.7.1",
+    "Greylisted, try again in {seconds} seconds",
+    (Stage.RCPT,),
+    "RFC 6647 2.2",
+    "Mail from this network, sender and recipient was not seen before.",
+    explanation=(
+        "Mail servers try again after a while, most programs that send spam do not. So mail from unknown senders is put "
+        "off once, and accepted when it comes again from the same network with the same envelope."
+    ),
+    who=Who.NOBODY,
+    advice="Nothing needs to be done; the sending server tries again by itself.",
+    setting="greylist.delay",
+    scenarios=("E450-3",),
+)
