@@ -28,7 +28,8 @@ import uvloop
 from argon2 import PasswordHasher
 
 from pillarbox.inbound.accept import Door
-from pillarbox.inbound.session import Desk, SmtpProtocol
+from pillarbox.inbound.session import Desk, GreetSettings, SmtpProtocol
+from pillarbox.inbound.status import HelpSettings, StatusBoard
 from pillarbox.mail.catalogue import auth, content, envelope, session
 from pillarbox.mail.reply import Reply, printable
 from pillarbox.mail.units import Octets, Seconds
@@ -55,6 +56,7 @@ from pillarbox.smtp.events import (
     RcptTo,
     SecretWanted,
     Signal,
+    StatusWanted,
     TlsWanted,
     Verify,
 )
@@ -108,6 +110,8 @@ class Options:
     deny: tuple[str, ...] = ()
     plugins: tuple[object, ...] = ()
     hook_limit_s: float = 5.0
+    help: HelpSettings = field(default_factory=HelpSettings)
+    greet: GreetSettings = field(default_factory=GreetSettings)
     checks: CheckSettings = field(default_factory=CheckSettings)
     nameserver: str = "127.0.0.1:9"
     clock: Callable[[], float] = time.time  # of the memory of policy
@@ -121,6 +125,8 @@ class Options:
         return Profile(
             hostname=HOST,
             limits=self.limits,
+            helps=self.help.enabled,
+            strict_pipelining=self.greet.strict_pipelining,
             lmtp=self.role is Role.LMTP,
             offers_tls=self.tls == "offered",
             offers_login=self.login,
@@ -240,6 +246,8 @@ class Core:
                 return content.QUEUED.reply(id=f"ID{len(self.bodies)}")
             case Login():
                 return self._log_in(event)
+            case StatusWanted():
+                return session.STATUS_DENIED.reply()
             case Verify():
                 return self.rules.decide_verify(expand=event.expand)
             case TlsWanted():
@@ -310,6 +318,8 @@ class Office:
             hooks=self.hooks,
             door=self.door,
             connections=self.connections,
+            board=StatusBoard(options.help, self.connections, self.folder),
+            greet=options.greet if options.greet.delay_s else None,
             handshakes=Handshakes(options.max_handshakes),
             tls=self.context,
             implicit_tls=options.tls == "implicit",

@@ -20,6 +20,7 @@ from pillarbox import observe
 from pillarbox.config.checks import check
 from pillarbox.inbound.accept import Door
 from pillarbox.inbound.session import Desk, SmtpProtocol
+from pillarbox.inbound.status import StatusBoard
 from pillarbox.mail.address import AddressError, parse_address
 from pillarbox.net.listener import Connections, bind, comes_here, listen
 from pillarbox.net.resolver import Resolver
@@ -266,6 +267,8 @@ class Service:
         profile = Profile(
             hostname=config.hostname,
             limits=config.limits,
+            helps=config.help.enabled,
+            strict_pipelining=config.greet.strict_pipelining and settings.role is Role.MX,
             lmtp=settings.role is Role.LMTP,
             offers_tls=policy.tls is not None and settings.tls == "starttls",
             offers_login=bool(config.accounts) and settings.role is not Role.LMTP,
@@ -285,6 +288,8 @@ class Service:
             hooks=policy.hooks,
             door=self.door,
             connections=self.connections,
+            board=StatusBoard(config.help, self.connections, Path(config.data)),
+            greet=config.greet if config.greet.delay_s and settings.role is Role.MX else None,
             handshakes=policy.handshakes,
             tls=policy.tls_for(settings),
             implicit_tls=settings.tls == "implicit",

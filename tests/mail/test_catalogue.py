@@ -15,7 +15,7 @@ from pillarbox.mail.reply import MAX_REPLY_LINE_OCTETS, Reply, Who, parse_reply
 
 EVERY_CAUSE = pytest.mark.parametrize("cause", CAUSES.values(), ids=lambda cause: cause.id)
 # Two codes where the standards let one cause have either class of number: the id names the situation.
-OTHER_CODE = {"session.not_smtp"}
+OTHER_CODE = {"session.not_smtp", "session.status_denied"}
 
 
 @EVERY_CAUSE

@@ -10,6 +10,8 @@ from typing import Literal
 
 import msgspec
 
+from pillarbox.inbound.session import GreetSettings
+from pillarbox.inbound.status import HelpSettings
 from pillarbox.mail.units import Seconds, Settings
 from pillarbox.net.listener import ConnectionLimits
 from pillarbox.net.resolver import ResolverSettings
@@ -92,6 +94,8 @@ class Config(Settings, frozen=True):
     auth: AuthSettings = AuthSettings()
     policy: RuleSettings = RuleSettings()
     hook: HookSettings = HookSettings()
+    help: HelpSettings = HelpSettings()
+    greet: GreetSettings = GreetSettings()
     helo: HelloSettings = HelloSettings()
     sender: SenderSettings = SenderSettings()
     reverse_dns: ReverseSettings = ReverseSettings()

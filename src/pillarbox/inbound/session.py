@@ -10,18 +10,20 @@ import itertools
 import secrets
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
 from pillarbox import observe
 from pillarbox.inbound import login
 from pillarbox.inbound.accept import Accepted, Door, Letter
-from pillarbox.mail.catalogue import content, envelope, session
+from pillarbox.inbound.status import StatusBoard
+from pillarbox.mail.catalogue import content, envelope, policy, session
 from pillarbox.mail.message import protocol_name
 from pillarbox.mail.reply import Reply
+from pillarbox.mail.units import Seconds, Settings
 from pillarbox.net.tls import Handshakes, certified_names, end_point
-from pillarbox.policy.hooks import Client, Hooks
+from pillarbox.policy.hooks import Action, Client, Hooks
 from pillarbox.policy.rules import Role, Rules
 from pillarbox.queue.spool import SpoolError
 from pillarbox.smtp.events import (
@@ -35,6 +37,7 @@ from pillarbox.smtp.events import (
     RcptTo,
     SecretWanted,
     Signal,
+    StatusWanted,
     TlsWanted,
     Verify,
 )
@@ -53,6 +56,18 @@ _MAX_EVENTS_A_TURN = 100  # one client's flood of commands must not hold up the 
 _HANDSHAKE_S = 30.0
 _LINGER_S = 2.0
 
+
+class GreetSettings(Settings, frozen=True):
+    """How strangers are greeted: `[greet]`."""
+
+    delay_s: Seconds = Seconds(0)
+    """How long the last line of the greeting is kept back from strangers; a first line comes at once."""
+    early_talker: Literal["off", "warn", "reject"] = "reject"
+    """What to do with clients that speak before the end of a greeting that is kept back (554)."""
+    strict_pipelining: bool = False
+    """Refuse clients of `mx` listeners that send on where they have to wait for an answer (554)."""
+
+
 _numbers = itertools.count(1)
 _boot = secrets.token_hex(3)
 
@@ -69,8 +84,10 @@ class Desk:
     door: Door
     connections: Connections
     handshakes: Handshakes
+    board: StatusBoard
     tls: ssl.SSLContext | None = None
     implicit_tls: bool = False
+    greet: GreetSettings | None = None  # if the greeting takes its time
 
 
 class SmtpProtocol(asyncio.Protocol):
@@ -130,8 +147,8 @@ class SmtpProtocol(asyncio.Protocol):
             self._note_tls()
         if refusal is not None:
             observe.SESSION_REFUSED.note(session=self._client.session, cause=refusal.cause_id, client=address)
-        elif desk.hooks.wants("decide_connect"):
-            self._await(self._greet_by_hooks())
+        elif desk.greet is not None or desk.hooks.wants("decide_connect"):
+            self._await(self._greet_later())
             return
         self._pump()
 
@@ -150,11 +167,28 @@ class SmtpProtocol(asyncio.Protocol):
             return say(session.TOO_MANY_FROM_ADDRESS)
         return None
 
-    async def _greet_by_hooks(self) -> None:
+    async def _greet_later(self) -> None:
         refusal = await self._ask("decide_connect")
+        greet, teased = self._desk.greet, False
+        if (refusal is None or refusal.positive) and greet is not None and self._client.stranger:
+            refusal, teased = await self._tease(greet), True
         self._standing_warnings = len(self._warned)
         if refusal is not None and not refusal.positive:
-            self._session = ServerSession(self._desk.profile, now=time.monotonic(), refusal=refusal)
+            facts = {"session": self._client.session, "client": self._client.address}
+            observe.SESSION_REFUSED.note(cause=refusal.cause_id, **facts)
+            self._session.refuse(refusal, greeted=teased)
+
+    async def _tease(self, greet: GreetSettings) -> Reply | None:
+        """Begin the greeting, and look whether the client waits for its end."""
+        teaser = self._desk.profile.say(session.SLOW_GREETING).wire.partition(b"\n")
+        self._transport.write(teaser[0] + teaser[1])
+        await asyncio.sleep(greet.delay_s)
+        if not self._session.waiting_octets or greet.early_talker == "off":
+            return None
+        action = Action(greet.early_talker)
+        return self._desk.hooks.judge(
+            policy.EARLY_TALKER.reply(), action, "decide_connect", (self._client,), self._warned
+        )
 
     def data_received(self, data: bytes) -> None:
         """Octets have come."""
@@ -489,6 +523,9 @@ class SmtpProtocol(asyncio.Protocol):
     def _on_secret_wanted(self, event: SecretWanted) -> Awaitable[None]:
         return login.give_secret(self._desk.accounts, self._session, event, self._client)
 
+    def _on_status_wanted(self, _event: StatusWanted) -> Awaitable[Reply]:
+        return self._desk.board.answer(self._client, self._tls_cipher)
+
     def _on_verify(self, event: Verify) -> Reply:
         return self._desk.rules.decide_verify(expand=event.expand)
 
@@ -547,6 +584,7 @@ _HANDLERS: dict[type, Callable[[SmtpProtocol, Any], Any]] = {
     BodyDropped: SmtpProtocol._on_body_dropped,  # noqa: SLF001
     Login: SmtpProtocol._on_login,  # noqa: SLF001
     SecretWanted: SmtpProtocol._on_secret_wanted,  # noqa: SLF001
+    StatusWanted: SmtpProtocol._on_status_wanted,  # noqa: SLF001
     Verify: SmtpProtocol._on_verify,  # noqa: SLF001
     TlsWanted: SmtpProtocol._on_tls_wanted,  # noqa: SLF001
 }

@@ -182,14 +182,19 @@ class Hooks:
                 continue
             if isinstance(opinion, Score):
                 about[0].scores.append(opinion)
-            elif opinion is None:
-                continue
-            elif opinion.positive or action is Action.REJECT:
-                return self._named(opinion)
-            elif action is Action.DEFER:
-                return self._named(_deferred(opinion, name))
-            else:
-                _warn(opinion, name, about, warned)
+            elif opinion is not None and (reply := self.judge(opinion, action, name, about, warned)):
+                return reply
+        return None
+
+    def judge(
+        self, opinion: Reply, action: Action, name: str, about: Sequence[Any], warned: list[str] | None
+    ) -> Reply | None:
+        """What becomes of an opinion: the reply to send, or None if the one who has it may only warn."""
+        if opinion.positive or action is Action.REJECT:
+            return self._named(opinion)
+        if action is Action.DEFER:
+            return self._named(_deferred(opinion, name))
+        _warn(opinion, name, about, warned)
         return None
 
     def _named(self, opinion: Reply) -> Reply:

@@ -119,6 +119,10 @@ class Login(_Event, frozen=True, gc=False):
         return f"Login({self.mechanism!r}, {self.authorize_as!r}, {self.user!r})"
 
 
+class StatusWanted(_Event, frozen=True, gc=False):
+    """HELP STATUS: who may know it is told how the server is doing."""
+
+
 class Verify(_Event, frozen=True, gc=False):
     """VRFY, or EXPN if `expand` is set."""
 
@@ -140,6 +144,7 @@ Event = (
     | BodyDropped
     | Login
     | SecretWanted
+    | StatusWanted
     | Verify
     | TlsWanted
 )

@@ -70,6 +70,10 @@ class Profile:
     hostname: str
     limits: Limits = field(default_factory=Limits)
     lmtp: bool = False
+    helps: bool = True
+    strict_pipelining: bool = (
+        False  # refuse commands behind one that has to be the last of a group (RFC 2920 3.1)
+    )
     offers_tls: bool = False
     offers_login: bool = False
     needs_tls: bool = False
@@ -100,6 +104,7 @@ class Profile:
         return {
             "STARTTLS": self.offers_tls and not channel.tls,
             "AUTH": not login and bool(self.usable(channel)),
+            "HELP": self.helps,
             "EXPN": False,
             "LHLO": self.lmtp,
             "EHLO": not self.lmtp,

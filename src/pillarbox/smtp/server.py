@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from pillarbox.mail.catalogue import auth, content, envelope, session
+from pillarbox.mail.catalogue import auth, content, envelope, policy, session
 from pillarbox.mail.envelope import Body
 from pillarbox.mail.help import help_lines
 from pillarbox.mail.reply import Cause, Reply
@@ -25,6 +25,7 @@ from pillarbox.smtp.events import (
     RcptTo,
     SecretWanted,
     Signal,
+    StatusWanted,
     TlsWanted,
     Verify,
 )
@@ -135,6 +136,15 @@ class ServerSession:
             self._refused = session.NO_MAIL_HERE  # RFC 7504 3: every command gets the code of the greeting
         if refusal.code == session.SHUTDOWN.code:
             self._mode = _Mode.CLOSED
+
+    def refuse(self, refusal: Reply, *, greeted: bool) -> None:
+        """Refuse the client after all: in the greeting, or if that has begun to be sent, in answer to each command."""
+        if greeted and refusal.cause is not None:
+            self.state = State.REFUSED
+            self._refused = refusal.cause
+        else:
+            self._out.clear()
+            self._greet(refusal)
 
     # ------------------------------------------------------------------ octets in, events out
 
@@ -311,7 +321,7 @@ class ServerSession:
             self._lines.forget()  # whatever came along in clear must not be taken for encrypted (RFC 3207 6)
             self._mode = _Mode.HANDSHAKE
 
-    def _after_verify(self, _event: Verify, _reply: Reply) -> None:
+    def _after_question(self, _event: Verify | StatusWanted, _reply: Reply) -> None:
         """Nothing: a look-up has no effect on a transaction (RFC 5321 4.1.1.6)."""
 
     def _greeted(self, event: Hello) -> None:
@@ -422,10 +432,12 @@ class ServerSession:
             self._say(session.WRONG_HELLO.reply())
             return
         name = grammar.parse_hello(argument)
-        if name is None:
+        if self._runs_ahead:
+            self._say(policy.PIPELINED.reply())
+        elif name is None:
             self._say(session.HELLO_SYNTAX.reply())
-            return
-        self._events.append(Hello(verb, name))
+        else:
+            self._events.append(Hello(verb, name))
 
     def _do_helo(self, argument: str) -> None:
         self._hello("HELO", argument)
@@ -436,6 +448,11 @@ class ServerSession:
     def _do_lhlo(self, argument: str) -> None:
         self._hello("LHLO", argument)
 
+    @property
+    def _runs_ahead(self) -> bool:
+        """Whether the client sent more behind a command whose answer it has to wait for, and that counts."""
+        return self._profile.strict_pipelining and self._lines.waiting_octets > 0
+
     def _do_mail(self, argument: str) -> None:
         limits = self._profile.limits
         self._messages += 1  # RFC 9422 4.1: failed ones count too
@@ -443,6 +460,8 @@ class ServerSession:
             self._close(session.TOO_MANY_MESSAGES)
             return
         event = grammar.parse_mail(argument, self.offered)
+        if self.hello_verb == "HELO" and self._runs_ahead:
+            event = policy.PIPELINED.reply()
         if isinstance(event, Reply):
             self._say(event)
         elif event.parameters.size > limits.message_octets:
@@ -467,6 +486,8 @@ class ServerSession:
             self._say(session.UNEXPECTED_ARGUMENT.reply())
         elif self._mail.parameters.body is Body.BINARY:
             self._say(session.BINARY_NEEDS_BDAT.reply())
+        elif self._runs_ahead:
+            self._say(policy.PIPELINED.reply())
         else:
             self._events.append(BodyStart(owed=True))
 
@@ -507,6 +528,12 @@ class ServerSession:
             for verb in (*ALWAYS, *ORDERED)
             if offers(verb, channel=channel, login=login) and self._refusal(verb) is None
         ]
+        if not self._profile.helps:
+            self._say(session.NOT_IMPLEMENTED.reply())
+            return
+        if argument.upper() == "STATUS":
+            self._events.append(StatusWanted())
+            return
         lines = help_lines(argument, usable)
         self._say(session.HELP_UNKNOWN.reply() if lines is None else session.HELP.because(*lines))
 
@@ -630,7 +657,8 @@ _AFTER: dict[type[Event], Callable[[ServerSession, Any, Reply], None]] = {
     BodyStart: ServerSession._after_body_start,  # noqa: SLF001
     BodyEnd: ServerSession._after_body_end,  # noqa: SLF001
     Hello: ServerSession._after_hello,  # noqa: SLF001
-    Verify: ServerSession._after_verify,  # noqa: SLF001
+    StatusWanted: ServerSession._after_question,  # noqa: SLF001
+    Verify: ServerSession._after_question,  # noqa: SLF001
     SecretWanted: ServerSession._after_secret_wanted,  # noqa: SLF001
     TlsWanted: ServerSession._after_tls_wanted,  # noqa: SLF001
 }

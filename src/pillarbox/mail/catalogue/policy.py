@@ -272,3 +272,34 @@ GREYLISTED = Cause(
     setting="greylist.delay",
     scenarios=("E450-3",),
 )
+EARLY_TALKER = Cause(
+    "policy.early_talker",
+    554,
+    "5.5.0",
+    "You spoke before the end of the greeting",
+    (Stage.ANY,),
+    "RFC 5321 4.3.1",
+    "The client did not wait for the greeting.",
+    explanation="A client has to read the whole greeting before it says anything. Programs that send spam often do not bother.",
+    who=Who.SENDER_ADMIN,
+    advice="Correct the sending program: it has to wait for the line that begins with '220 ' and a space.",
+    setting="greet.early_talker",
+    scenarios=("E554-7",),
+)
+PIPELINED = Cause(
+    "policy.pipelined",
+    554,
+    "5.5.0",
+    "Wait for the answer to this command before you send more",
+    (Stage.HELLO, Stage.MAIL, Stage.DATA),
+    "RFC 2920 3.1",
+    "The client sent more where it has to wait for an answer.",
+    explanation=(
+        "After EHLO and DATA, and always in a session without extensions, a client has to wait for the answer. "
+        "Programs that send spam often do not bother."
+    ),
+    who=Who.SENDER_ADMIN,
+    advice="Correct the sending program: commands may be sent in groups only as RFC 2920 says.",
+    setting="greet.strict_pipelining",
+    scenarios=("E554-7",),
+)

@@ -37,6 +37,23 @@ HELLO = Cause(
     advice="Nothing needs to be done.",
     scenarios=("E250-1",),
 )
+SLOW_GREETING = Cause(
+    "session.slow_greeting",
+    220,
+    "",
+    "{hostname} wait for the end of this greeting\n{hostname} ESMTP Pillarbox",
+    (Stage.GREETING,),
+    "RFC 5321 4.3.1",
+    "This server is ready, but took its time to say so.",
+    explanation=(
+        "The first line comes at once, the second a few seconds later. Mail servers wait for the whole greeting; programs "
+        "that send spam are often in too great a hurry."
+    ),
+    who=Who.NOBODY,
+    advice="Nothing needs to be done.",
+    setting="greet.delay",
+    scenarios=("E220-2",),
+)
 START_TLS = Cause(
     "session.start_tls",
     220,
@@ -92,6 +109,20 @@ HELP = Cause(
     who=Who.NOBODY,
     advice="Nothing needs to be done.",
     scenarios=("E214-1", "E214-2"),
+)
+STATUS = Cause(
+    "session.status",
+    211,
+    "2.0.0",
+    "{text}",
+    (Stage.HELP,),
+    "RFC 5321 4.2.2",
+    "How the server is doing.",
+    explanation="The answer to HELP STATUS for operators: uptime, sessions, queue, load, free space, encryption.",
+    who=Who.NOBODY,
+    advice="Nothing needs to be done.",
+    setting="help.status_acl",
+    scenarios=("E211-1",),
 )
 SHUTDOWN = Cause(
     "session.shutdown",
@@ -518,6 +549,20 @@ HELP_UNKNOWN = Cause(
     who=Who.NOBODY,
     advice="Say HELP alone to see what there is.",
     scenarios=("E504-2",),
+)
+STATUS_DENIED = Cause(
+    "session.status_denied",
+    504,
+    "5.5.4",
+    "No help on this",
+    (Stage.HELP,),
+    "RFC 5321 4.1.1.8",
+    "The status of the server is not for this client.",
+    explanation="HELP STATUS is answered to clients in certain networks and to administrators who logged in; for others there is no such topic.",
+    who=Who.NOBODY,
+    advice="Say HELP alone to see what there is.",
+    setting="help.status_acl",
+    scenarios=("E211-2",),
 )
 NO_MAIL_HERE = Cause(
     "session.no_mail_here",
