@@ -1,75 +1,306 @@
-"""Explain a reply, a code, a status or a cause to a person.
+"""Explain anything that mail programs say: a code, a reply, a transcript, a log, a bounce.
 
-What it means is `diagnose.meaning`'s business.
+What it means is `diagnose.explain`'s business; here it is read and shown.
 """
 
 from __future__ import annotations
 
+import shutil
 import sys
+from collections import Counter
+from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from pillarbox.cli.outcome import Exit
-from pillarbox.cli.show import is_colourful, show_json
+from pillarbox.cli.show import fail, is_colourful, show_json
+from pillarbox.diagnose.diagnosis import Kind, Outcome
 from pillarbox.observe import visible
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from pillarbox.diagnose.diagnosis import Account, Diagnosis, Finding
     from pillarbox.diagnose.meaning import Explanation
 
+EXITS = {
+    Outcome.ACCEPTED: Exit.OK,
+    Outcome.UNKNOWN: Exit.OK,
+    Outcome.TEMPORARY: Exit.TEMPORARY,
+    Outcome.IN_DOUBT: Exit.TEMPORARY,
+    Outcome.UNSENT: Exit.TEMPORARY,
+    Outcome.PERMANENT: Exit.REFUSED,
+}
+_WORST_FIRST = (Exit.REFUSED, Exit.TEMPORARY, Exit.OK)
+_TITLES = {
+    Outcome.ACCEPTED: ("accepted", "green"),
+    Outcome.TEMPORARY: ("refused for now", "yellow"),
+    Outcome.PERMANENT: ("refused for good", "red"),
+    Outcome.IN_DOUBT: ("in doubt", "magenta"),
+    Outcome.UNSENT: ("not sent", "yellow"),
+    Outcome.UNKNOWN: ("not known", "white"),
+}
+_MAX_OCTETS = 16 * 1024 * 1024 + 4  # enough for every character that is looked at
 _SHOWN_CAUSES = 12
-_MAX_CHARACTERS = 65_536
-_WIDTH = 100
+_SHOWN_GROUPS = 25
+_SHOWN_ADDRESSES = 8
+_SHOWN_REPLY = 600
+_LABEL = 12
+_MIN_WIDTH, _USUAL_WIDTH, _MAX_WIDTH = 40, 80, 100
 
 
 @click.command()
 @click.argument("text", nargs=-1)
+@click.option(
+    "--file",
+    "-f",
+    "path",
+    type=click.Path(path_type=Path, allow_dash=True),
+    help='Read it; "-" is standard input.',
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def explain(text: tuple[str, ...], *, as_json: bool) -> None:
-    """Explain a code (550), a status (5.1.1), a cause (envelope.relay_denied) or a whole reply.
+def explain(text: tuple[str, ...], path: Path | None, *, as_json: bool) -> None:
+    """Explain what mail programs say: what happened, whose move it is, and what comes next.
 
-    Without TEXT it reads a reply from standard input. Exit status: 0 explained, 65 nothing is known of it.
+    TEXT is a code (550), a status (5.1.1), the id of a cause (envelope.relay_denied) or a scenario (E550-1), a reply,
+    or the name of a file. Without it, standard input is read. A file, or the input, may hold replies, the transcript
+    of a session (swaks, curl -v, telnet, openssl, smtplib, Postfix or Exim with -v, C: and S:), lines of a log
+    (Postfix, Exim, Sendmail, Exchange, OpenSMTPD, qmail, Pillarbox), a bounce, or an error message.
+
+    Exit status: 0 accepted, or a question that was answered; 75 refused for now, or in doubt; 69 refused for good;
+    65 not understood; 64, 66 wrong use or input. Of several recipients the worst one counts.
     """
-    from pillarbox.diagnose.meaning import look_up
+    from pillarbox.diagnose.explain import explain as look_into
 
-    asked = " ".join(text) if text else sys.stdin.read(_MAX_CHARACTERS)
-    found = look_up(asked)
+    found = look_into(_asked(text, path))
     if as_json:
         show_json(found.to_dict())
     else:
-        _print(found)
-    sys.exit(Exit.OK if found.known else Exit.DATA)
+        _Page().show(found)
+    sys.exit(_exit(found))
 
 
-def _print(found: Explanation) -> None:
-    colour = is_colourful()
-    click.echo(click.style(visible(found.title), bold=True), color=colour)
-    for line in (found.meaning, found.explanation):
-        if line:
-            click.echo(_wrapped(line, "  "))
-    rows = (
-        ("whose move", found.who.value if found.known else ""),
-        ("what to do", found.advice),
-        ("a sender", found.client),
-        ("standard", found.clause),
-    )
-    for name, value in rows:
-        if value:
-            label = f"{name:>12}  "
-            click.echo(
-                click.style(label, dim=True) + _wrapped(value, " " * len(label)).lstrip(), color=colour
-            )
-    for note in found.notes:
-        click.echo(_wrapped(note, " " * 14).replace(" " * 14, "        note  ", 1))
-    if found.causes:
-        click.echo("This server says it because of:")
-    for cause in found.causes[:_SHOWN_CAUSES]:
-        click.echo(f"  {cause.id:32} {cause.meaning}")
-        if cause.setting:
-            click.echo(f"  {'':32} governed by {cause.setting}")
-    if len(found.causes) > _SHOWN_CAUSES:
-        click.echo(f"  and {len(found.causes) - _SHOWN_CAUSES} more; --json lists all")
+def _exit(found: Diagnosis) -> Exit:
+    if found.kind is Kind.NOTHING:
+        return Exit.DATA
+    exits = {EXITS[account.outcome] for account in found.recipients}
+    return next((status for status in _WORST_FIRST if status in exits), Exit.OK)
 
 
-def _wrapped(text: str, indent: str) -> str:
-    return click.wrap_text(visible(text), _WIDTH, initial_indent=indent, subsequent_indent=indent)
+def _asked(words: Sequence[str], path: Path | None) -> str:
+    """What to explain, from wherever it comes."""
+    if path is None and len(words) == 1 and (words[0] == "-" or _is_file(words[0])):
+        path, words = Path(words[0]), ()
+    if path is not None and words:
+        raise click.UsageError("give either a text or --file")
+    if words:
+        return " ".join(words)
+    if path is not None and str(path) != "-":
+        try:
+            with path.open("rb") as file:
+                return _decode(file.read(_MAX_OCTETS))
+        except OSError as error:
+            fail(f"cannot read {path}: {error.strerror}", Exit.NO_INPUT)
+    if sys.stdin.isatty():
+        click.echo("Paste what is to be explained, then press Ctrl-D on a line of its own.", err=True)
+    return _decode(sys.stdin.buffer.read(_MAX_OCTETS))
+
+
+def _is_file(word: str) -> bool:
+    from pillarbox.diagnose.meaning import look_up
+
+    try:
+        return Path(word).is_file() and not look_up(word).known
+    except (OSError, ValueError):
+        return False
+
+
+def _decode(octets: bytes) -> str:
+    """Text from a file; Windows likes to write UTF-16."""
+    if octets.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return octets.decode("utf-16", "replace")
+    return octets.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
+
+
+class _Page:
+    """Prints an explanation for people."""
+
+    def __init__(self) -> None:
+        """Find out about the terminal."""
+        self._colour = is_colourful()
+        columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else _USUAL_WIDTH
+        self._width = max(_MIN_WIDTH, min(columns, _MAX_WIDTH))
+
+    def show(self, found: Diagnosis) -> None:
+        explanation = found.explanation
+        if found.kind in (Kind.LOOKUP, Kind.NOTHING) and explanation is not None:
+            self._explanation(explanation)
+            return
+        if found.kind is Kind.REPLY and explanation is not None and not found.recipients:
+            self._explanation(explanation)
+            return
+        if found.kind is not Kind.REPLY:
+            self._heading(found)
+        self._accounts(found)
+        for note in found.notes:
+            self._row("note", note)
+        if found.kind is Kind.REPLY and explanation is not None:
+            self._row("standard", explanation.clause)
+        if len(found.recipients) > 1:
+            self._sum(found.recipients)
+
+    # --- pieces
+
+    def _echo(self, text: str = "") -> None:
+        click.echo(text, color=self._colour)
+
+    def _wrapped(self, text: str, indent: str) -> str:
+        lines = (
+            click.wrap_text(visible(line), self._width, initial_indent=indent, subsequent_indent=indent)
+            for line in text.split("\n")
+        )
+        return "\n".join(lines)
+
+    def _row(self, name: str, value: str, colour: str = "") -> None:
+        if not value:
+            return
+        label = f"{name:>{_LABEL}}  "
+        text = self._wrapped(value, " " * len(label))[len(label) :]
+        self._echo(click.style(label, dim=True) + click.style(text, fg=colour or None))
+
+    def _heading(self, found: Diagnosis) -> None:
+        what = {
+            Kind.TRANSCRIPT: "A session",
+            Kind.LOG: "Deliveries and refusals" if len(found.replies) > 1 else "A delivery or refusal",
+            Kind.BOUNCE: "A bounce",
+        }[found.kind]
+        host = f" with {visible(found.host)}" if found.host and found.kind is Kind.TRANSCRIPT else ""
+        self._echo(f"{what}{host}, read as: {found.notation}\n")
+
+    def _accounts(self, found: Diagnosis) -> None:
+        """One paragraph for all who have the same fate for the same reason."""
+        groups = _grouped(found)
+        for accounts in groups[:_SHOWN_GROUPS]:
+            self._group(accounts, found)
+        if len(groups) > _SHOWN_GROUPS:
+            self._echo(f"And {len(groups) - _SHOWN_GROUPS} more; --json lists all.\n")
+
+    def _group(self, accounts: Sequence[Account], found: Diagnosis) -> None:
+        account = accounts[0]
+        title, colour = _TITLES[account.outcome]
+        names = [one.address for one in accounts if one.address]
+        who = ", ".join(names[:_SHOWN_ADDRESSES])
+        more = f" and {len(names) - _SHOWN_ADDRESSES} more" if len(names) > _SHOWN_ADDRESSES else ""
+        head = f"{who}{more}: {title}" if who else title.capitalize()
+        self._echo(click.style(self._wrapped(head, ""), fg=colour, bold=True))
+        happened = "" if found.kind is Kind.REPLY else account.happened
+        self._echo(self._wrapped(f"{happened} {account.meaning}".strip(), "  "))
+        if account.reply is not None and account.outcome is not Outcome.ACCEPTED:
+            self._row("the reply", _quoted(found.replies[account.reply], found.kind))
+        if account.outcome is not Outcome.ACCEPTED:
+            self._row("whose move", account.who.value)
+        self._row("what to do", account.advice)
+        if account.outcome is not Outcome.ACCEPTED:
+            self._row("tried again", account.next_step)
+            self._row("suppress", _suppression(account))
+            self._row("how sure", _certainty(account))
+        self._row("an echo", _echoes(account, found.replies))
+        if account.attempts > 1:
+            self._row("attempts", str(account.attempts))
+        self._echo()
+
+    def _sum(self, accounts: Sequence[Account]) -> None:
+        counts = Counter(account.outcome for account in accounts)
+        parts = [
+            f"{counts[outcome]} {title}" for outcome, (title, _colour) in _TITLES.items() if counts[outcome]
+        ]
+        self._echo(f"{len(accounts)} recipients: {', '.join(parts)}.")
+
+    def _explanation(self, found: Explanation) -> None:
+        self._echo(click.style(self._wrapped(found.title, ""), bold=True))
+        for line in (found.meaning, found.explanation):
+            if line:
+                self._echo(self._wrapped(line, "  "))
+        rows = (
+            ("whose move", found.who.value if found.known else ""),
+            ("what to do", found.advice),
+            ("a sender", found.client),
+            ("standard", found.clause),
+        )
+        for name, value in rows:
+            self._row(name, value)
+        for note in found.notes:
+            self._row("note", note)
+        if found.causes:
+            self._echo("\nThis server says it because of:")
+        for cause in found.causes[:_SHOWN_CAUSES]:
+            self._echo(f"  {click.style(cause.id, bold=True)}")
+            setting = f" (setting: {cause.setting})" if cause.setting else ""
+            self._echo(self._wrapped(f"{cause.meaning}{setting}", " " * 6))
+        if len(found.causes) > _SHOWN_CAUSES:
+            self._echo(f"  and {len(found.causes) - _SHOWN_CAUSES} more; --json lists all")
+
+
+def _grouped(found: Diagnosis) -> list[list[Account]]:
+    """The accounts by fate and reason, the first of each kind where it stands."""
+
+    def kind(account: Account) -> tuple[object, ...]:
+        finding = found.replies[account.reply] if account.reply is not None else None
+        said = str(finding.reply) if finding is not None and account.outcome is not Outcome.ACCEPTED else ""
+        return (account.outcome, account.happened, account.cause, account.meaning, account.echoes, said)
+
+    order: dict[tuple[object, ...], int] = {}
+    for account in found.recipients:
+        order.setdefault(kind(account), len(order))
+    ranked = sorted(found.recipients, key=lambda account: order[kind(account)])
+    return [list(accounts) for _, accounts in groupby(ranked, key=kind)]
+
+
+def _quoted(finding: Finding, kind: Kind) -> str:
+    reply = finding.reply
+    text = str(reply) if reply.code else f"{reply.status} {reply.text}".strip()
+    text = text if len(text) <= _SHOWN_REPLY else f"{text[:_SHOWN_REPLY]}..."
+    if kind is Kind.REPLY:
+        return text
+    return f"{text}\n(line {finding.line}" + (f", to {finding.command})" if finding.command else ")")
+
+
+def _suppression(account: Account) -> str:
+    return {
+        "never": "no; other mail to this address may well arrive",
+        "address": "yes: send no more mail to this address",
+        "address, if it happens again and again": "only if it happens again and again",
+        "domain": "yes: send no more mail to this domain",
+    }[account.suppress.value]
+
+
+def _certainty(account: Account) -> str:
+    told = {
+        "exact pattern": "quite sure: these words are known",
+        "status": "fairly: by the enhanced status",
+        "code only": "by the code alone",
+        "guess": "a guess from the words",
+        "unknown": "not at all: the reply does not tell why",
+    }[account.certainty.value]
+    if account.outcome is Outcome.IN_DOUBT:
+        return "quite sure: the answer is missing"
+    if account.ours:
+        return f"{told} (this server says them: {account.ours})"
+    return f"{told} ({account.dialect})" if account.dialect else told
+
+
+def _echoes(account: Account, findings: Sequence[Finding]) -> str:
+    """The replies that need no attention of their own."""
+    shown = [findings[place] for place in account.echoes]
+    if not shown:
+        return ""
+    lines = _numbers(finding.line for finding in shown)
+    codes = ", ".join(dict.fromkeys(str(finding.reply.code) for finding in shown))
+    return f"{codes} (line {lines}) only follows from this"
+
+
+def _numbers(values: Iterable[int]) -> str:
+    found = list(dict.fromkeys(values))
+    return ", ".join(str(value) for value in found[:6]) + (", ..." if len(found) > 6 else "")

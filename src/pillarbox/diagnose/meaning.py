@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from enum import StrEnum
+from functools import cache
 
 from pillarbox.mail import catalogue
 from pillarbox.mail.catalogue import CAUSES, registry
@@ -201,20 +202,39 @@ def _explain_scenario(asked: str) -> Explanation:
     return _from_meaning(asked, f"{asked}: {known.name}", known, [], found)
 
 
-def _explain_reply(asked: str) -> Explanation:
-    """A reply as it stands in a log or a transcript."""
-    lines = [_MARK.sub("", line, count=1).rstrip() for line in re.split(r"\r?\n", asked)[:MAX_LINES]]
+def read_reply(text: str) -> Reply | None:
+    """A reply as it stands in a log or a transcript, of one or many lines; None if it is something else."""
+    lines = _reply_lines(text)
+    return parse_reply([line.encode("utf-8", "surrogateescape") for line in lines]) if lines else None
+
+
+def _reply_lines(text: str) -> list[str]:
+    """The lines of a reply without what may stand in front of them; none if any line is something else."""
+    lines = [_MARK.sub("", line, count=1).rstrip() for line in re.split(r"\r?\n", text)[:MAX_LINES]]
     lines = [line for line in lines if line]
-    if lines and (bare := _STATUS_LINE.fullmatch(" ".join(lines))):
+    return lines if all(_REPLY_LINE.fullmatch(line) for line in lines) else []
+
+
+def _explain_reply(asked: str) -> Explanation:
+    if (bare := _STATUS_LINE.fullmatch(asked)) is not None:
         status = _STATUS.fullmatch(bare[1])
         assert status is not None  # the one pattern contains the other
         return _explain_status(status)
-    if not lines or not all(_REPLY_LINE.fullmatch(line) for line in lines):
+    lines = _reply_lines(asked)
+    if not lines:
         return _unknown(
             asked, "Neither a reply, nor a code, nor a status such as X.1.1, nor the id of a cause."
         )
     reply = parse_reply([line.encode("utf-8", "surrogateescape") for line in lines])
-    notes = _reply_notes(reply, lines)
+    return _explain(reply, asked, _reply_notes(reply, lines))
+
+
+def look_up_reply(reply: Reply) -> Explanation:
+    """Explain a reply that was read already. Its code may be 0, for words without a number. Never raises."""
+    return _explain(reply, str(reply), [])
+
+
+def _explain(reply: Reply, asked: str, notes: list[str]) -> Explanation:
     ours = _spoken_by_us(reply)
     if ours is not None:
         notes.append("This server, Pillarbox, uses these words.")
@@ -253,12 +273,13 @@ def _spoken_by_us(reply: Reply) -> Cause | None:
     fitting = [
         cause
         for cause in catalogue.with_code(reply.code)
-        if cause.status == reply.status and re.fullmatch(_pattern(cause), text)
+        if cause.status == reply.status and _pattern(cause).fullmatch(text)
     ]
-    return max(fitting, key=lambda cause: len(_pattern(cause)), default=None)
+    return max(fitting, key=lambda cause: len(_pattern(cause).pattern), default=None)
 
 
-def _pattern(cause: Cause) -> str:
+@cache
+def _pattern(cause: Cause) -> re.Pattern[str]:
     """An expression for the default text; one such as "{detail}" alone is no sign of anybody and fits nothing."""
     words = _FIELD.sub("", re.escape(cause.text))
-    return _FIELD.sub(".{1,200}", re.escape(cause.text)) if words else r"\Z."
+    return re.compile(_FIELD.sub(".{1,200}", re.escape(cause.text)) if words else r"\Z.")
