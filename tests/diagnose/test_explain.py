@@ -386,9 +386,7 @@ def test_each_recipient_that_was_named_has_one_account(text):
     ],
 )
 def test_hostile_text_is_answered_within_the_time_limit_of_a_test(piece):
-    explain(
-        piece * (300_000 // len(piece))
-    )  # work that grew with the square of the length would take hours
+    explain(piece * (300_000 // len(piece)))  # work that grew with the square of the length would take hours
 
 
 def test_a_text_without_end_is_cut():

@@ -155,7 +155,7 @@ def _account(fate: Fate, session: Session, places: dict[int, int]) -> Account:
 # --- logs ------------------------------------------------------------------------------------------------------------
 
 
-def _of_events(notation: str, events: list[Event]) -> Diagnosis:
+def _of_events(notation: str, events: list[Event], *, is_settled: bool = True) -> Diagnosis:
     """Of several tries for the same recipient the last one counts."""
     tries: dict[tuple[str, str], list[int]] = {}
     for place, event in enumerate(events):
@@ -172,21 +172,28 @@ def _of_events(notation: str, events: list[Event]) -> Diagnosis:
         for place, event in enumerate(events)
     )
     accounts = tuple(
-        replace(_told(events[places[-1]]), reply=places[-1], attempts=len(places))
+        replace(_told(events[places[-1]], is_settled=is_settled), reply=places[-1], attempts=len(places))
         for places in tries.values()
     )
     hosts = dict.fromkeys(event.host for event in events if event.host)
     return Diagnosis(Kind.LOG, notation, next(iter(hosts)) if len(hosts) == 1 else "", accounts, findings)
 
 
-def _told(event: Event) -> Account:
+def _told(event: Event, *, is_settled: bool) -> Account:
     host, address = event.host, event.address
     if event.outcome is Outcome.IN_DOUBT:
         found = unanswered(
             delivery.IN_DOUBT, outcome=event.outcome, stage=Stage.BODY, host=host, address=address
         )
     else:
-        found = judge(event.reply, outcome=event.outcome, stage=event.stage, host=host, address=address)
+        found = judge(
+            event.reply,
+            outcome=event.outcome,
+            stage=event.stage,
+            host=host,
+            address=address,
+            is_settled=is_settled,
+        )
     return replace(found, message=event.message, line=event.line)
 
 
@@ -198,7 +205,7 @@ def _of_sentence(asked: str) -> Diagnosis:
     asked = asked[:_MAX_SENTENCE]
     events = list(_in_exceptions(asked))
     if events:
-        return _of_events("python exception", events)
+        return _of_events("python exception", events, is_settled=False)
     reply = reply_in(asked)
     if not reply.code and not reply.status:
         found = meaning.look_up(asked[:_MAX_SINGLE])

@@ -52,6 +52,7 @@ _NEXT_STEP = {
     Retry.REPAIRED: "Yes, by itself, but it helps only when the cause is repaired.",
     Retry.ELSEWHERE: "Yes, at once, at another mail server of the domain, if it has one.",
 }
+_BY_ITSELF = frozenset(Retry) - {Retry.NO, Retry.REPAIRED}
 _USUAL_WAIT = {Retry.SOON: "5 to 15 minutes", Retry.SLOWLY: "hours", Retry.LATER: "an hour or more"}
 
 
@@ -72,15 +73,24 @@ class _Opinion:
 
 
 def judge(
-    reply: Reply, *, outcome: Outcome, stage: Stage | None = None, host: str = "", address: str = ""
+    reply: Reply,
+    *,
+    outcome: Outcome,
+    stage: Stage | None = None,
+    host: str = "",
+    address: str = "",
+    is_settled: bool = False,
 ) -> Account:
-    """What a reply means for a recipient; `reply.code` may be 0, for words without a number."""
+    """What a reply means for a recipient; `reply.code` may be 0, for words without a number.
+
+    `is_settled`: the queue that was told so has already acted upon it, as its log or its bounce shows.
+    """
     opinion = _opinion(reply, stage, host)
     if outcome is Outcome.ACCEPTED:
         return _accepted(reply, stage, host, address)
     retry = opinion.retry
-    if outcome is Outcome.UNSENT:
-        retry = Retry.SCHEDULE
+    if outcome is Outcome.PERMANENT and not reply.code and retry in _BY_ITSELF:
+        retry = Retry.NO  # words alone don't tell for how long they hold; who wrote them down knew
     return Account(
         address=address,
         outcome=outcome,
@@ -90,9 +100,9 @@ def judge(
         who=opinion.who,
         advice=opinion.advice,
         retry=retry,
-        will_retry=_will_retry(outcome, retry),
+        will_retry=_will_retry(outcome, retry) and not (is_settled and outcome is Outcome.PERMANENT),
         wait_s=opinion.wait_s,
-        next_step=_next_step(outcome, retry, opinion.wait_s),
+        next_step=_next_step(outcome, retry, opinion.wait_s, is_settled=is_settled),
         suppress=opinion.suppress,
         certainty=opinion.certainty,
         stage=stage,
@@ -220,16 +230,23 @@ def _happened(outcome: Outcome, stage: Stage | None, host: str) -> str:
 
 def _will_retry(outcome: Outcome, retry: Retry) -> bool:
     if outcome is Outcome.PERMANENT:
-        return retry not in (Retry.NO, Retry.REPAIRED)
+        return retry in _BY_ITSELF
     return outcome in (Outcome.TEMPORARY, Outcome.IN_DOUBT)
 
 
-def _next_step(outcome: Outcome, retry: Retry, wait_s: float) -> str:
+def _next_step(outcome: Outcome, retry: Retry, wait_s: float, *, is_settled: bool = False) -> str:
+    """Whether and when it is tried again."""
+    wait = format_duration(wait_s) if wait_s else _USUAL_WAIT.get(retry, "some hours")
     if outcome is Outcome.IN_DOUBT:
         return "Yes, by itself: a second copy is better than none."
-    if outcome is Outcome.PERMANENT and retry is Retry.REPAIRED:
-        return "Not by itself. When the cause is repaired, send it again."
     if outcome is Outcome.TEMPORARY and retry is Retry.NO:
         return "Yes, for up to five days, but it will hardly help."
-    wait = format_duration(wait_s) if wait_s else _USUAL_WAIT.get(retry, "")
+    if outcome is Outcome.PERMANENT and retry is Retry.REPAIRED:
+        return "Not by itself. When the cause is repaired, send it again."
+    if outcome is Outcome.PERMANENT and is_settled and retry in _BY_ITSELF:
+        return f"No, it was given up. Sent once more after {wait}, it may pass."
+    if outcome is Outcome.PERMANENT and retry in (Retry.SCHEDULE, Retry.SOON, Retry.SLOWLY, Retry.LATER):
+        return (
+            f"The code says never, the cause passes: a careful server tries again after {wait}, most give up."
+        )
     return _NEXT_STEP[retry].replace("{wait}", wait)
