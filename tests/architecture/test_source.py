@@ -66,6 +66,9 @@ READS_PEERS = {
     "diagnose/bounce.py": "what a report without numbers stands for",
     "queue/decisions.py": "the decision table is keyed by the codes that other servers answer with",
     "queue/outcome.py": "what a report says of codes that other servers answer with",
+    "diagnose/transcript.py": "a paste without marks is told apart by the codes that stand for turns of speech",
+    "diagnose/exchanges.py": "which reply answers which command depends on the codes of those before it",
+    "diagnose/fates.py": "which refusal is only an echo of another is told by its code",
 }
 
 # Single literals: (name below src/pillarbox, literal), reason.
