@@ -19,7 +19,9 @@ from pillarbox import observe
 from pillarbox.cli.commands import cli
 from pillarbox.config.settings import Config
 from pillarbox.mail.catalogue import CAUSES
+from pillarbox.mail.reply import Stage
 from pillarbox.mail.units import Octets, Rate, Seconds, Settings, format_duration, format_size
+from pillarbox.queue.decisions import ROWS, Action, Fact, Pace, Row, Step
 
 REFERENCE = Path(__file__).parent / "reference"
 NAMES = {
@@ -173,6 +175,73 @@ def metrics() -> list[str]:
     return lines
 
 
+ALL_STAGES = len(Stage)
+DOES = {
+    Action.OK: "done",
+    Action.RETRY: "nothing more now",
+    Action.BOUNCE: "nothing more",
+    Action.NEXT_HOST: "next host",
+    Action.LARGER_HOST: "next host with a larger limit",
+    Action.RECONNECT: "same host, new connection, once",
+    Action.ENCRYPT: "same host under TLS, once",
+    Action.SPLIT: "rest of the recipients in another transaction",
+    Action.SINGLY: "each recipient in a transaction of its own",
+    Action.STRIP: "again without parameters that can be left out",
+    Action.HELO: "HELO",
+    Action.IN_CLEAR: "go on without TLS",
+    Action.OTHER_LOGIN: "another mechanism",
+    Action.OTHER_FAMILY: "by IPv4, once",
+}
+PACES = {
+    Pace.NORMAL: "by schedule",
+    Pace.GREYLIST: "soon, or when the host says",
+    Pace.SLOW: "in long steps",
+    Pace.CAUSE: "as the cause says",
+}
+
+
+def decision(row: Row) -> str:
+    """One line of the decision table."""
+    stages = "any" if len(row.stages) == ALL_STAGES else " ".join(f"`{stage.value}`" for stage in row.stages)
+    said = [row.codes or "any", f"status {row.statuses}" if row.statuses else ""]
+    known = [
+        " or ".join(f"`{cause.id}`" for cause in row.ours),
+        " or ".join(f"`{cause}`" for cause in row.causes),
+        " or ".join(one.value for one in row.about),
+        f"advice: {' or '.join(one.value for one in row.advised)}" if row.advised else "",
+        "the words are about IPv6 or reverse DNS" if row.words else "",
+        *(_fact(fact) for fact in Fact if fact and fact in row.needs),
+        *(f"not: {_fact(fact)}" for fact in Fact if fact and fact in row.lacks),
+    ]
+    step = {Step.DELIVERED: "delivered", Step.RETRY: f"stays, {PACES[row.pace]}", Step.BOUNCE: "returned"}[
+        row.step
+    ]
+    if row.patience:
+        step += f" after {row.patience} more attempt{'s' if row.patience > 1 else ''}, {PACES[row.pace]}"
+    also = [
+        f"left alone for {format_duration(row.suspend_s)} or longer" if row.suspend_s else "",
+        {0: "", 1: "alarm"}.get(row.alarm_after, f"alarm after {row.alarm_after} times"),
+    ]
+    cells = [stages, *("; ".join(filter(None, one)) for one in (said, known)), DOES[row.action], step]
+    return f"| {' | '.join([*cells, row.scope.value, '; '.join(filter(None, also))])} |"
+
+
+def _fact(fact: Fact) -> str:
+    return (fact.name or "").lower().replace("_", " ")
+
+
+def decisions() -> list[str]:
+    """The table by which the sending side acts."""
+    return [
+        "# What the sending side does about a reply\n",
+        "The table of `pillarbox.queue.decisions`, in its order: the first line that fits counts.",
+        "[What a reply does](../explanation/what-a-reply-does.md) explains it.\n",
+        "| stage | reply | and | in the attempt | in the queue | concerns | also |",
+        "|---|---|---|---|---|---|---|",
+        *map(decision, ROWS),
+    ]
+
+
 def pages() -> dict[str, str]:
     """All pages by file name."""
     intro = [
@@ -184,6 +253,7 @@ def pages() -> dict[str, str]:
         "replies.md": "\n".join(replies()) + "\n",
         "cli.md": "\n".join(commands()) + "\n",
         "metrics.md": "\n".join(metrics()) + "\n",
+        "decisions.md": "\n".join(decisions()) + "\n",
     }
 
 

@@ -316,6 +316,12 @@ DELIVERY_IN_DOUBT = Event(
     "{message} to <{recipient}> may have arrived: {reply}",
     labels=("transport",),
 )
+BOUNCE_RETURNED = Event(
+    "bounce.returned", Level.INFO, "{message} to <{recipient}> came back: {reply}", labels=("cause",)
+)
+BOUNCE_UNKNOWN = Event(
+    "bounce.unknown", Level.INFO, "{message} is a bounce of a message that is not known here"
+)
 REPORT_QUEUED = Event(
     "report.queued", Level.INFO, "{message} reports {kind} of {cause_message}", labels=("kind",)
 )

@@ -32,6 +32,7 @@ from pillarbox.policy.hooks import Hooks
 from pillarbox.policy.memory import Memory
 from pillarbox.policy.rules import Role, Rules
 from pillarbox.queue.manager import Manager
+from pillarbox.queue.returned import Returns
 from pillarbox.queue.sqlite import SqliteSpool
 from pillarbox.queue.suppressing import Suppressions
 from pillarbox.relay.couriers import Couriers, PresentCouriers
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     from pillarbox.mail.envelope import Envelope
     from pillarbox.mail.route import Route
     from pillarbox.queue.attempt import Courier
-    from pillarbox.queue.spool import Draft, Entry
+    from pillarbox.queue.spool import Draft, Entry, Queued
 
 _SPARE_FILES = 128  # kept for the store, the log and deliveries when connections are counted
 # Settings of parts that live as long as the worker; of `listen` all but addresses and implicit TLS can change.
@@ -184,10 +185,13 @@ class Service:
         self._open.push_async_callback(self._close_spool)
         self._couriers = PresentCouriers(*self._courier_makers(config))
         self._open.push_async_callback(self._couriers.close)
+        suppressions = Suppressions(self.spool, config.suppression)
+        self._returns = Returns(self.spool, suppressions, hostname=config.hostname)
+        self._open.push_async_callback(self._returns.close)
         self.manager = Manager(
             self.spool,
             settings=config.queue,
-            suppressions=Suppressions(self.spool, config.suppression),
+            suppressions=suppressions,
             couriers=self._couriers,
             route=self._route,
             prepare_report=self._prepare_report,
@@ -256,7 +260,7 @@ class Service:
             policy.hooks,
             hostname=config.hostname,
             limits=config.limits,
-            offer=self.manager.offer,
+            offer=self._offer,
         )
         self._desks = [self._desk(settings) for settings in config.listen]
 
@@ -294,6 +298,12 @@ class Service:
             tls=policy.tls_for(settings),
             implicit_tls=settings.tls == "implicit",
         )
+
+    def _offer(self, queued: Queued) -> None:
+        """A message was stored: it may be a bounce of one of ours, and is delivered like all others."""
+        if not queued.envelope.sender:
+            self._returns.look_at(queued)
+        self.manager.offer(queued)
 
     def _prepare_report(self, envelope: Envelope, octets: bytes, now: float) -> tuple[Draft, Entry]:
         """The door of the present configuration takes our own reports."""

@@ -258,7 +258,7 @@ MOMENTS = [
     Moment("deferred", "later", SMALL, deferred_and_killed, WAITS),
     Moment("deferred", "later", LARGE, deferred_and_killed, WAITS, (0, 1)),
     Moment("held", "held", SMALL, held, HELD, taken=0, end=HELD, domain="held.example"),
-    Moment("bouncing", "returned", SMALL, bouncing, WAITS, taken=0, end=FAILED),
+    Moment("bouncing", "bounced", SMALL, bouncing, WAITS, taken=0, end=FAILED),
     refused(
         "outcome-written",
         "report-some",

@@ -21,7 +21,7 @@ def generator():
     return module
 
 
-@pytest.mark.parametrize("name", ["configuration.md", "replies.md", "cli.md", "metrics.md"])
+@pytest.mark.parametrize("name", ["configuration.md", "replies.md", "cli.md", "metrics.md", "decisions.md"])
 def test_generated_pages_are_up_to_date(name):
     assert (ROOT / "docs/reference" / name).read_text() == generator().pages()[name], "run `make docs`"
 

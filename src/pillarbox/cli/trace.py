@@ -19,7 +19,14 @@ from pillarbox.observe import visible
 if TYPE_CHECKING:
     from pillarbox.control import Step, Timeline
 
-_COLOURS = {"delivered": "green", "failed": "red", "returned": "red", "damaged": "red", "deferred": "yellow"}
+_COLOURS = {
+    "delivered": "green",
+    "failed": "red",
+    "bounced": "red",
+    "returned": "red",
+    "damaged": "red",
+    "deferred": "yellow",
+}
 
 
 @click.command()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from pillarbox.config.source import Path, parse_key
 from pillarbox.config.strict import Finding, objection
 from pillarbox.mail.address import AddressError, parse_domain
+from pillarbox.mail.verp import DELIMITER
 from pillarbox.policy.directory import Directory
 from pillarbox.policy.rules import Role
 from pillarbox.smtp.sasl import TRAITS, Strength
@@ -37,6 +38,7 @@ def check(config: Config) -> list[Finding]:
         *_check_accounts(config),
         *_check_names(config),
         *_check_policy(config),
+        *_check_verp(config),
     ]
 
 
@@ -168,6 +170,24 @@ def _ways(config: Config) -> Iterator[tuple[Path, str]]:
                 yield ("domain", name, "aliases", alias), value
     for number, route in enumerate(config.routes):
         yield ("route", number, "via"), route.via
+
+
+def _check_verp(config: Config) -> Iterator[Finding]:
+    """Bounces to tagged addresses must come here, and reach the mailbox without the tag."""
+    for number, domain in enumerate(config.relay.verp):
+        path: Path = ("relay", "verp", number)
+        if domain not in config.domains:
+            close = difflib.get_close_matches(domain, config.domains, n=1)
+            advice = f'did you mean "{close[0]}"?' if close else f'add a table [domain."{domain}"]'
+            yield Finding(
+                path, f'"{domain}" is no domain of this server, so its bounces do not come here', advice
+            )
+    if config.relay.verp and DELIMITER not in config.recipient_delimiter:
+        yield Finding(
+            ("relay", "verp"),
+            f'addresses with a tag behind "{DELIMITER}" reach no mailbox here',
+            f'add "{DELIMITER}" to recipient_delimiter',
+        )
 
 
 def _check_policy(config: Config) -> Iterator[Finding]:

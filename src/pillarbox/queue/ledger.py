@@ -36,7 +36,7 @@ _CHANGES = {
         "UPDATE recipient SET state = 4, claimed = 0 WHERE (state < 2 OR state = 5) AND {which}",
     ),
     "bounce": (
-        "returned",
+        "bounced",
         "UPDATE recipient SET state = 0, due = 0, bounce = 1 WHERE state < 2 AND bounce = 0 AND {which}",
     ),
 }

@@ -21,9 +21,10 @@ from pillarbox.queue import reports
 from pillarbox.queue.alarms import Alarms
 from pillarbox.queue.attempt import Carrier, Courier, local_results
 from pillarbox.queue.outcome import History, Report, settle
+from pillarbox.queue.returned import names_of
 from pillarbox.queue.schedule import Destination, QueueSettings, Schedule, inline_octets
 from pillarbox.queue.spool import SLOTS, Change, Pending, Queued, SpoolError, State, format_id
-from pillarbox.queue.suppression import DISTRUST_S, doubts_sender
+from pillarbox.queue.suppression import DISTRUST_S, doubts_sender, is_met_by_others
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -276,6 +277,7 @@ class Manager:
         changes: list[Change] = []
         told: list[ReportedRecipient] = []
         lessons: list[Lesson] = []
+        names = await self._names(queued, results, attempted)
         for one in queued.pending:
             recipient = one.recipient
             history = History(
@@ -292,8 +294,10 @@ class Manager:
                     verdict.delay_notified,
                     one.route,
                     verdict.result,
+                    names,
                 )
             )
+            names = ()  # once is enough
             if verdict.report is not Report.NONE:
                 told.append(reports.tell(one, verdict, now, queued.received_at + retry.give_up_s))
             if verdict.suspend_s and attempted is not None:
@@ -310,6 +314,25 @@ class Manager:
                     cause=verdict.alarm_key.partition(" ")[0],
                 )
         await self._record(queued, changes, told, lessons)
+
+    async def _names(
+        self, queued: Queued, results: Mapping[int, Result], attempted: Destination | None
+    ) -> tuple[int, ...]:
+        """The names by which a bounce of what was just sent may call it, if bounces for its sender come here."""
+        sender, content = queued.envelope.sender, queued.content
+        if attempted is None or content is None or not sender:
+            return ()
+        if not is_met_by_others(attempted.route.transport) or not any(
+            result.reply.positive for result in results.values()
+        ):
+            return ()
+        way = self._route(sender)
+        if way is None or is_met_by_others(way.transport):
+            return ()
+        try:
+            return await names_of(queued.envelope, content)
+        except OSError:
+            return ()  # it was sent, whatever became of its file since
 
     async def _record(
         self,

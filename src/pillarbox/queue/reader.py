@@ -15,7 +15,8 @@ from pillarbox.mail.catalogue import delivery
 from pillarbox.mail.route import parse_route
 from pillarbox.queue import suppressed
 from pillarbox.queue.records import DamagedError, unpack_envelope
-from pillarbox.queue.spool import Content, Pending, Queued, SpoolError, Verb, format_id
+from pillarbox.queue.sent import Sent, SentRecipient
+from pillarbox.queue.spool import Content, Pending, Queued, SpoolError, State, Verb, format_id
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
@@ -119,6 +120,31 @@ class Reader:
         """When the next unclaimed recipient of these slots is due."""
         found = [self._connection.execute(_NEXT_DUE, (slot,)).get for slot in slots]
         return min((due for due in found if due is not None), default=None)
+
+    def find_sent(self, messages: Sequence[int], names: Sequence[int]) -> Sent | None:
+        """The first of these messages that is known, else the youngest that has one of these names."""
+        for message in messages:
+            if (sent := self._sent(message)) is not None:
+                return sent
+        for name in names:
+            message = self._connection.execute("SELECT max(message) FROM name WHERE name = ?", (name,)).get
+            if message is not None and (sent := self._sent(message)) is not None:
+                return sent
+        return None
+
+    def _sent(self, message: int) -> Sent | None:
+        row = self._row(_ENVELOPE, message)
+        if row is None:
+            return None
+        envelope = unpack_envelope(row[0])
+        sql = "SELECT number, state, destination FROM recipient WHERE message = ? ORDER BY number"
+        rows = self._connection.execute(sql, (message,))
+        recipients = tuple(
+            SentRecipient(number, envelope.recipients[number].address, State(state), parse_route(destination))
+            for number, state, destination in rows
+            if number < len(envelope.recipients)
+        )
+        return Sent(message, envelope.sender, recipients)
 
     def watched(self) -> list[str]:
         """Every entry that the suppression list knows something about."""

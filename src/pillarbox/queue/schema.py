@@ -65,10 +65,17 @@ CREATE TABLE suppressed (
   entry TEXT PRIMARY KEY, since REAL NOT NULL, until REAL NOT NULL, cause TEXT NOT NULL,
   message INTEGER, result BLOB, note TEXT NOT NULL DEFAULT '') STRICT, WITHOUT ROWID;
 
-CREATE TABLE strike (entry TEXT NOT NULL, at REAL NOT NULL, PRIMARY KEY (entry, at)) STRICT, WITHOUT ROWID;
+CREATE TABLE strike (
+  entry TEXT NOT NULL, at REAL NOT NULL, returned INTEGER NOT NULL,  -- by a bounce, behind a success
+  PRIMARY KEY (entry, at)) STRICT, WITHOUT ROWID;
+"""
+# Names by which bounces may call a message that was sent, as numbers.
+_NAMES = """
+CREATE TABLE name (message INTEGER NOT NULL, name INTEGER NOT NULL, PRIMARY KEY (message, name)) STRICT, WITHOUT ROWID;
+CREATE INDEX name_message ON name (name);
 """
 # What each version of the tables added to the one before; an older store is brought up to date when it is opened.
-_VERSIONS = (_TABLES, _SUPPRESSION)
+_VERSIONS = (_TABLES, _SUPPRESSION, _NAMES)
 VERSION = len(_VERSIONS)  # kept in PRAGMA user_version
 # What the store cannot do without, read at each start so that damage there is noticed before mail is taken.
 _PROBES = ("SELECT count(*) FROM lease", "SELECT max(id) FROM message", "SELECT max(id) FROM event")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pillarbox.mail.envelope import Envelope, Recipient
     from pillarbox.mail.reply import Reply, Result
     from pillarbox.mail.route import Route
+    from pillarbox.queue.sent import Sent
     from pillarbox.queue.suppression import Lesson, Suppressed
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's: no I, L, O, U
@@ -130,6 +131,7 @@ class Change:
     delay_notified: bool = False
     route: Route | None = None  # set when the recipient moves to another destination
     result: Result | None = None
+    names: tuple[int, ...] = ()  # by which a bounce may call the message, from now on
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +232,12 @@ class Spool(Protocol):
 
     def next_due(self) -> asyncio.Future[float | None]:
         """When the next unclaimed recipient is due, in Unix time; None if nothing waits."""
+
+    def find_sent(self, messages: Sequence[int], names: Sequence[int]) -> asyncio.Future[Sent | None]:
+        """The first of these messages that is known, else one that has one of these names."""
+
+    def note(self, happenings: Sequence[Happening], lessons: Sequence[Lesson] = ()) -> asyncio.Future[None]:
+        """Add to the history of messages, and store what it teaches about addresses."""
 
     def watched(self) -> asyncio.Future[list[str]]:
         """Every address and domain that the suppression list knows something about."""

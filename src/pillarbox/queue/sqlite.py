@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from typing import TypeVar
 
     from pillarbox.mail.route import Route
-    from pillarbox.queue.spool import Change, Draft, Entry, Verb
+    from pillarbox.queue.sent import Sent
+    from pillarbox.queue.spool import Change, Draft, Entry, Happening, Verb
     from pillarbox.queue.suppression import Lesson, Suppressed
 
     T = TypeVar("T")
@@ -158,6 +159,14 @@ class SqliteSpool:
     def next_due(self) -> asyncio.Future[float | None]:
         """When the next unclaimed recipient is due, in Unix time; None if nothing waits."""
         return self._read(partial(self._reader.next_due, self.slots))
+
+    def find_sent(self, messages: Sequence[int], names: Sequence[int]) -> asyncio.Future[Sent | None]:
+        """The first of these messages that is known, else one that has one of these names."""
+        return self._read(partial(self._reader.find_sent, messages, names))
+
+    def note(self, happenings: Sequence[Happening], lessons: Sequence[Lesson] = ()) -> asyncio.Future[None]:
+        """Add to the history of messages, and store what it teaches about addresses."""
+        return self._call(partial(writing.note, happenings=happenings, lessons=lessons))
 
     def watched(self) -> asyncio.Future[list[str]]:
         """Every address and domain that the suppression list knows something about."""

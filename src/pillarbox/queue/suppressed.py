@@ -34,7 +34,9 @@ def learn(connection: apsw.Connection, lessons: Iterable[Lesson]) -> None:
 def _strike(connection: apsw.Connection, lesson: Lesson) -> bool:
     """Count one more refusal; whether there were enough of them now."""
     connection.execute("DELETE FROM strike WHERE entry = ? AND at < ?", (lesson.entry, lesson.counted_from))
-    connection.execute("INSERT OR IGNORE INTO strike VALUES (?, ?)", (lesson.entry, lesson.at))
+    connection.execute(
+        "INSERT OR IGNORE INTO strike VALUES (?, ?, ?)", (lesson.entry, lesson.at, lesson.returned)
+    )
     count = connection.execute("SELECT count(*) FROM strike WHERE entry = ?", (lesson.entry,)).get
     return bool(count >= lesson.repeats)
 
@@ -55,11 +57,14 @@ def put(connection: apsw.Connection, lesson: Lesson) -> None:
 
 
 def _clear(connection: apsw.Connection, lesson: Lesson) -> None:
-    """Forget what is held against an entry; what an operator wants only an operator undoes."""
-    connection.execute("DELETE FROM strike WHERE entry = ?", (lesson.entry,))
+    """Forget what is held against an entry; after a success, only what that disproves."""
+    by_operator = lesson.message is None
+    connection.execute(
+        "DELETE FROM strike WHERE entry = ? AND (returned = 0 OR ?)", (lesson.entry, by_operator)
+    )
     connection.execute(
         "DELETE FROM suppressed WHERE entry = ? AND (cause <> ? OR ?)",
-        (lesson.entry, BY_OPERATOR, lesson.message is None),
+        (lesson.entry, BY_OPERATOR, by_operator),
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from pillarbox.diagnose.causes import Suppress
 from pillarbox.mail.address import AddressError
 from pillarbox.mail.catalogue import delivery
 from pillarbox.mail.message import format_date
@@ -23,12 +24,14 @@ from pillarbox.queue.suppression import (
     domain_of,
     entry_of,
     is_met_by_others,
+    is_sure,
     lesson,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from pillarbox.diagnose.bounce import BouncedRecipient
     from pillarbox.queue.outcome import Verdict
     from pillarbox.queue.schedule import Destination
     from pillarbox.queue.spool import Pending, Queued, Spool, Verb
@@ -107,6 +110,36 @@ class Suppressions:
             now=now,
         )
         return [found] if found is not None else []
+
+    def learn_from_bounce(
+        self, message: int, number: int, address: str, one: BouncedRecipient, now: float
+    ) -> list[Lesson]:
+        """What a bounce that came back teaches. Whoever got the message could have written it, so it takes several."""
+        verdict = one.verdict
+        final = one.action == "failed" and (one.reply.permanent or one.status.startswith("5"))
+        if not (self._settings.enabled and final and is_sure(verdict)) or verdict.suppress is Suppress.NEVER:
+            return []
+        try:
+            entry = entry_of(address)
+        except AddressError:
+            return []
+        result = Result(one.reply, one.stage or Stage.BODY, Origin.PEER, one.remote_mta)
+        settings = self._settings
+        return [
+            Lesson(
+                LessonKind.STRIKE,
+                entry,
+                now,
+                now + settings.repeated_s,
+                verdict.cause.id,
+                message,
+                number,
+                result,
+                repeats=settings.repeats,
+                counted_from=now - settings.repeats_within_s,
+                returned=True,
+            )
+        ]
 
     def note(self, lessons: Iterable[Lesson]) -> None:
         """These were stored."""

@@ -71,6 +71,9 @@ class Lesson:
     note: str = ""  # an operator's words
     repeats: int = 0  # of a strike: so many since `counted_from` become an entry
     counted_from: float = 0.0
+    returned: bool = (
+        False  # by a bounce: the host had taken the message, so that it takes another proves nothing
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +118,14 @@ def evidence(result: Result, diagnosis: Verdict | None) -> Suppress:
         return Suppress.NEVER
     if result.stage is Stage.GREETING:  # of the last host: it fails only when no other was of more use
         return Suppress.DOMAIN if diagnosis.cause.id == _NO_MAIL else Suppress.NEVER
-    if result.stage not in (Stage.RCPT, Stage.BODY) or diagnosis.certainty not in _SURE:
+    if result.stage not in (Stage.RCPT, Stage.BODY) or not is_sure(diagnosis):
         return Suppress.NEVER
     return diagnosis.suppress
+
+
+def is_sure(diagnosis: Verdict) -> bool:
+    """Whether words or a status of a known meaning stand behind it."""
+    return diagnosis.certainty in _SURE
 
 
 def is_met_by_others(transport: Transport) -> bool:

@@ -20,10 +20,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from pillarbox.queue.spool import Change, Draft, Entry
+    from pillarbox.queue.spool import Change, Draft, Entry, Happening
     from pillarbox.queue.suppression import Lesson
 
 _PRUNED_AT_ONCE = 200
+_MOST_OF_A_KIND = 100  # events that others can bring about, for each message
 _KINDS = {
     State.QUEUED: "deferred",
     State.HELD: "held",
@@ -85,7 +86,7 @@ _RELEASE = Bulk(
 class Work:
     """One thing for the writer to do: rows to write, or a `call`; `answer`, or what it returns, resolves `future`."""
 
-    __slots__ = ("answer", "bodies", "call", "final", "future", "lessons", "rows")
+    __slots__ = ("answer", "bodies", "call", "final", "future", "lessons", "names", "rows")
 
     def __init__(self, future: asyncio.Future[object], answer: object = None) -> None:
         """Begin with no rows."""
@@ -94,6 +95,7 @@ class Work:
         self.call: Callable[[apsw.Connection], object] | None = None
         self.rows: tuple[list[object], ...] = ([], [], [])  # flat, one list for each of _INSERTS
         self.final: list[object] = []  # messages that may have no open recipient any more
+        self.names: list[tuple[int, int]] = []  # of messages, by which bounces may call them
         self.lessons: Sequence[Lesson] = ()  # they come with outcomes
         self.bodies: list[tuple[Draft, Path]] = []  # files to bring home before the rows are written
 
@@ -120,6 +122,7 @@ class Work:
         result = pack_result(change.result) if change.result is not None else None
         route = str(change.route) if change.route is not None else None
         state, message, number = change.state, change.message, change.number
+        self.names += [(message, name) for name in change.names]
         _arrival, settle, event = self.rows
         settle += (
             message,
@@ -182,6 +185,8 @@ def apply(connection: apsw.Connection, batch: Sequence[Work]) -> list[int]:
         if flat:
             insert.run(connection, flat)
     for work in batch:
+        if work.names:
+            connection.executemany("INSERT OR IGNORE INTO name VALUES (?, ?)", work.names)
         if work.lessons:
             suppressed.learn(connection, work.lessons)
     final = list(dict.fromkeys(message for work in batch for message in work.final))
@@ -207,6 +212,16 @@ def release(connection: apsw.Connection, pending: Sequence[Pending]) -> None:
     _RELEASE.run(connection, [value for one in pending for value in (one.message, one.number, one.due)])
 
 
+def note(connection: apsw.Connection, happenings: Sequence[Happening], lessons: Sequence[Lesson]) -> None:
+    """Add to the history of messages, as long as there is little of the kind, and learn. Raises apsw.Error."""
+    for one in happenings:
+        sql = "SELECT count(*) FROM event WHERE message = ? AND kind = ?"
+        if connection.execute(sql, (one.message, one.kind)).get < _MOST_OF_A_KIND:
+            detail = pack_detail(one.detail)
+            _EVENT.run(connection, (one.message, one.at, one.kind, one.number, None, detail))
+    suppressed.learn(connection, lessons)
+
+
 def set_aside(connection: apsw.Connection, message: int, reason: str, at: float) -> None:
     """Mark a message that can't be read as damaged. Raises apsw.Error."""
     connection.execute(
@@ -226,6 +241,7 @@ def prune(connection: apsw.Connection, before: float) -> int:
     for table, column in (
         ("recipient", "message"),
         ("event", "message"),
+        ("name", "message"),
         ("body", "message"),
         ("message", "id"),
     ):

@@ -66,6 +66,10 @@ class SmtpSettings(Settings, frozen=True):
     """Passwords by "user@host", for routes that name a user."""
     families: tuple[str, ...] = ("ipv6", "ipv4")
     """The kinds of addresses to use, the preferred one first."""
+    verp: tuple[str, ...] = ()
+    """Our domains whose senders' addresses carry a tag that names the message and the recipient (VERP), such as
+    user+return=ID=0@example.org, so that any bounce tells which copy it is about. Each recipient then gets the message
+    in a transaction of its own."""
     max_hosts: int = 8
     """Addresses tried in one attempt."""
     max_recipients: int = 100

@@ -13,8 +13,10 @@ from pillarbox import observe
 from pillarbox.mail.catalogue import delivery
 from pillarbox.mail.envelope import Body, Envelope
 from pillarbox.mail.reply import Origin, Reply, Result, Stage
+from pillarbox.mail.verp import verp_address
 from pillarbox.queue.decisions import Action, Fact, Scope, Step, action, diagnose, find
 from pillarbox.queue.schedule import wants_rest
+from pillarbox.queue.spool import format_id
 from pillarbox.relay.carriage import fit, needs_smtputf8
 from pillarbox.relay.connection import LinkError
 from pillarbox.relay.plan import Hop, family_of
@@ -50,7 +52,8 @@ class _Attempt:
         self.results: dict[int, Result] = {}  # what is settled
         self._failures: dict[int, Result] = {}  # what stands if nothing better comes
         self.ipv4_only = False
-        self.singly = False  # a reply to all named one of them
+        self.singly = False  # each recipient has a transaction of its own
+        self.verp = False  # the sender's address names the recipient
         self.too_small = 0  # a limit of size that was not enough
         self.tried: set[Hop] = set()
 
@@ -98,6 +101,8 @@ class SmtpCourier:
         """Try to deliver to all recipients of `queued`, and tell what came of each, by its number."""
         assert queued.content is not None  # the manager loads it
         attempt = _Attempt(queued, queued.content)
+        attempt.verp = not self._lmtp and self._wants_verp(queued.envelope.sender)
+        attempt.singly = attempt.verp
         try:
             await self._run(attempt)
         except OSError as error:  # the message can't be read: what goes wrong with a host is a LinkError
@@ -145,6 +150,9 @@ class SmtpCourier:
                     return
             attempt.next_host()
 
+    def _wants_verp(self, sender: str) -> bool:
+        return bool(self._settings.verp) and sender.rpartition("@")[2].lower() in self._settings.verp
+
     def _known_trouble(self, hop: Hop) -> Result | None:
         """Why a host need not be tried now, if that is known."""
         now = asyncio.get_running_loop().time()
@@ -191,7 +199,7 @@ class SmtpCourier:
         again = False
         while attempt.todo and not again and session.usable:
             batch = attempt.todo[: 1 if attempt.singly else session.max_recipients]
-            envelope = _envelope_for(attempt.queued, batch)
+            envelope = _envelope_for(attempt.queued, batch, verp=attempt.verp)
             fitting = fit(
                 envelope, attempt.content, session.extensions, session.hop.name, too_small=attempt.too_small
             )
@@ -443,9 +451,12 @@ class SmtpCourier:
             transaction.broken_off(cause.reply(host=session.hop.name))
 
 
-def _envelope_for(queued: Queued, batch: list[Pending]) -> Envelope:
+def _envelope_for(queued: Queued, batch: list[Pending], *, verp: bool) -> Envelope:
     """The envelope with the recipients of one transaction, in their order."""
     envelope = queued.envelope
+    if verp:
+        tagged = verp_address(envelope.sender, format_id(queued.id), batch[0].number)
+        envelope = replace(envelope, sender=tagged)
     recipients = tuple([pending.recipient for pending in batch])
     utf8 = envelope.smtputf8 or not all([one.address.isascii() for one in recipients])  # noqa: C419 - faster
     if recipients == envelope.recipients and utf8 == envelope.smtputf8:
