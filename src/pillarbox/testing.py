@@ -9,7 +9,7 @@ import asyncio
 import re
 import ssl
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -17,7 +17,7 @@ from pillarbox.mail.catalogue import auth, envelope, session
 from pillarbox.mail.catalogue import content as content_causes
 from pillarbox.mail.envelope import Envelope, Recipient
 from pillarbox.mail.route import Route, Transport
-from pillarbox.mailauth.dns import Answer
+from pillarbox.mailauth.dns import Answer, Query
 from pillarbox.queue.spool import Content, Pending, Queued
 
 _END_OF_DATA = b"\r\n.\r\n"
@@ -403,6 +403,15 @@ class FakeResolver:
     async def addresses(self, host: str) -> Answer:
         """The addresses of `host`."""
         return self._answer("addresses", host, self._addresses)
+
+    async def lookup(self, query: Query) -> Answer:
+        """The answer to one question; there are no records but those of mail exchangers and addresses."""
+        if query.kind == "MX":
+            return await self.mx(query.name)
+        found = await self.addresses(query.name)
+        six = tuple(address for address in found.records if ":" in address)
+        four = tuple(address for address in found.records if ":" not in address)
+        return replace(found, records={"A": four, "AAAA": six}.get(query.kind, ()))
 
     def _answer(self, kind: str, name: str, records: Mapping[str, Sequence[Any]]) -> Answer:
         self.asked.append((kind, name))

@@ -156,12 +156,15 @@ async def test_what_has_expired_is_dropped(spool, store):
 
 async def test_a_success_clears_what_was_learnt_but_not_what_an_operator_wants(spool, store):
     queued = await store()
+    await spool.verbs()  # from now on
     wanted = Lesson(LessonKind.SUPPRESS, "wanted@example.net", NOW, NOW + DAY, "operator")
     await teach(spool, queued, learnt(), wanted)
     for address in ("user@example.net", "wanted@example.net"):
         await teach(spool, queued, Lesson(LessonKind.CLEAR, address, NOW, message=queued.id))
     entries = await spool.suppressed(["user@example.net", "wanted@example.net"], NOW)
     assert [one.entry for one in entries] == ["wanted@example.net"]
+    told = [(one.verb, one.destination) for one in await spool.verbs()]
+    assert told[-2:] == [("cleared", "user@example.net"), ("suppressed", "wanted@example.net")]
 
 
 async def test_workers_learn_of_changes_by_a_row(spool, store, ledger):

@@ -23,12 +23,18 @@ _TELL = "INSERT INTO verb (at, verb, destination) VALUES (?, ?, ?)"
 def learn(connection: apsw.Connection, lessons: Iterable[Lesson]) -> None:
     """Write what outcomes taught, and have the workers look at it. Raises apsw.Error."""
     for lesson in lessons:
+        verb = SUPPRESSED
         if lesson.kind is LessonKind.CLEAR:
             _clear(connection, lesson)
+            verb = SUPPRESSED if _is_known(connection, lesson.entry) else CLEARED
         elif lesson.kind is LessonKind.SUPPRESS or _strike(connection, lesson):
             put(connection, lesson)
-        verb = CLEARED if lesson.kind is LessonKind.CLEAR else SUPPRESSED
         connection.execute(_TELL, (lesson.at, verb, lesson.entry))
+
+
+def _is_known(connection: apsw.Connection, entry: str) -> bool:
+    sql = "SELECT EXISTS (SELECT 1 FROM suppressed WHERE entry = ?1) OR EXISTS (SELECT 1 FROM strike WHERE entry = ?1)"
+    return bool(connection.execute(sql, (entry,)).get)
 
 
 def _strike(connection: apsw.Connection, lesson: Lesson) -> bool:

@@ -142,12 +142,8 @@ class Suppressions:
         ]
 
     def note(self, lessons: Iterable[Lesson]) -> None:
-        """These were stored."""
-        for one in lessons:
-            if one.kind is LessonKind.CLEAR:
-                self._watch.drop([one.entry])
-            else:
-                self._watch.add([one.entry])
+        """These were stored. Whether a success left anything behind, the store tells a moment later, by a verb."""
+        self._watch.add([one.entry for one in lessons if one.kind is not LessonKind.CLEAR])
 
     async def forget_old(self, now: float) -> None:
         """Drop what has expired from the store. Raises SpoolError."""
