@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING
 
 import apsw
 
-from pillarbox import observe
+from pillarbox import observe, privileges
 from pillarbox.config import ConfigError
-from pillarbox.net.listener import bind
+from pillarbox.net import systemd
+from pillarbox.net.listener import bind, claim
 from pillarbox.queue.schema import StoreError
 from pillarbox.queue.spool import SpoolError
 from pillarbox.service import Policy, Service, get_tools, take_over
@@ -79,8 +80,40 @@ def run(
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     observe.configure(config.log)
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # they wait until there is somebody to handle them
-    job = _Job(config, reload, ready)
-    return _work(job) if config.workers == 1 else _Supervisor(job).run()
+    with _starting():
+        privileges.prepare_folder(Path(config.data), config.user)
+        jobs = _bind(_Job(config, reload, ready))
+        privileges.drop(config.user)
+    return _work(replace(jobs[0], number=None)) if len(jobs) == 1 else _Supervisor(jobs).run()
+
+
+def _bind(job: _Job) -> list[_Job]:
+    """The same job for each worker, with sockets of its own. What the service manager has bound, all workers share.
+
+    Raises OSError, or ValueError for a socket that was passed and is not configured.
+    """
+    config, passed = job.config, systemd.passed_sockets()
+    several = config.workers > 1
+    addresses = [listener.address for listener in config.listen]
+    given = claim(passed, [*addresses, config.console.address])
+
+    def listening(address: str) -> socket.socket:
+        return given[address].dup() if address in given else bind(address, shared=several)
+
+    jobs = [
+        _Job(
+            config,
+            job.reload,
+            job.ready if number == 0 else None,
+            [listening(address) for address in addresses],
+            listening(config.console.address) if config.console.address else None,
+            number,
+        )
+        for number in range(config.workers)
+    ]
+    for sock in passed:
+        sock.close()
+    return jobs
 
 
 @contextlib.contextmanager
@@ -123,9 +156,22 @@ async def _serve(job: _Job) -> None:
     observe.SERVER_STARTED.note(listeners=", ".join(f"{host}:{port}" for host, port in service.addresses))
     if job.ready is not None:
         job.ready(service)
+    if not job.number:  # the only worker, or the first of several
+        systemd.notify("READY=1")
+    watched = asyncio.create_task(_feed_watchdog(systemd.watchdog_s()))
     reason = await stopped
     observe.SERVER_STOPPING.note(reason=reason)
+    if job.number is None:
+        systemd.notify("STOPPING=1")
     await service.stop()
+    watched.cancel()
+
+
+async def _feed_watchdog(every_s: float) -> None:
+    """Tell the service manager that the loop turns; in one of several workers their parent does."""
+    while every_s:
+        systemd.notify("WATCHDOG=1")
+        await asyncio.sleep(every_s)
 
 
 def _spare_the_collector() -> None:
@@ -143,14 +189,27 @@ def _stop_for(stopped: asyncio.Future[str], number: signal.Signals) -> None:
 def _reload(service: Service, job: _Job) -> None:
     """Take the new configuration if it is sound; otherwise say why and keep the old one."""
     assert job.reload is not None  # else there is no handler
+    with _told_of_reload(alone=job.number is None):
+        try:
+            config = job.reload()
+            waiting = service.reload(config)
+        except (*_UNUSABLE, *_NOT_NOW) as error:
+            observe.CONFIG_REFUSED.note(problem=str(error))
+        else:
+            observe.configure(config.log, worker=job.number)
+            observe.CONFIG_RELOADED.note(until_restart=", ".join(waiting))
+
+
+@contextlib.contextmanager
+def _told_of_reload(*, alone: bool) -> Iterator[None]:
+    """The service manager hears of a reload from the process that it has started, not from each worker."""
+    if alone:
+        systemd.notify_reloading()
     try:
-        config = job.reload()
-        waiting = service.reload(config)
-    except (*_UNUSABLE, *_NOT_NOW) as error:
-        observe.CONFIG_REFUSED.note(problem=str(error))
-    else:
-        observe.configure(config.log, worker=job.number)
-        observe.CONFIG_RELOADED.note(until_restart=", ".join(waiting))
+        yield
+    finally:
+        if alone:
+            systemd.notify("READY=1")
 
 
 @dataclass(slots=True)
@@ -164,28 +223,14 @@ class _Worker:
 class _Supervisor:
     """The parent of several equal workers; it handles no mail itself."""
 
-    def __init__(self, job: _Job) -> None:
-        """Bind all addresses, once for each worker. Raises StartError.
+    def __init__(self, jobs: list[_Job]) -> None:
+        """One job for each worker.
 
         The parent keeps the sockets: while a dead worker is replaced its clients wait, they are not refused.
         """
-        config = job.config
-        with _starting():
-            self._jobs = [
-                _Job(
-                    config,
-                    job.reload,
-                    job.ready if number == 0 else None,
-                    [bind(listener.address, shared=True) for listener in config.listen],
-                    bind(config.console.address, shared=True) if config.console.address else None,
-                    number,
-                )
-                for number in range(config.workers)
-            ]
+        self._jobs = jobs
         self._workers: dict[int, _Worker] = {}  # by process id
-        self._absent: dict[int, float] = dict.fromkeys(
-            range(config.workers), 0.0
-        )  # number -> when to start it
+        self._absent: dict[int, float] = dict.fromkeys(range(len(jobs)), 0.0)  # number -> when to start it
         self._replaced: set[int] = set()
         self._stopping = False
         self._failure: StartError | None = None
@@ -205,8 +250,12 @@ class _Supervisor:
         return os.EX_OK
 
     def _handle_signal(self) -> None:
-        """Wait for the next signal, or until a worker is to be started."""
-        wait_s = min((at - time.monotonic() for at in self._absent.values()), default=3600.0)
+        """Wait for the next signal, or until a worker is to be started or the service manager to be told."""
+        every_s = systemd.watchdog_s()
+        if every_s:
+            systemd.notify("WATCHDOG=1")
+        wait_s = min([at - time.monotonic() for at in self._absent.values()], default=3600.0)
+        wait_s = min(wait_s, every_s or wait_s)
         came = signal.sigtimedwait(_SIGNALS, max(wait_s, 0.0))
         if came is None:
             return
@@ -278,18 +327,20 @@ class _Supervisor:
 
     def _reload(self, reload: Callable[[], Config]) -> None:
         """Let the workers take the new configuration, and start others with it from now on, if it is sound."""
-        try:
-            config, _waiting = take_over(self._jobs[0].config, reload())
-        except (*_UNUSABLE, *_NOT_NOW) as error:
-            observe.CONFIG_REFUSED.note(problem=str(error))
-            return
-        if _is_usable(config):
-            self._jobs = [replace(job, config=config) for job in self._jobs]
-            observe.configure(config.log)
-            self._pass_on(signal.SIGHUP)
+        with _told_of_reload(alone=True):
+            try:
+                config, _waiting = take_over(self._jobs[0].config, reload())
+            except (*_UNUSABLE, *_NOT_NOW) as error:
+                observe.CONFIG_REFUSED.note(problem=str(error))
+                return
+            if _is_usable(config):
+                self._jobs = [replace(job, config=config) for job in self._jobs]
+                observe.configure(config.log)
+                self._pass_on(signal.SIGHUP)
 
     def _stop(self, number: int) -> None:
         self._stopping = True
+        systemd.notify("STOPPING=1")
         self._absent.clear()
         self._close_sockets()
         self._pass_on(number)

@@ -48,6 +48,13 @@ def test_the_metrics_that_the_guides_name_exist():
             assert re.sub(r"_(bucket|sum|count)$", "", name) in known, (page.name, name)
 
 
+def test_the_threat_model_names_tests_that_exist():
+    for file, name in re.findall(
+        r"`(\w+/test_\w+\.py)(?:::(\w+))?`", (ROOT / "docs/explanation/threat-model.md").read_text()
+    ):
+        assert f"def {name or 'test_'}" in (ROOT / "tests" / file).read_text(), (file, name)
+
+
 def toml_blocks():
     """Each TOML example of the documents, with the place where it stands."""
     for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:

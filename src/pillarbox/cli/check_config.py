@@ -6,6 +6,7 @@ The form and sense of the settings is the business of `config`.
 from __future__ import annotations
 
 import os
+import pwd
 import socket
 import ssl
 import stat
@@ -83,7 +84,7 @@ def _problems(config: Config, file: str) -> Iterator[Problem]:
     """What would keep the server from starting here, as far as it can be seen without starting it."""
     from pillarbox.config import Problem
 
-    for key, problem, advice in (*_files(config), *_addresses(config), *_data(config)):
+    for key, problem, advice in (*_files(config), *_addresses(config), *_data(config), *_user(config)):
         yield Problem(file, 0, key, problem, advice)
 
 
@@ -150,9 +151,21 @@ def _data(config: Config) -> Iterator[tuple[str, str, str]]:
         yield "data", f"{folder} is no folder", ""
     elif not os.access(nearest, os.W_OK | os.X_OK):
         yield "data", f"{nearest} may not be written to", "change its owner to the server's user"
+    elif folder.exists() and folder.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        yield "data", f"others may write to {folder}", f"use: chmod go-w {folder}"
+
+
+def _user(config: Config) -> Iterator[tuple[str, str, str]]:
+    if config.user:
+        try:
+            pwd.getpwnam(config.user)
+        except KeyError:
+            yield "user", f"this machine has no user {config.user!r}", f"use: useradd --system {config.user}"
 
 
 def _warnings(config: Config, file: Path) -> Iterator[str]:
+    if os.geteuid() == 0 and not config.user:
+        yield "user: started by root the server stays root; name the user as whom it shall go on"
     folder = Path(config.data)
     if folder.exists() and folder.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         yield f"data: others may look into {folder}, where the mail lies; chmod 700 it"

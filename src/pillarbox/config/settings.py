@@ -74,6 +74,8 @@ class Config(Settings, frozen=True):
     """Our name in greetings, EHLO and Received; other servers look it up. The machine's full name if not given."""
     data: str = DEFAULT_DATA
     """The folder of the queue: messages, their history, and who works on them."""
+    user: str = ""
+    """The user as whom the server goes on once its addresses are bound, if root starts it; "" to stay who it is."""
     workers: int = 1
     """Equal processes that share the work; 1 is enough for thousands of messages a second."""
     event_loop: Literal["uvloop", "asyncio"] = "uvloop"

@@ -133,8 +133,7 @@ def bind(address: str, *, shared: bool) -> socket.socket:
 
     Raises OSError, which names the address.
     """
-    host, _, port = address.rpartition(":")
-    host = host.strip("[]")
+    host, port = _place(address)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -143,7 +142,7 @@ def bind(address: str, *, shared: bool) -> socket.socket:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         if shared:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        sock.bind((host or "0.0.0.0", int(port)))
+        sock.bind((host, port))
         sock.listen(_BACKLOG)
         sock.settimeout(0)
     except BaseException as error:
@@ -152,6 +151,26 @@ def bind(address: str, *, shared: bool) -> socket.socket:
             error.filename = address
         raise
     return sock
+
+
+def claim(passed: Iterable[socket.socket], addresses: Iterable[str]) -> dict[str, socket.socket]:
+    """Which of the sockets that somebody else has bound is meant by which address. Raises ValueError for one too many."""
+    wanted = {_place(address): address for address in addresses if address}
+    found = {}
+    for sock in passed:
+        host, port = sock.getsockname()[:2]
+        if (host, port) not in wanted:
+            raise ValueError(
+                f"listen: a socket for {host}:{port} was passed, and no [[listen]] has that address"
+            )
+        found[wanted[host, port]] = sock
+    return found
+
+
+def _place(address: str) -> tuple[str, int]:
+    """Host and port of "host:port" as a socket tells them."""
+    host, _, port = address.rpartition(":")
+    return host.strip("[]") or "0.0.0.0", int(port)
 
 
 def comes_here(address: str, port: int, listeners: Iterable[tuple[str, int]]) -> bool:
