@@ -113,6 +113,8 @@ class Options:
     help: HelpSettings = field(default_factory=HelpSettings)
     greet: GreetSettings = field(default_factory=GreetSettings)
     checks: CheckSettings = field(default_factory=CheckSettings)
+    find_virus: Callable | None = None
+    give_score: Callable | None = None
     nameserver: str = "127.0.0.1:9"
     clock: Callable[[], float] = time.time  # of the memory of policy
     memory_of: Office | None = None  # share the memory of policy with this one, as workers do
@@ -298,7 +300,7 @@ class Office:
         resolver = Resolver(ResolverSettings(nameservers=(options.nameserver,), timeout_s=Seconds(0.6)))
         shared = options.memory_of.folder if options.memory_of is not None else self.folder
         self.memory = Memory(shared, clock=options.clock)
-        tools = Tools(HOST, self.folder, resolver.lookup, self.memory)
+        tools = Tools(HOST, self.folder, resolver.lookup, self.memory, options.find_virus, options.give_score)
         plugins = list(line_up(options.checks, tools, options.plugins))
         self.hooks = Hooks(plugins, hostname=HOST, limit_s=options.hook_limit_s)
         self.connections = Connections(options.connections)

@@ -280,6 +280,7 @@ SESSION_OPENED = Event("session.opened", Level.DEBUG, "connection from {client}"
 SESSION_CLOSED = Event("session.closed", Level.DEBUG, "connection from {client} closed")
 SESSION_REFUSED = Event("session.refused", Level.INFO, "connection from {client} refused", labels=("cause",))
 REPLY_REFUSED = Event("reply.refused", Level.INFO, "refused {client}: {reply}", labels=("cause", "stage"))
+SCANNER_FAILED = Event("scanner.failed", Level.ERROR, "a scanner gives no verdict: {problem}")
 CHECK_WARNED = Event(
     "check.warned", Level.INFO, "would have refused {client}: {reply}", labels=("cause", "stage")
 )

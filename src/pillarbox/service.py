@@ -12,7 +12,7 @@ import resource
 import secrets
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from pillarbox.config import Config, ListenSettings
     from pillarbox.mail.envelope import Envelope
     from pillarbox.mail.route import Route
+    from pillarbox.policy.scanner import ScannerSettings
     from pillarbox.queue.attempt import Courier
     from pillarbox.queue.spool import Draft, Entry, Queued
 
@@ -97,7 +98,20 @@ def _sockets(config: Config) -> list[tuple[str, bool]]:
 def get_tools(config: Config) -> Tools:
     """What the checks of a configuration work with; nothing is opened before a check asks."""
     folder = Path(config.data)
-    return Tools(config.hostname, folder, Resolver(config.dns).lookup, Memory(folder))
+    tools = Tools(config.hostname, folder, Resolver(config.dns).lookup, Memory(folder))
+    return replace(tools, **_scanners(config.scanner))
+
+
+def _scanners(settings: ScannerSettings) -> dict[str, Any]:
+    """Those of `Tools` that look into messages; what talks to them is loaded only if there are some."""
+    if not settings.clamd and not settings.rspamd:
+        return {"find_virus": None, "give_score": None}
+    from pillarbox.net.scanners import Clamd, Rspamd  # noqa: PLC0415 - it costs start-up time
+
+    return {
+        "find_virus": Clamd(settings.clamd, settings.limit_s).find_virus if settings.clamd else None,
+        "give_score": Rspamd(settings.rspamd, settings.limit_s).score if settings.rspamd else None,
+    }
 
 
 class Policy:
@@ -321,7 +335,7 @@ class Service:
         Raises ValueError or ImportError if it can't be used, and keeps the old one.
         """
         config, waiting = take_over(self.config, config)
-        tools = self._tools
+        tools = replace(self._tools, **_scanners(config.scanner))
         if self.config.dns != config.dns:
             tools = replace(tools, lookup=Resolver(config.dns).lookup)
         policy = Policy(config, tools, self._plugins)

@@ -18,10 +18,12 @@ from pillarbox.net.resolver import ResolverSettings
 from pillarbox.net.tls import TlsSettings
 from pillarbox.observe import LogSettings
 from pillarbox.policy.accounts import AccountSettings, AuthSettings
+from pillarbox.policy.attachments import AttachmentSettings
 from pillarbox.policy.checks import CheckSettings
 from pillarbox.policy.dns_lists import DnsListSettings
 from pillarbox.policy.domains import DomainSettings
 from pillarbox.policy.emergency import EmergencySettings
+from pillarbox.policy.form import MessageSettings
 from pillarbox.policy.greylist import GreylistSettings
 from pillarbox.policy.hello import HelloSettings
 from pillarbox.policy.hooks import HookSettings
@@ -30,7 +32,9 @@ from pillarbox.policy.rates import RateSettings
 from pillarbox.policy.reverse import ReverseSettings
 from pillarbox.policy.routes import RouteSettings
 from pillarbox.policy.rules import Role, RuleSettings
+from pillarbox.policy.scanner import ScannerSettings
 from pillarbox.policy.senders import SenderSettings
+from pillarbox.policy.spam import SpamSettings
 from pillarbox.queue.schedule import QueueSettings
 from pillarbox.queue.suppression import SuppressionSettings
 from pillarbox.relay.pipe import ProgramSettings
@@ -104,6 +108,10 @@ class Config(Settings, frozen=True):
     dns_lists: DnsListSettings = DnsListSettings()
     rate: RateSettings = RateSettings()
     greylist: GreylistSettings = GreylistSettings()
+    message: MessageSettings = MessageSettings()
+    attachments: AttachmentSettings = AttachmentSettings()
+    scanner: ScannerSettings = ScannerSettings()
+    spam: SpamSettings = SpamSettings()
     emergency: EmergencySettings = EmergencySettings()
     connections: ConnectionLimits = ConnectionLimits()
     limits: Limits = Limits()

@@ -9,14 +9,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pillarbox.mail.units import Settings
+from pillarbox.policy.attachments import Attachments, AttachmentSettings
 from pillarbox.policy.dns_lists import DnsLists, DnsListSettings
 from pillarbox.policy.emergency import Emergency, EmergencySettings
+from pillarbox.policy.form import Form, MessageSettings
 from pillarbox.policy.greylist import Greylist, GreylistSettings
 from pillarbox.policy.hello import DeniedHello, HelloSettings, QualifiedHello
 from pillarbox.policy.hooks import Action
 from pillarbox.policy.rates import ClientRate, RateSettings, SenderRate
 from pillarbox.policy.reverse import ReverseName, ReverseSettings
+from pillarbox.policy.scanner import ScannerSettings, SpamScanner, VirusScanner
 from pillarbox.policy.senders import DeniedSender, SenderDomain, SenderSettings
+from pillarbox.policy.spam import SpamLimit, SpamSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
 
     from pillarbox.mailauth.dns import Lookup
     from pillarbox.policy.memory import Memory
+    from pillarbox.policy.scanner import FindVirus, GiveScore
 
 
 class CheckSettings(Settings, frozen=True):
@@ -36,6 +41,10 @@ class CheckSettings(Settings, frozen=True):
     reverse_dns: ReverseSettings = ReverseSettings()
     rate: RateSettings = RateSettings()
     greylist: GreylistSettings = GreylistSettings()
+    message: MessageSettings = MessageSettings()
+    attachments: AttachmentSettings = AttachmentSettings()
+    scanner: ScannerSettings = ScannerSettings()
+    spam: SpamSettings = SpamSettings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +55,8 @@ class Tools:
     folder: Path  # where the queue lies
     lookup: Lookup
     memory: Memory
+    find_virus: FindVirus | None = None
+    give_score: GiveScore | None = None
 
 
 def line_up(settings: CheckSettings, tools: Tools, plugins: Sequence[object] = ()) -> Iterator[object]:
@@ -72,8 +83,23 @@ def line_up(settings: CheckSettings, tools: Tools, plugins: Sequence[object] = (
         yield DeniedSender(settings.sender)
     if settings.sender.domain is not off:
         yield SenderDomain(settings.sender, tools.lookup)
+    yield from _of_messages(settings, tools)
     yield from plugins
     if settings.rate.limits_senders and settings.rate.action is not off:
         yield SenderRate(settings.rate, tools.memory)
     if settings.greylist.action != off:
         yield Greylist(settings.greylist, tools.memory)
+    if settings.spam.reject_at is not None and settings.spam.action is not off:
+        yield SpamLimit(settings.spam.reject_at, settings.spam.action)
+
+
+def _of_messages(settings: CheckSettings, tools: Tools) -> Iterator[object]:
+    """The checks of complete messages, the cheap ones first."""
+    if settings.message.strict is not Action.OFF:
+        yield Form(settings.message)
+    if settings.attachments.deny and settings.attachments.action is not Action.OFF:
+        yield Attachments(settings.attachments)
+    if tools.find_virus is not None and settings.scanner.virus_action is not Action.OFF:
+        yield VirusScanner(settings.scanner, tools.find_virus)
+    if tools.give_score is not None:
+        yield SpamScanner(settings.scanner, tools.give_score)
