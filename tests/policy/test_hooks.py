@@ -162,3 +162,11 @@ def test_the_model_of_a_plugin_has_no_opinion():
     assert model.decide_client(None, None, None) is None
     stages = ("connect", "hello", "mail", "client", "rcpt", "message")
     assert set(HOOKS) == {"notify_received", *(f"decide_{stage}" for stage in stages)}
+
+
+async def test_a_hook_that_fails_may_count_as_one_without_an_opinion(noted):
+    refusal = envelope.REFUSED_BY_HOOK.reply()
+    plugins = [plugin(decide_mail=leave), plugin(decide_mail=lambda *_about: refusal)]
+    hooks = Hooks(plugins, on_error="accept")
+    assert await hooks.decide("decide_mail", None, None) is refusal
+    assert [name for name, _ in noted] == ["hook.failed"]

@@ -146,6 +146,21 @@ async def test_E452_5_a_full_disk_refuses_for_now_and_loses_nothing(small_disk, 
     assert left_in(server) == [0, len(client.kept) if message is LARGE else 0]
 
 
+async def test_E421_8_nobody_is_greeted_while_the_disk_is_full(small_disk, serve, dial):
+    server = await serve(KEEPS + '[emergency]\nmin_disk = "1M"\n')
+    with filled(small_disk):
+        caller = await dial(server.port)
+        assert (await caller.rest()).endswith(b" is short of disk space, try again later\r\n")
+    for _ in range(100):  # the disk is looked at once in a second
+        greeting = await (await dial(server.port)).reply()
+        if greeting.startswith(b"220 "):
+            break
+        assert greeting.startswith(b"421 ")
+        await asyncio.sleep(0.05)
+    assert greeting.startswith(b"220 ")
+    assert server.events("session.refused", cause="policy.no_resources")
+
+
 async def test_E452_1_room_is_kept_on_the_disk(small_disk, serve, call):
     server = await serve(KEEPS.replace("min_free = 0", 'min_free = "2M"'))
     client = await call(server.port)

@@ -16,6 +16,7 @@ from pillarbox.config.strict import Finding, objection
 from pillarbox.mail.address import AddressError, parse_domain
 from pillarbox.mail.verp import DELIMITER
 from pillarbox.policy.directory import Directory
+from pillarbox.policy.dns_lists import parse_answers
 from pillarbox.policy.rules import Role
 from pillarbox.smtp.sasl import TRAITS, Strength
 from pillarbox.smtp.scram import parse_keys
@@ -39,6 +40,7 @@ def check(config: Config) -> list[Finding]:
         *_check_names(config),
         *_check_policy(config),
         *_check_verp(config),
+        *_check_checks(config),
     ]
 
 
@@ -197,6 +199,8 @@ def _check_policy(config: Config) -> Iterator[Finding]:
         ("policy", "relay_networks", policy.relay_networks),
         ("policy", "deny_networks", policy.deny_networks),
         ("auth", "trusted_networks", config.auth.trusted_networks),
+        ("help", "status_acl", config.help.status_acl),
+        ("greylist", "allow_networks", config.greylist.allow_networks),
     ):
         for number, network in enumerate(networks):
             try:
@@ -207,6 +211,42 @@ def _check_policy(config: Config) -> Iterator[Finding]:
         Directory(config.directory)
     except ValueError as error:
         yield _objection(str(error))
+
+
+def _check_checks(config: Config) -> Iterator[Finding]:
+    """What the built-in checks are told to ask and to look for."""
+    for number, zone in enumerate(config.dns_lists.zones):
+        path: Path = ("dns_lists", "zone", number)
+        try:
+            parse_domain(zone.zone)
+        except AddressError as error:
+            yield Finding(
+                (*path, "zone"), str(error), 'write the domain of a list, such as "zen.spamhaus.org"'
+            )
+        for at, answer in enumerate(zone.answers):
+            try:
+                parse_answers([answer])
+            except ValueError as error:
+                yield Finding(
+                    (*path, "answers", at), str(error), 'write "127.0.0.2" or "127.0.0.4-127.0.0.7"'
+                )
+    scanner = config.scanner
+    if scanner.clamd and not scanner.clamd.startswith("unix:/"):
+        try:
+            split_address(scanner.clamd)
+        except ValueError:
+            yield Finding(
+                ("scanner", "clamd"), "not an address", 'write "127.0.0.1:3310" or "unix:/run/clamd.ctl"'
+            )
+    if scanner.rspamd and not scanner.rspamd.startswith(("http://", "https://")):
+        yield Finding(
+            ("scanner", "rspamd"), "not a web address", 'write one such as "http://127.0.0.1:11333"'
+        )
+    for number, name in enumerate(config.help.admins):
+        if name.lower() not in map(str.lower, config.accounts):
+            yield Finding(
+                ("help", "admins", number), f'there is no account "{name}"', f'add a table [account."{name}"]'
+            )
 
 
 def _objection(text: str) -> Finding:

@@ -54,7 +54,11 @@ _VERBS = {
     "QUIT": _Verb(("QUIT",), "Ends the session.", (Stage.QUIT,)),
     "VRFY": _Verb(("VRFY address",), "Asks whether an address exists.", (Stage.VRFY,)),
     "EXPN": _Verb(("EXPN list",), "Asks who is on a list.", (Stage.EXPN,)),
-    "HELP": _Verb(("HELP [verb]",), "Tells about the commands.", (Stage.HELP,)),
+    "HELP": _Verb(
+        ("HELP [verb]", "HELP STATUS"),
+        "Tells about the commands, or, to those who may know, how the server is doing.",
+        (Stage.HELP,),
+    ),
     "AUTH": _Verb(("AUTH mechanism [initial-answer]",), "Logs in.", (Stage.AUTH,)),
     "STARTTLS": _Verb(("STARTTLS",), "Encrypts the connection from here on.", (Stage.STARTTLS,)),
 }
