@@ -116,7 +116,7 @@ class Door:
         refusal = self._refusal(head, letter)
         if refusal is not None:
             return self._refuse(letter, refusal)
-        if self._hooks.wants("decide_message") or self._hooks.wants("notify_received"):
+        if "decide_message" in self._hooks.wanted or "notify_received" in self._hooks.wanted:
             return asyncio.ensure_future(self._admit_by_hooks(letter, head))
         return self._commit(letter, head)
 

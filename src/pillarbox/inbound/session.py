@@ -147,7 +147,7 @@ class SmtpProtocol(asyncio.Protocol):
             self._note_tls()
         if refusal is not None:
             observe.SESSION_REFUSED.note(session=self._client.session, cause=refusal.cause_id, client=address)
-        elif desk.greet is not None or desk.hooks.wants("decide_connect"):
+        elif desk.greet is not None or "decide_connect" in desk.hooks.wanted:
             self._await(self._greet_later())
             return
         self._pump()
@@ -390,7 +390,7 @@ class SmtpProtocol(asyncio.Protocol):
     def _on_hello(self, event: Hello) -> Reply | Awaitable[Reply]:
         self._forget_letter()
         self._client = msgspec.structs.replace(self._client, helo=event.name)
-        if self._desk.hooks.wants("decide_hello"):
+        if "decide_hello" in self._desk.hooks.wanted:
             return self._hello_by_hooks()
         return self._session.welcome()
 
@@ -408,7 +408,7 @@ class SmtpProtocol(asyncio.Protocol):
         if not reply.positive:
             return self._refused(reply, "mail")
         del self._warned[self._standing_warnings :]
-        if self._desk.hooks.wants("decide_mail"):
+        if "decide_mail" in self._desk.hooks.wanted:
             return self._mail_by_hooks(event, reply)
         self._begin(event)
         return reply
@@ -441,7 +441,7 @@ class SmtpProtocol(asyncio.Protocol):
         )
 
     def _on_rcpt(self, event: RcptTo) -> Reply | Awaitable[Reply]:
-        if self._desk.hooks.wants("decide_client"):
+        if "decide_client" in self._desk.hooks.wanted:
             return self._client_by_hooks(event)
         return self._decide_recipient(event)
 
@@ -456,7 +456,7 @@ class SmtpProtocol(asyncio.Protocol):
         found = self._desk.rules.decide_rcpt(self._client, event.recipient)
         if isinstance(found, Reply):
             return self._refused(found, "rcpt", recipient=str(event.recipient))
-        if self._desk.hooks.wants("decide_rcpt"):
+        if "decide_rcpt" in self._desk.hooks.wanted:
             return self._rcpt_by_hooks(event, found)
         return self._take_recipient(event, found)
 

@@ -161,10 +161,8 @@ class Hooks:
             name: [(getattr(plugin, name), _action(plugin)) for plugin in plugins if hasattr(plugin, name)]
             for name in HOOKS
         }
-
-    def wants(self, name: str) -> bool:
-        """Whether any plugin has this hook, so that the ordinary path need not wait for none."""
-        return bool(self._found[name])
+        # those that some plugin has: asked about for each command, so that the ordinary path need not wait for none
+        self.wanted = frozenset(name for name, found in self._found.items() if found)
 
     async def decide(self, name: str, *about: Any, warned: list[str] | None = None) -> Reply | None:
         """Ask the plugins in order; the first reply wins, a failure gives `envelope.hook_failed`.

@@ -432,7 +432,7 @@ class ServerSession:
             self._say(session.WRONG_HELLO.reply())
             return
         name = grammar.parse_hello(argument)
-        if self._runs_ahead:
+        if self._profile.strict_pipelining and self._runs_ahead:
             self._say(policy.PIPELINED.reply())
         elif name is None:
             self._say(session.HELLO_SYNTAX.reply())
@@ -450,8 +450,8 @@ class ServerSession:
 
     @property
     def _runs_ahead(self) -> bool:
-        """Whether the client sent more behind a command whose answer it has to wait for, and that counts."""
-        return self._profile.strict_pipelining and self._lines.waiting_octets > 0
+        """Whether the client sent more behind the command that is being answered."""
+        return self._lines.waiting_octets > 0
 
     def _do_mail(self, argument: str) -> None:
         limits = self._profile.limits
@@ -460,7 +460,7 @@ class ServerSession:
             self._close(session.TOO_MANY_MESSAGES)
             return
         event = grammar.parse_mail(argument, self.offered)
-        if self.hello_verb == "HELO" and self._runs_ahead:
+        if self.hello_verb == "HELO" and self._profile.strict_pipelining and self._runs_ahead:
             event = policy.PIPELINED.reply()
         if isinstance(event, Reply):
             self._say(event)
@@ -486,7 +486,7 @@ class ServerSession:
             self._say(session.UNEXPECTED_ARGUMENT.reply())
         elif self._mail.parameters.body is Body.BINARY:
             self._say(session.BINARY_NEEDS_BDAT.reply())
-        elif self._runs_ahead:
+        elif self._profile.strict_pipelining and self._runs_ahead:
             self._say(policy.PIPELINED.reply())
         else:
             self._events.append(BodyStart(owed=True))
