@@ -115,6 +115,7 @@ class Options:
     checks: CheckSettings = field(default_factory=CheckSettings)
     find_virus: Callable | None = None
     give_score: Callable | None = None
+    dns_timeout_s: float = 0.6
     nameserver: str = "127.0.0.1:9"
     clock: Callable[[], float] = time.time  # of the memory of policy
     memory_of: Office | None = None  # share the memory of policy with this one, as workers do
@@ -297,7 +298,9 @@ class Office:
         options = self.options
         rules, directory = build_rules(options)
         self.spool = SqliteSpool(self.folder)
-        resolver = Resolver(ResolverSettings(nameservers=(options.nameserver,), timeout_s=Seconds(0.6)))
+        resolver = Resolver(
+            ResolverSettings(nameservers=(options.nameserver,), timeout_s=Seconds(options.dns_timeout_s))
+        )
         shared = options.memory_of.folder if options.memory_of is not None else self.folder
         self.memory = Memory(shared, clock=options.clock)
         tools = Tools(HOST, self.folder, resolver.lookup, self.memory, options.find_virus, options.give_score)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pillarbox.net.scanners import Clamd, Rspamd
-from pillarbox.policy.attachments import AttachmentSettings, find_names
+from pillarbox.policy.attachments import AttachmentSettings, find_fields, names_in
 from pillarbox.policy.checks import CheckSettings
 from pillarbox.policy.form import MessageSettings
 from pillarbox.policy.hooks import Action, Score
@@ -121,21 +121,32 @@ async def test_other_messages_are_accepted(open_office, hand_in, message):
     assert (await hand_in(office, message)).startswith(QUEUED)
 
 
+def find_names(pieces):
+    return [name for field in find_fields(pieces) for name in names_in(field)]
+
+
 @given(st.lists(st.integers(0, 2000), max_size=20), st.integers(0, 3))
 def test_names_are_found_however_the_message_is_cut(cuts, folds):
     field = b"Content-Disposition: attachment;" + b"\r\n " * folds + b'filename="invoice.exe"; x=y\r\n'
     text = field + b"\r\nMy " + field + (b"y" * 800 + b"\r\n") * 2 + field + b"\r\nMZ\r\n" + field.strip()
     places = sorted({0, *(cut % len(text) for cut in cuts), len(text)})
     pieces = [text[start:end] for start, end in itertools.pairwise(places)]
-    assert list(find_names(pieces)) == ["invoice.exe"] * 3
+    assert find_names(pieces) == ["invoice.exe"] * 3
 
 
 def test_a_line_without_end_costs_no_more_than_its_length():
     pieces = [b"z" * 65_536] * 400
-    assert list(find_names(pieces)) == []
+    assert find_names(pieces) == []
     assert list(
         find_names([b"Content-Type: " + b"z" * 65_536, *pieces, b"\r\nContent-Type: x; name=a.exe"])
     ) == ["a.exe"]
+
+
+async def test_E554_5_so_many_attachments_that_one_could_hide(open_office, hand_in):
+    office = await open_office(checks=CheckSettings(attachments=AttachmentSettings(deny=("exe",))))
+    many = b"Content-Type: a/b; name=c\r\n" * 6000
+    reply = await hand_in(office, FROM + b"\r\n" + many + b"Content-Type: a/b; name=c.exe\r\n")
+    assert reply == b"554 5.7.1 Attachments such as these, too many to look at, are not accepted\r\n"
 
 
 # --- scanners ------------------------------------------------------------------------------------------------------------

@@ -278,3 +278,12 @@ async def test_while_all_is_well_everybody_is_greeted(open_office, dial):
     settings = EmergencySettings(min_disk_octets=Octets(1), min_memory_octets=Octets(1), max_load=1e6)
     office = await open_office(checks=CheckSettings(emergency=settings))
     assert (await (await dial(office.port)).reply())[:3] == b"220"
+
+
+async def test_a_list_that_is_slow_holds_the_greeting_for_a_while_only(open_office, serve_dns, dial):
+    server = await serve_dns({"1.0.0.127.bl.test. A": "silent"})
+    lists = DnsListSettings(zones=(ZoneSettings(zone="bl.test"),), limit_s=Seconds(0.1))
+    office = await open_office(
+        checks=CheckSettings(dns_lists=lists), nameserver=server.address, dns_timeout_s=1000.0
+    )
+    assert (await (await dial(office.port)).reply())[:3] == b"220"

@@ -2,10 +2,11 @@
 
 import pytest
 
+from pillarbox.mailauth.dns import Answer, Query
 from pillarbox.policy.checks import CheckSettings
 from pillarbox.policy.hello import HelloSettings
 from pillarbox.policy.hooks import Action
-from pillarbox.policy.reverse import ReverseSettings
+from pillarbox.policy.reverse import ReverseSettings, has_name
 from pillarbox.policy.senders import SenderSettings
 from pillarbox.queue.ledger import Ledger
 
@@ -228,3 +229,36 @@ async def test_E450_20_a_check_may_put_off_what_it_would_refuse(open_office, ser
     )
     reply = await say_sender(converse, office, b"a@nowhere.test")
     assert reply == b"450 4.7.1 The sender's domain nowhere.test does not exist or takes no mail\r\n"
+
+
+def follow_on_paper(plan, answers):
+    """Carry a plan out with answers from a dict; what it asked, and its result."""
+    asked = []
+    try:
+        query = next(plan)
+        while True:
+            asked.append(query)
+            query = plan.send(answers.get(query, Answer(no_domain=True)))
+    except StopIteration as done:
+        return asked, done.value
+
+
+SIX = "1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.ip6.arpa"
+
+
+@pytest.mark.parametrize(
+    ("address", "queries"),
+    [
+        ("2001:db8::1", [Query(SIX, "PTR"), Query("mx.test", "AAAA")]),
+        ("::ffff:192.0.2.1", [Query("1.2.0.192.in-addr.arpa", "PTR"), Query("mx.test", "A")]),
+        ("local", []),
+    ],
+)
+def test_addresses_of_both_families_are_looked_up(address, queries):
+    answers = {
+        Query(SIX, "PTR"): Answer(("mx.test",)),
+        Query("1.2.0.192.in-addr.arpa", "PTR"): Answer(("mx.test",)),
+        Query("mx.test", "A"): Answer(("192.0.2.1",)),
+        Query("mx.test", "AAAA"): Answer(("2001:DB8:0::1",)),
+    }
+    assert follow_on_paper(has_name(address, confirm=True), answers) == (queries, None)

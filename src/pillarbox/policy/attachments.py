@@ -28,6 +28,7 @@ _NAME = re.compile(rb'name(\*\d{0,3}\*?|)[ \t]*=[ \t]*("(?:[^"\\]|\\.)*"|[^\s;"]
 _FOLD = re.compile(rb"\r?\n")
 _QUOTED_PAIR = re.compile(rb"\\(.)")
 _CHARSET = re.compile(rb"^[^']{0,40}'[^']{0,40}'")
+_MAX_LOOKED_AT = 10_000  # fields and names of one message; more are there only to hide one
 _MAX_WORDS_OCTETS = 1000  # of encoded words that are decoded
 
 
@@ -50,14 +51,20 @@ class Attachments:
 
     def decide_message(self, message: Incoming) -> Reply | None:
         """Refuse a message with such an attachment."""
-        for name in find_names(message.chunks()):
-            if name.lower().rstrip(". \t").endswith(self._endings):
-                return policy.ATTACHMENT_DENIED.reply(name=name[-60:])
+        looked_at = 0
+        for field in find_fields(message.chunks()):
+            names = list(names_in(field))
+            looked_at += 1 + len(names)
+            if looked_at > _MAX_LOOKED_AT:
+                return policy.ATTACHMENT_DENIED.reply(name="these, too many to look at,")
+            for name in names:
+                if name.lower().rstrip(". \t").endswith(self._endings):
+                    return policy.ATTACHMENT_DENIED.reply(name=name[-60:])
         return None
 
 
-def find_names(pieces: Iterable[bytes]) -> Iterator[str]:
-    """The names that the fields of a message's parts give."""
+def find_fields(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The values of the fields of a message and its parts that may name an attachment."""
     text = b"\n"
     for piece in pieces:
         text += piece
@@ -66,11 +73,11 @@ def find_names(pieces: Iterable[bytes]) -> Iterator[str]:
             if found.end() >= len(text) - 1 and len(found[0]) < _MAX_FIELD_OCTETS:
                 keep = found.start()  # it may go on in the next piece
                 break
-            yield from names_in(found[1][:_MAX_FIELD_OCTETS])
+            yield found[1][:_MAX_FIELD_OCTETS]
         # a line that is long already is no such field
         text = text[keep:] if keep >= 0 and len(text) - keep < _MAX_FIELD_OCTETS else b"-"
     for found in _FIELD.finditer(text):
-        yield from names_in(found[1])
+        yield found[1]
 
 
 def names_in(field: bytes) -> Iterator[str]:

@@ -14,8 +14,8 @@ import msgspec
 
 from pillarbox import observe
 from pillarbox.mail.catalogue import policy
-from pillarbox.mail.units import Settings
-from pillarbox.mailauth.dns import Query
+from pillarbox.mail.units import Seconds, Settings
+from pillarbox.mailauth.dns import Answer, Query
 from pillarbox.policy.hooks import Action
 from pillarbox.policy.lists import parse_ip
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from pillarbox.mail.reply import Reply
-    from pillarbox.mailauth.dns import Answer, Lookup
+    from pillarbox.mailauth.dns import Lookup
     from pillarbox.policy.hooks import Client
 
 _ANSWERS = ipaddress.ip_network("127.0.0.0/8")  # all else comes from a resolver that lies (RFC 5782 2.1)
@@ -49,6 +49,8 @@ class DnsListSettings(Settings, frozen=True):
 
     action: Action = Action.REJECT
     """What to do with a client whose weights add up to `reject_at` (554 in the greeting)."""
+    limit_s: Seconds = Seconds(5)
+    """How long the greeting may wait for the lists; one that has not answered by then counts nothing."""
     reject_at: float = 1.0
     """The sum of weights from which a client is refused."""
     zones: tuple[ZoneSettings, ...] = msgspec.field(default=(), name="zone")
@@ -62,6 +64,7 @@ class DnsLists:
         self.action = settings.action
         self._zones = [(zone.zone, zone.weight, parse_answers(zone.answers)) for zone in settings.zones]
         self._reject_at = settings.reject_at
+        self._limit_s = settings.limit_s
         self._lookup = lookup
         self._hostname = hostname
         self._next_alarm: dict[str, float] = {}  # by list
@@ -72,9 +75,7 @@ class DnsLists:
         if ip is None or not client.stranger:
             return None
         name = ip.reverse_pointer.removesuffix(".in-addr.arpa").removesuffix(".ip6.arpa")
-        answers = await asyncio.gather(
-            *(self._lookup(Query(f"{name}.{zone}", "A")) for zone, _, _ in self._zones)
-        )
+        answers = await asyncio.gather(*(self._ask(f"{name}.{zone}") for zone, _, _ in self._zones))
         listed = [
             (weight, zone)
             for (zone, weight, wanted), answer in zip(self._zones, answers, strict=True)
@@ -84,6 +85,13 @@ class DnsLists:
             return None
         zones = " and ".join(zone for weight, zone in listed if weight > 0)
         return policy.CLIENT_LISTED.reply(hostname=self._hostname, address=client.address, zones=zones)
+
+    async def _ask(self, name: str) -> Answer:
+        try:
+            async with asyncio.timeout(self._limit_s):
+                return await self._lookup(Query(name, "A"))
+        except TimeoutError:
+            return Answer(failed=True)
 
     def _counts(self, zone: str, answer: Answer, wanted: list[_Range]) -> bool:
         found = [ip for ip in map(parse_ip, answer.records) if ip is not None and ip in _ANSWERS]

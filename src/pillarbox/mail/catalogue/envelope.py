@@ -173,7 +173,7 @@ HOOK_FAILED = Cause(
     ),
     who=Who.OPERATOR,
     advice="Wait; the operator finds the error in the log by the incident number.",
-    setting="hooks",
+    setting="hook.on_error",
     scenarios=("E451-1",),
 )
 RECIPIENT_UNKNOWN = Cause(
