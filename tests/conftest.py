@@ -28,7 +28,8 @@ import uvloop
 from argon2 import PasswordHasher
 
 from pillarbox.inbound.accept import Door
-from pillarbox.inbound.session import Desk, GreetSettings, SmtpProtocol
+from pillarbox.inbound.greeting import GreetSettings, SlowGreeting
+from pillarbox.inbound.session import Desk, SmtpProtocol
 from pillarbox.inbound.status import HelpSettings, StatusBoard
 from pillarbox.mail.catalogue import auth, content, envelope, session
 from pillarbox.mail.reply import Reply, printable
@@ -324,7 +325,9 @@ class Office:
             door=self.door,
             connections=self.connections,
             board=StatusBoard(options.help, self.connections, self.folder),
-            greet=options.greet if options.greet.delay_s else None,
+            slow_greeting=(
+                SlowGreeting(options.greet, options.profile, self.hooks) if options.greet.delay_s else None
+            ),
             handshakes=Handshakes(options.max_handshakes),
             tls=self.context,
             implicit_tls=options.tls == "implicit",

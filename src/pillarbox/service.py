@@ -19,6 +19,7 @@ import msgspec
 from pillarbox import observe
 from pillarbox.config.checks import check
 from pillarbox.inbound.accept import Door
+from pillarbox.inbound.greeting import SlowGreeting
 from pillarbox.inbound.session import Desk, SmtpProtocol
 from pillarbox.inbound.status import StatusBoard
 from pillarbox.mail.address import AddressError, parse_address
@@ -298,6 +299,7 @@ class Service:
             needs_login=submission,
             login_in_clear=settings.login_in_clear,
         )
+        slow = bool(config.greet.delay_s) and settings.role is Role.MX
         return Desk(
             role=settings.role,
             profile=profile,
@@ -307,7 +309,7 @@ class Service:
             door=self.door,
             connections=self.connections,
             board=StatusBoard(config.help, self.connections, Path(config.data)),
-            greet=config.greet if config.greet.delay_s and settings.role is Role.MX else None,
+            slow_greeting=SlowGreeting(config.greet, profile, policy.hooks) if slow else None,
             handshakes=policy.handshakes,
             tls=policy.tls_for(settings),
             implicit_tls=settings.tls == "implicit",

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pillarbox.inbound.session import GreetSettings
+from pillarbox.inbound.greeting import GreetSettings
 from pillarbox.inbound.status import HelpSettings
 from pillarbox.mail.units import Seconds
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from pillarbox.inbound.session import GreetSettings
+from pillarbox.inbound.greeting import GreetSettings
 from pillarbox.inbound.status import HelpSettings
 from pillarbox.mail.units import Seconds, Settings
 from pillarbox.net.listener import ConnectionLimits

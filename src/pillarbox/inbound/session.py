@@ -10,20 +10,20 @@ import itertools
 import secrets
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from pillarbox import observe
 from pillarbox.inbound import login
 from pillarbox.inbound.accept import Accepted, Door, Letter
+from pillarbox.inbound.greeting import SlowGreeting
 from pillarbox.inbound.status import StatusBoard
-from pillarbox.mail.catalogue import content, envelope, policy, session
+from pillarbox.mail.catalogue import content, envelope, session
 from pillarbox.mail.message import protocol_name
 from pillarbox.mail.reply import Reply
-from pillarbox.mail.units import Seconds, Settings
 from pillarbox.net.tls import Handshakes, certified_names, end_point
-from pillarbox.policy.hooks import Action, Client, Hooks
+from pillarbox.policy.hooks import Client, Hooks
 from pillarbox.policy.rules import Role, Rules
 from pillarbox.queue.spool import SpoolError
 from pillarbox.smtp.events import (
@@ -56,18 +56,6 @@ _MAX_EVENTS_A_TURN = 100  # one client's flood of commands must not hold up the 
 _HANDSHAKE_S = 30.0
 _LINGER_S = 2.0
 
-
-class GreetSettings(Settings, frozen=True):
-    """How strangers are greeted: `[greet]`."""
-
-    delay_s: Seconds = Seconds(0)
-    """How long the last line of the greeting is kept back from strangers; a first line comes at once."""
-    early_talker: Literal["off", "warn", "reject"] = "reject"
-    """What to do with clients that speak before the end of a greeting that is kept back (554)."""
-    strict_pipelining: bool = False
-    """Refuse clients of `mx` listeners that send on where they have to wait for an answer (554)."""
-
-
 _numbers = itertools.count(1)
 _boot = secrets.token_hex(3)
 
@@ -87,7 +75,7 @@ class Desk:
     board: StatusBoard
     tls: ssl.SSLContext | None = None
     implicit_tls: bool = False
-    greet: GreetSettings | None = None  # if the greeting takes its time
+    slow_greeting: SlowGreeting | None = None
 
 
 class SmtpProtocol(asyncio.Protocol):
@@ -147,7 +135,7 @@ class SmtpProtocol(asyncio.Protocol):
             self._note_tls()
         if refusal is not None:
             observe.SESSION_REFUSED.note(session=self._client.session, cause=refusal.cause_id, client=address)
-        elif desk.greet is not None or "decide_connect" in desk.hooks.wanted:
+        elif desk.slow_greeting is not None or "decide_connect" in desk.hooks.wanted:
             self._await(self._greet_later())
             return
         self._pump()
@@ -169,26 +157,15 @@ class SmtpProtocol(asyncio.Protocol):
 
     async def _greet_later(self) -> None:
         refusal = await self._ask("decide_connect")
-        greet, teased = self._desk.greet, False
-        if (refusal is None or refusal.positive) and greet is not None and self._client.stranger:
-            refusal, teased = await self._tease(greet), True
+        slow, greeted = self._desk.slow_greeting, False
+        if (refusal is None or refusal.positive) and slow is not None and self._client.stranger:
+            refusal = await slow.give(self._transport, self._session, self._client, self._warned)
+            greeted = True
         self._standing_warnings = len(self._warned)
         if refusal is not None and not refusal.positive:
             facts = {"session": self._client.session, "client": self._client.address}
             observe.SESSION_REFUSED.note(cause=refusal.cause_id, **facts)
-            self._session.refuse(refusal, greeted=teased)
-
-    async def _tease(self, greet: GreetSettings) -> Reply | None:
-        """Begin the greeting, and look whether the client waits for its end."""
-        teaser = self._desk.profile.say(session.SLOW_GREETING).wire.partition(b"\n")
-        self._transport.write(teaser[0] + teaser[1])
-        await asyncio.sleep(greet.delay_s)
-        if not self._session.waiting_octets or greet.early_talker == "off":
-            return None
-        action = Action(greet.early_talker)
-        return self._desk.hooks.judge(
-            policy.EARLY_TALKER.reply(), action, "decide_connect", (self._client,), self._warned
-        )
+            self._session.refuse(refusal, greeted=greeted)
 
     def data_received(self, data: bytes) -> None:
         """Octets have come."""

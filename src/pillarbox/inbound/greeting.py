@@ -1,0 +1,52 @@
+"""Greet strangers slowly: the first line at once, the last after a while, and refuse clients that do not wait for it.
+
+Refusals in the greeting itself are the business of `inbound.session` and of the checks that look at a client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Literal
+
+from pillarbox.mail.catalogue import policy, session
+from pillarbox.mail.units import Seconds, Settings
+from pillarbox.policy.hooks import Action
+
+if TYPE_CHECKING:
+    from pillarbox.mail.reply import Reply
+    from pillarbox.policy.hooks import Client, Hooks
+    from pillarbox.smtp.profile import Profile
+    from pillarbox.smtp.server import ServerSession
+
+
+class GreetSettings(Settings, frozen=True):
+    """How strangers are greeted: `[greet]`."""
+
+    delay_s: Seconds = Seconds(0)
+    """How long the last line of the greeting is kept back from strangers; a first line comes at once."""
+    early_talker: Literal["off", "warn", "reject"] = "reject"
+    """What to do with clients that speak before the end of a greeting that is kept back (554)."""
+    strict_pipelining: bool = False
+    """Refuse clients of `mx` listeners that send on where they have to wait for an answer (554)."""
+
+
+class SlowGreeting:
+    """The greeting of one listener."""
+
+    def __init__(self, settings: GreetSettings, profile: Profile, hooks: Hooks) -> None:
+        """Prepare the first line."""
+        self._settings = settings
+        self._hooks = hooks
+        first, end, _ = profile.say(session.SLOW_GREETING).wire.partition(b"\n")
+        self._teaser = first + end
+
+    async def give(
+        self, transport: asyncio.WriteTransport, current: ServerSession, client: Client, warned: list[str]
+    ) -> Reply | None:
+        """Send the first line, and look whether the client waits for the last: the refusal if it does not."""
+        transport.write(self._teaser)
+        await asyncio.sleep(self._settings.delay_s)
+        action = Action(self._settings.early_talker)
+        if not current.waiting_octets or action is Action.OFF:
+            return None
+        return self._hooks.judge(policy.EARLY_TALKER.reply(), action, "decide_connect", (client,), warned)
