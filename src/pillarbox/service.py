@@ -12,7 +12,7 @@ import resource
 import secrets
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -48,7 +48,6 @@ if TYPE_CHECKING:
     from pillarbox.config import Config, ListenSettings
     from pillarbox.mail.envelope import Envelope
     from pillarbox.mail.route import Route
-    from pillarbox.policy.scanner import ScannerSettings
     from pillarbox.queue.attempt import Courier
     from pillarbox.queue.spool import Draft, Entry, Queued
 
@@ -96,23 +95,19 @@ def _sockets(config: Config) -> list[tuple[str, bool]]:
     return [(listener.address, listener.tls == "implicit") for listener in config.listen]
 
 
-def get_tools(config: Config) -> Tools:
+def get_tools(config: Config, resolver: Resolver, memory: Memory) -> Tools:
     """What the checks of a configuration work with; nothing is opened before a check asks."""
-    folder = Path(config.data)
-    tools = Tools(config.hostname, folder, Resolver(config.dns).lookup, Memory(folder))
-    return replace(tools, **_scanners(config.scanner))
-
-
-def _scanners(settings: ScannerSettings) -> dict[str, Any]:
-    """Those of `Tools` that look into messages; what talks to them is loaded only if there are some."""
-    if not settings.clamd and not settings.rspamd:
-        return {"find_virus": None, "give_score": None}
+    tools = Tools(config.hostname, Path(config.data), resolver.lookup, memory)
+    scanner = config.scanner
+    if not scanner.clamd and not scanner.rspamd:
+        return tools
     from pillarbox.net.scanners import Clamd, Rspamd  # noqa: PLC0415 - it costs start-up time
 
-    return {
-        "find_virus": Clamd(settings.clamd, settings.limit_s).find_virus if settings.clamd else None,
-        "give_score": Rspamd(settings.rspamd, settings.limit_s).score if settings.rspamd else None,
-    }
+    return replace(
+        tools,
+        find_virus=Clamd(scanner.clamd, scanner.limit_s).find_virus if scanner.clamd else None,
+        give_score=Rspamd(scanner.rspamd, scanner.limit_s).score if scanner.rspamd else None,
+    )
 
 
 class Policy:
@@ -140,6 +135,11 @@ class Policy:
     def tls_for(self, settings: ListenSettings) -> ListenerContext | None:
         """The context of a listener: that of users may ask for their certificates."""
         return self.tls_of_users if settings.role is Role.SUBMISSION else self.tls
+
+
+def try_policy(config: Config) -> None:
+    """Build what a worker would. Raises ValueError or ImportError for what can't work."""
+    Policy(config, get_tools(config, Resolver(config.dns), Memory(Path(config.data))))
 
 
 def _key_of(config: Config) -> bytes:
@@ -192,9 +192,10 @@ class Service:
             observe.start_counting()
         observe.write_behind(asyncio.get_running_loop())
         self._open.callback(observe.write_behind, None)
-        self._tools = get_tools(config)
-        self._open.push_async_callback(self._tools.memory.close)
-        self._policy = Policy(config, self._tools, self._plugins)
+        self._resolver = Resolver(config.dns)
+        self._memory = Memory(Path(config.data))
+        self._open.push_async_callback(self._memory.close)
+        self._policy = Policy(config, get_tools(config, self._resolver, self._memory), self._plugins)
         self._open.push_async_callback(self._close_accounts)
         self.spool = SqliteSpool(Path(config.data))
         self._open.push_async_callback(self._close_spool)
@@ -227,7 +228,7 @@ class Service:
         )
         couriers = Couriers(
             config.relay,
-            Resolver(config.dns),
+            self._resolver,
             hostname=config.hostname,
             local=local,
             hosts=self._hosts,
@@ -337,13 +338,12 @@ class Service:
         Raises ValueError or ImportError if it can't be used, and keeps the old one.
         """
         config, waiting = take_over(self.config, config)
-        tools = replace(self._tools, **_scanners(config.scanner))
-        if self.config.dns != config.dns:
-            tools = replace(tools, lookup=Resolver(config.dns).lookup)
-        policy = Policy(config, tools, self._plugins)
+        resolver = self._resolver if self.config.dns == config.dns else Resolver(config.dns)
+        policy = Policy(config, get_tools(config, resolver, self._memory), self._plugins)
+        self._resolver = resolver
         if any(getattr(self.config, name) != getattr(config, name) for name in _OF_COURIERS):
             self._couriers.renew(*self._courier_makers(config))
-        self.config, self._tools, self._policy = config, tools, policy
+        self.config, self._policy = config, policy
         self._open_desks()
         return waiting
 

@@ -27,7 +27,7 @@ from pillarbox.net import systemd
 from pillarbox.net.listener import bind, claim
 from pillarbox.queue.schema import StoreError
 from pillarbox.queue.spool import SpoolError
-from pillarbox.service import Policy, Service, get_tools, take_over
+from pillarbox.service import Service, take_over, try_policy
 
 if TYPE_CHECKING:
     import socket
@@ -359,7 +359,7 @@ def _is_usable(config: Config) -> bool:
         return os.waitpid(pid, 0)[1] == 0
     status = os.EX_CONFIG
     try:
-        Policy(config, get_tools(config))
+        try_policy(config)
         status = os.EX_OK
     except _UNUSABLE as error:
         observe.CONFIG_REFUSED.note(problem=str(error))

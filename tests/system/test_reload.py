@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from pillarbox.policy.accounts import hash_password
+from pillarbox.policy.passwords import hash_password
 
 PASSWORD = base64.b64encode(b"\0alice\0wonderland")
 

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import pytest
 import trustme
 
-from pillarbox.policy.accounts import hash_password
+from pillarbox.policy.passwords import hash_password
 from pillarbox.testing import ScriptedPeer
 
 QUICK = """
