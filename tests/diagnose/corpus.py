@@ -6,7 +6,7 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-from pillarbox.diagnose.bounce import Bounce, read_bounce
+from pillarbox.diagnose.bounce import Bounce, BounceKind, read_bounce
 from pillarbox.diagnose.causes import Suppress
 
 FOLDER = Path(__file__).parents[1] / "data" / "bounces"
@@ -42,6 +42,7 @@ def judge(name: str) -> Judged:
     bounce = read_bounce((FOLDER / name).read_bytes())
     pairs = _paired(rows, bounce)
     complete = len(rows) == len(bounce.recipients)
+    found = bool(pairs) or bounce.kind is BounceKind.FEEDBACK  # who complains may stay unnamed
     reason = rows[0]["reason"]
     wrong = sum(
         (one.verdict.suppress in {Suppress.ADDRESS, Suppress.DOMAIN} and row["reason"] not in MAY_BE_DEAD)
@@ -52,9 +53,9 @@ def judge(name: str) -> Judged:
         name,
         bounce,
         recipients=complete,
-        kind=bounce.kind.value == KINDS.get(reason, bounce.kind.value) and bool(bounce.recipients),
-        hard=complete and all(_hard(row, one) for row, one in pairs),
-        cause=complete and all(one.verdict.cause.id in REASONS[row["reason"]] for row, one in pairs),
+        kind=bounce.kind.value == KINDS.get(reason, bounce.kind.value) and found,
+        hard=found and all(_hard(row, one) for row, one in pairs),
+        cause=found and all(one.verdict.cause.id in REASONS[row["reason"]] for row, one in pairs),
         wrong_suppressions=wrong,
         unknown=sum(one.verdict.cause.id == "unknown" for one in bounce.recipients),
     )

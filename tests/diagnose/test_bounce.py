@@ -19,7 +19,7 @@ def test_real_bounces_are_understood(number, record_property):
     print({key: round(value, 4) for key, value in found.items()})
     record_property("figures", found)
     assert found["wrong suppressions"] == 0
-    assert min(found[key] for key in ("recipients", "kind", "hard", "cause")) >= 0.84
+    assert min(found[key] for key in ("recipients", "kind", "hard", "cause")) >= 0.97
 
 
 def test_a_report_of_the_standard_is_read_in_full():

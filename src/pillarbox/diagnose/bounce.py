@@ -63,7 +63,7 @@ _DELAY = re.compile(
     re.IGNORECASE,
 )
 _GIVEN_UP = re.compile(
-    r"permanent(?:ly)? |giv(?:e|en|ing) up|failed permanently|not going to try again|fatal error",
+    r"permanent(?:ly)? |giv(?:en|ing) up|failed permanently|not going to try again|fatal error",
     re.IGNORECASE,
 )
 _AUTOMATIC_SUBJECT = re.compile(
@@ -141,13 +141,17 @@ def _read(octets: bytes, depth: int) -> Bounce:
     )
     if report is not None and report.recipients:
         return _of_report(report, notice, head, returned)
+    if depth == 0 and not notice.recipients and notice.returned:
+        inner = _read(notice.returned, depth=1)
+        if inner.kind in {BounceKind.FAILURE, BounceKind.DELAY} and inner.recipients:
+            return inner  # somebody wrote above a bounce that they pass on
     automatic = _is_automatic(head)
     if (not automatic or _is_official(head)) and _is_notice(head, notice, parts):
         return _of_notice(notice, head, returned)
     if automatic:
         return _automatic(head, notice)
-    inner = next((part.octets for part in parts if part.kind == "message/rfc822"), b"")
-    if inner and depth == 0 and (forwarded := _read(inner, depth=1)).kind is not BounceKind.NONE:
+    passed_on = next((part.octets for part in parts if part.kind == "message/rfc822"), b"")
+    if passed_on and depth == 0 and (forwarded := _read(passed_on, depth=1)).kind is not BounceKind.NONE:
         return forwarded
     return Bounce(BounceKind.NONE, text=notice.text, returned=returned)
 
@@ -180,9 +184,8 @@ def _reported(one: RecipientReport, more: Told, notice: Notice, *, alone: bool) 
         action = "delayed" if one.status.startswith("4") else "failed"
     host = one.remote_mta or more.host or find_host(one.diagnostic) or find_host(more.words)
     stage = find_stage(one.diagnostic) or more.stage or find_stage(more.words)
-    own = (
-        (more.words, one.diagnostic) if _goes_on(one.diagnostic, more.words) else (one.diagnostic, more.words)
-    )
+    own = [one.diagnostic, more.words]
+    own = [words for words in (more.words, notice.answer) if _goes_on(one.diagnostic, words)][:1] + own
     reply, verdict = _explain(_sources(own, notice, alone=alone), one.status, action, stage, host)
     return BouncedRecipient(
         address=one.address or one.original,
@@ -244,7 +247,8 @@ def _of_notice(notice: Notice, head: Head, returned: Head | None) -> Bounce:
     else:
         recipients = notice.recipients or [Told(name) for name in _addressed(notice, returned)]
     subject = mime.decode_words(head.get("subject"))
-    delayed = _DELAY.search(f"{subject}\n{notice.text[:2000]}") and not _GIVEN_UP.search(notice.text[:4000])
+    warned = _DELAY.search(notice.text[:2000]) and not _GIVEN_UP.search(notice.text[:4000])
+    delayed = _DELAY.search(subject) or warned
     action = "delayed" if delayed else "failed"
     found = []
     for one in recipients[:MAX_RECIPIENTS]:

@@ -30,6 +30,7 @@ _NOT_YET_RECIPIENT = (
     Stage.AUTH,
     Stage.MAIL,
 )
+_TAKEN_FOR_NOBODY = 254  # some relays answer so where they suppress the recipient
 # In the standard's sense these speak of one address that is bad for good.
 _SAYS_DEAD = ("1.1", "1.6", "2.1")
 _AFTER_ALL = (Retry.REPAIRED, Retry.ONCE)  # hold for permanent refusals too
@@ -75,13 +76,15 @@ def classify(reply: Reply, *, stage: Stage | None = None, host: str = "") -> Ver
     `reply.code` may be 0 for words without a code, as bounces have them. Never raises; looks at the first 8 KiB of
     text, in time linear in their length.
     """
-    patterns = book()
-    words = Words.of(_joined(reply))
     first = reply.code // 100 if reply.code else int(reply.status[:1] or 0)
     numbers = (reply.code, first, reply.status)
+    if first in {2, 3} and reply.code != _TAKEN_FOR_NOBODY:
+        return _Finding(peer_causes()["accepted"], Certainty.CODE).verdict(reply, first, stage)
+    patterns = book()
+    words = Words.of(_joined(reply))
     dialect = patterns.dialect_of(host, words)
     if first in {2, 3}:
-        odd = patterns.first(words, numbers, dialect, weak=False) if reply.code == 254 else None
+        odd = patterns.first(words, numbers, dialect, weak=False)
         return _Finding(peer_causes()["accepted"], Certainty.CODE, dialect, odd).verdict(reply, first, stage)
     return _find(patterns, words, numbers, dialect, stage).verdict(reply, first, stage)
 

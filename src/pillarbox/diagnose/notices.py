@@ -34,19 +34,23 @@ _STATUS_FIELD = re.compile(
 )
 _DIVIDER = re.compile(r"[ \t]*(?:[-=_*#.][ \t]?){3}|[ \t]*-{2,}[ \t]")
 _ABOUT_DELIVERY = re.compile(
-    r"deliver|reach|recipient|undeliverable|fail|return|bounce|reject|unable|address|mailbox|zugestellt|erreicht"
+    r"deliver|reach|recipient|undeliverable|fail|return|bounce|reject|unable|address|mailbox|unknown|invalid|exceed|user"
+    r"|error|zugestellt|erreicht"
     r"|remis|entreg|consegn|recapit",
     re.IGNORECASE,
 )
 _ABOUT_OTHERS = re.compile(r"@|https?:|contact|write to|sent by|reply|questions", re.IGNORECASE)
 _FIELD_OF_ADDRESS = re.compile(r"[\[,;] ?(?:e-?mail )?(?:address|recipient|rcpt):?$", re.IGNORECASE)
 _SENTENCE_ENDS = re.compile(r"[>\"'`]{0,3}\.?[ \t]")
-_GOES_ON = re.compile(r"[-;,] |because |failed|was not|could not|is not|bounced|has |rejected")
-_WHEN = re.compile(r"on [A-Z][a-z]{2},? ")
+_GOES_ON = re.compile(
+    r"[-;,\[] ?|(?:[^\n]{0,80}?)(?:because|fail|not |bounce|reject|unknown|invalid|error|no such|quota|full\b|exceed|denied|refus|disabled|expired|[45]\d\d )",
+    re.IGNORECASE,
+)
+_WHEN = re.compile(r"on [A-Z0-9]")
 _TELLS = re.compile(r"[^\s<>]@[^\s<>]|^[ \t]*[245]\d\d[ -]|deliver|fail|error", re.IGNORECASE)
 _LETTERS = re.compile(r"[A-Za-z]{3}")
 _LABEL = re.compile(
-    r"(?:(?:final|original|failed)[ -]?)?(?:recipients?|rcpt|e-?mail|mailbox|user)(?:[ -]address(?:es)?)?",
+    r"(?:(?:final|original|failed)[ -]?)?(?:recipients?|rcpt|e-?mail|mailbox|user)(?:[ -]address(?:es)?)?|addressed to|failed|for",
     re.IGNORECASE,
 )
 _COMMAND = re.compile(r"[ \t]*(?:>>>|In:)[ \t]*([A-Za-z]{4})\b(.{0,400})")
@@ -57,7 +61,7 @@ _TALKING = re.compile(
     re.IGNORECASE,
 )
 _REPLY = re.compile(
-    r"(?<![\w.@/#=-])([45]\d\d)(?:(?P<more>-)|:?[ \t]|$)[ \t]{0,3}'?(?:[45]\d\d[ -])?\(?#?(?:([245]\.\d{1,3}\.\d{1,3})\b)?"
+    r"(?<![\w.@/#=-])([45]\d\d)(?:-|:?[ \t]|(?=\s|$))[ \t]{0,3}'?(?:[45]\d\d[ -])?\(?#?(?:([245]\.\d{1,3}\.\d{1,3})\b)?"
 )
 _STATUS = re.compile(r"(?<![\d.])([245]\.\d{1,3}\.\d{1,3})(?![\d.])")
 _SPOKEN = re.compile(
@@ -134,10 +138,15 @@ def read_notice(text: str) -> Notice:
         fields=_fields(own),
         answer=answer,
         returned="\n".join(line.strip("\r") for line in returned).encode("utf-8", "surrogateescape"),
-        mentioned=list(
-            dict.fromkeys(found[0].rstrip(".") for line in own[:200] for found in _ADDRESS.finditer(line))
-        )[:MAX_TOLD],
+        mentioned=_mentioned(own),
     )
+
+
+def _mentioned(lines: list[str]) -> list[str]:
+    """Addresses in lines that may speak of the failure; not those one may write to."""
+    telling = [line for line in lines[:200] if not _ABOUT_OTHERS.search(_ADDRESS.sub("", line))]
+    found = dict.fromkeys(named[0].rstrip(".") for line in telling for named in _ADDRESS.finditer(line))
+    return list(found)[:MAX_TOLD]
 
 
 def find_reply(words: str) -> Reply | None:
@@ -153,7 +162,7 @@ def find_reply(words: str) -> Reply | None:
             rank = 0
         elif start_of_line:
             rank = 1
-        elif found[3] or before.rstrip().endswith((":", ";", ",", "->", "<")):
+        elif found[2] or before.rstrip().endswith((":", ";", ",", "->", "<")):
             rank = 2
         else:
             continue
@@ -164,7 +173,7 @@ def find_reply(words: str) -> Reply | None:
     if best is not None:
         found = best[1]
         rest = words[found.end() :].strip(" \t\r\n'\"")
-        return Reply(int(found[1]), found[3] or "", (_one_line(rest, int(found[1])),))
+        return Reply(int(found[1]), found[2] or "", (_one_line(rest, int(found[1])),))
     status = _STATUS.search(words)
     return Reply(0, status[1], (_one_line(words),)) if status else None
 
@@ -288,6 +297,8 @@ def _named(line: str) -> tuple[str, str, str] | None:
     address = found[0].rstrip(".")
     before = line[: found.start()].strip(" \t<\"'*>|-`")
     after = line[found.end() :].lstrip(">\"'` \t")
+    if before.lower().endswith(("mail from:", "rcpt to:")):
+        return None  # a command that somebody quotes
     if not before:
         return _headed(address, after)
     bare = not after.strip(" \t.>:\"'`")
@@ -330,10 +341,10 @@ def _transcript(lines: list[str]) -> Iterator[Told]:
         elif heard := _ANSWER.match(line):
             words = f"{heard[1]}{heard[2] or ' '}{heard[3]}"
             if heard[1][0] in "45":
-                if command not in {"rcpt", "data", "bdat", "quit"}:
-                    yield Told("", words, host, _OF_COMMAND.get(command))
                 answer = f"{answer}\n{words}".strip()
                 failed = [recipient] if recipient else accepted if command in {"data", "bdat"} else []
+                if not failed and command != "quit":
+                    failed = [""]  # about nobody in particular
                 for one in failed:
                     yield Told(one, words, host, _OF_COMMAND.get(command))
             elif recipient:
