@@ -185,7 +185,7 @@ def _reported(one: RecipientReport, more: Told, notice: Notice, *, alone: bool) 
     host = one.remote_mta or more.host or find_host(one.diagnostic) or find_host(more.words)
     stage = find_stage(one.diagnostic) or more.stage or find_stage(more.words)
     own = [one.diagnostic, more.words]
-    own = [words for words in (more.words, notice.answer) if _goes_on(one.diagnostic, words)][:1] + own
+    own = [words for words in (notice.answer, more.words) if _goes_on(one.diagnostic, words)][:1] + own
     reply, verdict = _explain(_sources(own, notice, alone=alone), one.status, action, stage, host)
     return BouncedRecipient(
         address=one.address or one.original,
