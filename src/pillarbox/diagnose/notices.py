@@ -65,7 +65,7 @@ _REPLY = re.compile(
 )
 _STATUS = re.compile(r"(?<![\d.])([245]\.\d{1,3}\.\d{1,3})(?![\d.])")
 _SPOKEN = re.compile(
-    r"(?:said|replied|responded|returned|answered|response|error|reply|reason|was)\b[^\n]{0,60}?:?[ \t\"']*$",
+    r"(?:said|replied|responded|returned|answered|response|error|reply|reason|was)\b(?:[^\n:]{0,60}:)?[\s\"'\[]{0,10}\Z",
     re.IGNORECASE,
 )
 _HOST = re.compile(
