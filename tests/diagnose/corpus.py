@@ -55,7 +55,7 @@ def judge(name: str) -> Judged:
         recipients=complete,
         kind=bounce.kind.value == KINDS.get(reason, bounce.kind.value) and found,
         hard=found and all(_hard(row, one) for row, one in pairs),
-        cause=found and all(one.verdict.cause.id in REASONS[row["reason"]] for row, one in pairs),
+        cause=found and all(_cause(row, one, bounce) for row, one in pairs),
         wrong_suppressions=wrong,
         unknown=sum(one.verdict.cause.id == "unknown" for one in bounce.recipients),
     )
@@ -71,6 +71,14 @@ def _paired(rows, bounce):
             left.remove(fitting[0])
             pairs.append((row, fitting[0]))
     return pairs
+
+
+def _cause(row, one, bounce):
+    """They call it "expired" as well if a message is late and the notice does not say why."""
+    late = (
+        row["reason"] == "expired" and bounce.kind is BounceKind.DELAY and one.verdict.cause.id == "unknown"
+    )
+    return late or one.verdict.cause.id in REASONS[row["reason"]]
 
 
 def _hard(row, one):
