@@ -18,6 +18,8 @@ import msgspec
 from pillarbox import observe
 from pillarbox.cli.commands import cli
 from pillarbox.config.settings import Config
+from pillarbox.diagnose.causes import peer_causes
+from pillarbox.diagnose.dialects import Pattern, book
 from pillarbox.mail.catalogue import CAUSES
 from pillarbox.mail.reply import Stage
 from pillarbox.mail.units import Octets, Rate, Seconds, Settings, format_duration, format_size
@@ -242,6 +244,54 @@ def decisions() -> list[str]:
     ]
 
 
+def dialects() -> list[str]:
+    """What other hosts' replies are known by, and what each means."""
+    lines = [
+        "# What other servers say\n",
+        "The replies of other hosts that are known here, by whose words they are, and what follows from each. The same list",
+        "decides what the queue does, what `pillarbox explain` tells and how bounces are read. Only letters and digits count,",
+        "in any case; `...` is anything, `*` the rest of a word, and `x` any class of a status.\n",
+        "- [Causes](#causes): what can be behind a refusal",
+        *(f"- [{one.title}](#{one.id})" for one in book().dialects.values()),
+        "- [Numbers alone](#numbers-alone): what a reply without known words is taken for",
+        "\n## Causes\n",
+        "`at once` and `if repeated` tell when a permanent refusal stops further mail to the address.\n",
+        "| cause | meaning | whose move | what to do | what a queue does | stops mail |",
+        "|---|---|---|---|---|---|",
+    ]
+    stops = {"never": "", "address": "at once", "domain": "to the domain"}
+    for cause in peer_causes().values():
+        wait = f", after {format_duration(Seconds(cause.wait_s))}" if cause.wait_s else ""
+        stop = stops.get(cause.suppress.value, "if repeated")
+        lines.append(
+            f'| <a id="{cause.id}"></a>`{cause.id}` | {cause.meaning} | {cause.who.value} | {cause.advice} | {cause.retry.value}{wait} | {stop} |'
+        )
+    for dialect in book().dialects.values():
+        lines += [
+            f'\n## <a id="{dialect.id}"></a>{dialect.title}\n',
+            f"Source: {dialect.source}."
+            + (f" Hosts: {', '.join(f'`{host}`' for host in dialect.hosts)}." if dialect.hosts else ""),
+            "\n| pattern | numbers | words | means | for example |",
+            "|---|---|---|---|---|",
+        ]
+        lines += [pattern_row(one, dialect.source) for one in book().patterns if one.dialect == dialect.id]
+    lines += ["\n## Numbers alone\n", "| code | status | stage | means |", "|---|---|---|---|"]
+    for one in book().defaults:
+        stages = ", ".join(sorted(one.stages))
+        lines.append(f"| {one.code} | {one.status} | {stages} | [`{one.cause.id}`](#{one.cause.id}) |")
+    return lines
+
+
+def pattern_row(pattern: Pattern, usual_source: str) -> str:
+    """One pattern, with a source of its own if it has one."""
+    words = "; ".join(pattern.written)
+    means = f"{pattern.cause.meaning} [`{pattern.cause.id}`](#{pattern.cause.id})"
+    if pattern.source != usual_source:
+        means += f" Source: {pattern.source}."
+    sample = pattern.samples[0].replace("\n", " ").replace("|", "\\|").replace("`", "'")
+    return f"| `{pattern.id}` | {pattern.condition} | {words} | {means} | `{sample}` |"
+
+
 def pages() -> dict[str, str]:
     """All pages by file name."""
     intro = [
@@ -252,6 +302,7 @@ def pages() -> dict[str, str]:
         "configuration.md": "\n".join([*intro, *settings(Config, "Top level")]) + "\n",
         "replies.md": "\n".join(replies()) + "\n",
         "cli.md": "\n".join(commands()) + "\n",
+        "dialects.md": "\n".join(dialects()) + "\n",
         "metrics.md": "\n".join(metrics()) + "\n",
         "decisions.md": "\n".join(decisions()) + "\n",
     }

@@ -6,14 +6,32 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pillarbox.diagnose.bounce import Bounce, BouncedRecipient, BounceKind, read_bounce
+    from pillarbox.diagnose.classify import Verdict, classify
     from pillarbox.library import Received, Server, disconnect, refuse, send
     from pillarbox.mail.reply import Reply
 
-__all__ = ["Received", "Reply", "Server", "disconnect", "refuse", "send"]
+__all__ = [
+    "Bounce",
+    "BounceKind",
+    "BouncedRecipient",
+    "Received",
+    "Reply",
+    "Server",
+    "Verdict",
+    "classify",
+    "disconnect",
+    "read_bounce",
+    "refuse",
+    "send",
+]
 
-_HOME = dict.fromkeys(("Received", "Server", "disconnect", "refuse", "send"), "pillarbox.library") | {
-    "Reply": "pillarbox.mail.reply"
-}
+_HOME = (
+    dict.fromkeys(("Received", "Server", "disconnect", "refuse", "send"), "pillarbox.library")
+    | dict.fromkeys(("Bounce", "BounceKind", "BouncedRecipient", "read_bounce"), "pillarbox.diagnose.bounce")
+    | dict.fromkeys(("Verdict", "classify"), "pillarbox.diagnose.classify")
+    | {"Reply": "pillarbox.mail.reply"}
+)
 
 
 def __getattr__(name: str) -> object:

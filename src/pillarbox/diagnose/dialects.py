@@ -23,6 +23,7 @@ MAX_TEXT = 8192
 _WORD = re.compile(r"[^\W_]+")
 _ADDRESS = re.compile(r"[\w.+=~/-]{1,64}@[\w.-]{1,255}")
 _GAP = " ... "
+_START = 3  # so many letters of a word tell it from most others
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,7 @@ class Words:
 
     text: str
     found: frozenset[str]
+    starts: frozenset[str]  # their first letters
 
     @classmethod
     def of(cls, text: str) -> Words:
@@ -39,7 +41,7 @@ class Words:
         if "@" in text:
             text = _ADDRESS.sub(" ", text)
         words = _WORD.findall(text)
-        return cls(f" {' '.join(words)} ", frozenset(words))
+        return cls(f" {' '.join(words)} ", frozenset(words), frozenset(word[:_START] for word in words))
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +159,8 @@ class Default:
     stages: frozenset[Stage]
     cause: PeerCause
     weak: bool
+    code: str  # as it stands in the data, like the status
+    status: str
 
 
 class _Index:
@@ -166,20 +170,23 @@ class _Index:
         entries = list(entries)
         usual = Counter(word for _, fragment in entries for word in fragment.anchors)
         self._by_word: dict[str, list[tuple[int, Fragment]]] = {}
-        self._unanchored: list[tuple[int, Fragment]] = []
+        self._by_start: dict[str, list[tuple[int, Fragment]]] = {}
         for number, fragment in entries:
             if fragment.anchors:
                 rarest = min(fragment.anchors, key=lambda word: (usual[word], -len(word)))
                 self._by_word.setdefault(rarest, []).append((number, fragment))
             else:
-                self._unanchored.append((number, fragment))
+                start = fragment.parts[0].strip()[:_START]
+                self._by_start.setdefault(start, []).append((number, fragment))
 
     def find(self, words: Words) -> set[int]:
         """The numbers of those that are in the text."""
         text = words.text
-        found = {number for number, fragment in self._unanchored if fragment.fits(text)}
-        for word in words.found & self._by_word.keys():
-            for number, fragment in self._by_word[word]:
+        found: set[int] = set()
+        near = [self._by_word[word] for word in words.found & self._by_word.keys()]
+        near += [self._by_start[start] for start in words.starts & self._by_start.keys()]
+        for candidates in near:
+            for number, fragment in candidates:
                 if number not in found and fragment.fits(text):
                     found.add(number)
         return found
@@ -292,4 +299,6 @@ def _default(entry: dict[str, Any], causes: dict[str, PeerCause]) -> Default:
         frozenset(Stage(one) for one in entry.get("stages", ())),
         causes[entry["cause"]],
         entry.get("weak", False),
+        entry.get("code", ""),
+        entry.get("status", ""),
     )
