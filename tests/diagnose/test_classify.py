@@ -1,4 +1,5 @@
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -16,6 +17,7 @@ def heard(text, **about):
     return classify(parse_reply([line.encode() for line in text.split("\n")]), **about)
 
 
+DATA = Path(__file__).parents[1] / "data"
 SAMPLES = [(pattern, sample) for pattern in book().patterns for sample in pattern.samples]
 
 
@@ -181,3 +183,15 @@ def test_work_grows_no_faster_than_the_text_and_stops_at_8_kib(unit):
     short, long, longest = (steps((unit * 40000)[:size]) for size in (4096, 8192, 100_000))
     assert long <= 2 * short + 100
     assert longest <= long + 100
+
+
+RECEIVERS = [line.split("|") for line in (DATA / "receivers.txt").read_text().splitlines() if line[0] != "#"]
+SUPPRESSES = {"A": Suppress.ADDRESS, "A?": Suppress.REPEATED, "-": Suppress.NEVER}
+
+
+@pytest.mark.parametrize(("dialect", "text", "category", "suppress"), RECEIVERS)
+def test_what_receivers_really_answer(dialect, text, category, suppress):
+    host = f"mx1.{book().dialects[dialect].hosts[0]}" if dialect else "mx1.two.example"
+    verdict = heard(text, stage=Stage.RCPT if category != "LOGIN" else Stage.AUTH, host=host)
+    assert verdict.cause.category.name == category
+    assert verdict.suppress is SUPPRESSES[suppress]
