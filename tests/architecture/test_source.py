@@ -63,7 +63,7 @@ QUANTITY = re.compile(
 
 # Modules that are about what other servers say, and say nothing themselves: name below src/pillarbox, reason.
 READS_PEERS = {
-    "diagnose/bounce.py": "what a report without numbers stands for",
+    "diagnose/reported.py": "what a report without numbers stands for",
     "queue/decisions.py": "the decision table is keyed by the codes that other servers answer with",
     "queue/outcome.py": "what a report says of codes that other servers answer with",
     "diagnose/transcript.py": "a paste without marks is told apart by the codes that stand for turns of speech",

@@ -2,7 +2,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -34,11 +34,13 @@ def test_a_report_of_the_standard_is_read_in_full():
 
 
 @given(st.binary(max_size=2000))
+@settings(deadline=None)
 def test_no_octets_are_too_much(octets):
     read_bounce(octets)
 
 
 @given(st.sampled_from(NAMES), st.data())
+@settings(deadline=None)
 def test_no_broken_bounce_is_too_much(name, data):
     octets = (FOLDER / name).read_bytes()
     start = data.draw(st.integers(0, len(octets)))

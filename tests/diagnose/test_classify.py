@@ -2,7 +2,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pillarbox.diagnose.causes import Retry, Suppress
@@ -142,6 +142,7 @@ def test_the_same_number_means_what_its_speaker_means():
 
 
 @given(st.binary(max_size=300), st.sampled_from([None, *Stage]), st.text(max_size=60))
+@settings(deadline=None)
 def test_whatever_a_host_says_there_is_a_verdict(octets, stage, host):
     verdict = classify(parse_reply([b"550 " + octets]), stage=stage, host=host)
     assert verdict.cause.meaning

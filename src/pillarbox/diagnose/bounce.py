@@ -1,42 +1,29 @@
 """Read a message that came back: whether it is a bounce, which recipients it is about, and why each failed.
 
-Reports that keep to RFC 3464 are read by `mail.dsn`, words for people by `notices`, reasons by `classify`; this module
-puts their findings together. Feedback reports (RFC 5965) and automatic replies are told apart from bounces.
+Reports that keep to RFC 3464 are read by `mail.dsn`, words for people by `notices`, the reason of each recipient by
+`reported`; this module puts their findings together. Feedback reports (RFC 5965) and automatic replies are told apart from bounces.
 """
 
 from __future__ import annotations
 
 import html
-import json
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-from pillarbox.diagnose.causes import Suppress
-from pillarbox.diagnose.classify import Certainty, Verdict, classify
-from pillarbox.diagnose.notices import Notice, Told, find_host, find_reply, find_stage, read_notice
+from pillarbox.diagnose.notices import Notice, Told, read_notice
+from pillarbox.diagnose.notifications import Notification, read_notification
+from pillarbox.diagnose.reported import BouncedRecipient, of_report, of_words, without_fault
 from pillarbox.mail import dsn, mime
-from pillarbox.mail.dsn import MAX_PARSED_OCTETS, DeliveryReport, RecipientReport
+from pillarbox.mail.dsn import MAX_PARSED_OCTETS, DeliveryReport
 from pillarbox.mail.message import Head, parse_date, scan_head
 from pillarbox.mail.mime import Part
-from pillarbox.mail.reply import Reply, Stage
+
+__all__ = ["Bounce", "BounceKind", "BouncedRecipient", "read_bounce"]
 
 MAX_RECIPIENTS = 1000
 
-_ACTIONS = ("failed", "delayed", "delivered", "relayed", "expanded")
-_ALIKE = {
-    "deliverable": "delivered",
-    "undeliverable": "failed",
-    "fail": "failed",
-    "failure": "failed",
-    "delay": "delayed",
-}
-_VAGUE = (Certainty.UNKNOWN, Certainty.CODE)
-_DONE = ("delivered", "relayed", "expanded")
-_SURENESS = {certainty: number for number, certainty in enumerate(Certainty)}
-_STATUS = re.compile(r"[245]\.\d{1,3}\.\d{1,3}")
 _TO = re.compile(r"[^\s<>\"'(),:;\[\]]{1,64}@[^\s<>\"'(),:;\[\]]{1,255}")
 _BREAK = re.compile(r"/?(?:br|p|div|tr|li|h\d|table)\b", re.IGNORECASE)
 _DAEMON = re.compile(
@@ -90,23 +77,6 @@ class BounceKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class BouncedRecipient:
-    """What a report tells of one recipient; "" or None for what it does not tell."""
-
-    address: str  # that failed in the end
-    original: str  # that the sender used, if the report tells it
-    action: str  # "failed", "delayed", "delivered", "relayed", "expanded"; "feedback" or "replied" where it is no bounce
-    status: str
-    diagnostic: str  # the words, as the report has them
-    reply: Reply  # read from the words; code 0 if they have none
-    verdict: Verdict
-    stage: Stage | None = None
-    remote_mta: str = ""
-    last_attempt: float | None = None
-    retry_until: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Bounce:
     """A message that came back, read. Texts are foreign and may contain anything; times are Unix time."""
 
@@ -132,8 +102,8 @@ def _read(octets: bytes, depth: int) -> Bounce:
     parts = mime.parts(octets)
     if feedback := _feedback(head, parts):
         return feedback
-    if notification := _notification(parts):
-        return notification
+    if parts and (notification := read_notification(parts[0].text)):
+        return _of_notification(notification, parts[0].text)
     notice = read_notice(_text(parts))
     returned = _returned(parts, notice)
     report = dsn.of_parts(parts) or (
@@ -165,7 +135,7 @@ def _of_report(report: DeliveryReport, notice: Notice, head: Head, returned: Hea
     found = []
     for one in report.recipients:
         more = told.get(one.address.lower()) or told.get(one.original.lower()) or alone or Told(one.address)
-        found.append(_reported(one, more, notice, alone=len(report.recipients) == 1))
+        found.append(of_report(one, more, notice, alone=len(report.recipients) == 1))
     return _whole(
         tuple(found),
         notice,
@@ -175,42 +145,6 @@ def _of_report(report: DeliveryReport, notice: Notice, head: Head, returned: Hea
         arrived_at=report.arrived_at,
         envid=report.envid,
         queue_id=report.queue_id,
-    )
-
-
-def _reported(one: RecipientReport, more: Told, notice: Notice, *, alone: bool) -> BouncedRecipient:
-    action = _ALIKE.get(one.action, one.action)
-    if action not in _ACTIONS:
-        action = "delayed" if one.status.startswith("4") else "failed"
-    host = one.remote_mta or more.host or find_host(one.diagnostic) or find_host(more.words)
-    stage = find_stage(one.diagnostic) or more.stage or find_stage(more.words)
-    own = [one.diagnostic, more.words]
-    own = [words for words in (notice.answer, more.words) if _goes_on(one.diagnostic, words)][:1] + own
-    reply, verdict = _explain(_sources(own, notice, alone=alone), one.status, action, stage, host)
-    return BouncedRecipient(
-        address=one.address or one.original,
-        original=one.original,
-        action=action,
-        status=one.status or reply.status,
-        diagnostic=one.diagnostic or more.words,
-        reply=reply,
-        verdict=verdict,
-        stage=stage,
-        remote_mta=host,
-        last_attempt=one.last_attempt,
-        retry_until=one.retry_until,
-    )
-
-
-def _goes_on(diagnostic: str, words: str) -> bool:
-    """Whether the words for people have the whole of a reply of which the report has the first line only."""
-    short, long = find_reply(diagnostic), find_reply(words)
-    return (
-        short is not None
-        and long is not None
-        and short.code == long.code
-        and len(long.text) > len(short.text)
-        and long.text.startswith(short.text)
     )
 
 
@@ -250,18 +184,8 @@ def _of_notice(notice: Notice, head: Head, returned: Head | None) -> Bounce:
     warned = _DELAY.search(notice.text[:2000]) and not _GIVEN_UP.search(notice.text[:4000])
     delayed = _DELAY.search(subject) or warned
     action = "delayed" if delayed else "failed"
-    found = []
-    for one in recipients[:MAX_RECIPIENTS]:
-        host = one.host or find_host(one.words)
-        stage = one.stage or find_stage(one.words)
-        reply, verdict = _explain(
-            _sources((one.words,), notice, alone=len(recipients) == 1), "", action, stage, host
-        )
-        found.append(
-            BouncedRecipient(
-                one.address, "", action, reply.status, one.words, reply, verdict, stage=stage, remote_mta=host
-            )
-        )
+    alone = len(recipients) == 1
+    found = [of_words(one, notice, action, alone=alone) for one in recipients[:MAX_RECIPIENTS]]
     reporter = _REPORTER.search(notice.text[:4000])
     return _whole(
         tuple(found), notice, head, returned, reporting_mta=reporter[1].rstrip(".") if reporter else ""
@@ -304,7 +228,7 @@ def _feedback(head: Head, parts: list[Part]) -> Bounce | None:
         )
         return Bounce(
             BounceKind.FEEDBACK,
-            tuple(_without_fault(one, "feedback") for one in dict.fromkeys(named))[:MAX_RECIPIENTS],
+            tuple(without_fault(one, "feedback") for one in dict.fromkeys(named))[:MAX_RECIPIENTS],
             reporting_mta=fields.get("reporting-mta").partition(";")[2].strip(),
             arrived_at=parse_date(fields.get("arrival-date") or fields.get("received-date")),
             envid=fields.get("original-envelope-id"),
@@ -317,7 +241,7 @@ def _feedback(head: Head, parts: list[Part]) -> Bounce | None:
         senders = _TO.findall(head.get("from")[:1000])
         return Bounce(
             BounceKind.FEEDBACK,
-            tuple(_without_fault(one, "feedback") for one in senders[:1]),
+            tuple(without_fault(one, "feedback") for one in senders[:1]),
             text=_text(parts),
             feedback_type="opt-out",
         )
@@ -340,107 +264,25 @@ def _automatic(head: Head, notice: Notice) -> Bounce:
     senders = _TO.findall((head.get("from") or head.get("reply-to"))[:1000])
     return Bounce(
         BounceKind.AUTO_REPLY,
-        tuple(_without_fault(one, "replied") for one in senders[:1]),
+        tuple(without_fault(one, "replied") for one in senders[:1]),
         message_id=head.get("in-reply-to"),
         text=notice.text,
     )
 
 
-def _notification(parts: list[Part]) -> Bounce | None:
-    """What Amazon SES tells of a message, as JSON in the body of a mail."""
-    body = parts[0].text.lstrip() if parts and parts[0].kind in {"text/plain", "application/json"} else ""
-    if not body.startswith("{") or "notificationType" not in body:
-        return None
-    try:
-        said = json.JSONDecoder(strict=False).raw_decode(body)[0]
-        if "Message" in said:
-            said = json.loads(said["Message"], strict=False)
-        kind, mail = said["notificationType"], said["mail"]
-        entries = _entries(kind, said)
-        return _of_notification(kind, entries[:MAX_RECIPIENTS], mail, body)
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        return None
-
-
-def _entries(kind: str, said: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """The recipients, each with what is told of it."""
-    if kind == "Delivery":
-        told = {"action": "delivered", "diagnosticCode": f"smtp; {said['delivery'].get('smtpResponse', '')}"}
-        return [(one, told) for one in said["delivery"]["recipients"]]
-    if kind == "Complaint":
-        return [(one["emailAddress"], {}) for one in said["complaint"]["complainedRecipients"]]
-    return [(one["emailAddress"], one) for one in said["bounce"]["bouncedRecipients"]]
-
-
-def _of_notification(
-    kind: str, entries: list[tuple[str, dict[str, Any]]], mail: dict[str, Any], text: str
-) -> Bounce:
-    message_id = str(mail.get("messageId", ""))
-    if kind == "Complaint":
-        people = tuple(_without_fault(str(address), "feedback") for address, _ in entries)
-        return Bounce(BounceKind.FEEDBACK, people, message_id=message_id, text=text, feedback_type="abuse")
-    empty = Notice("", [])
-    found = []
-    for address, entry in entries:
-        diagnostic = str(entry.get("diagnosticCode", "")).partition(";")
-        one = RecipientReport(
-            str(address),
-            str(entry.get("action", "failed")).lower(),
-            str(entry.get("status", "")),
-            diagnostic=(diagnostic[2] or diagnostic[0]).strip(),
+def _of_notification(notification: Notification, text: str) -> Bounce:
+    if notification.complaint:
+        people = tuple(without_fault(one.address, "feedback") for one in notification.recipients)
+        return Bounce(
+            BounceKind.FEEDBACK, people, message_id=notification.message_id, text=text, feedback_type="abuse"
         )
-        found.append(_reported(one, Told(str(address)), empty, alone=False))
-    return replace(_whole(tuple(found), empty, scan_head(b"\r\n"), None), message_id=message_id, text=text)
+    nothing = Notice("", [])
+    found = [of_report(one, Told(one.address), nothing, alone=False) for one in notification.recipients]
+    whole = _whole(tuple(found), nothing, scan_head(b"\r\n"), None)
+    return replace(whole, message_id=notification.message_id, text=text)
 
 
 # --- in common --------------------------------------------------------------------------------------------------------
-
-
-def _explain(
-    sources: Sequence[str], status: str, action: str, stage: Stage | None, host: str
-) -> tuple[Reply, Verdict]:
-    """The reply in the words, and its cause: from the first source that tells it."""
-    best: tuple[Reply, Verdict] | None = None
-    for words in [one for one in sources if one.strip()] or [""]:
-        reply = _heard(words, status, action)
-        verdict = classify(reply, stage=stage, host=host)
-        if best is None or _SURENESS[verdict.certainty] < _SURENESS[best[1].certainty]:
-            best = (best[0] if best is not None and best[0].code else reply, verdict)
-        if verdict.certainty not in _VAGUE:
-            break
-    assert best is not None  # there is always a source, if an empty one
-    reply, verdict = best
-    if action != "failed" and verdict.suppress is not Suppress.NEVER:
-        verdict = replace(verdict, hard=False, suppress=Suppress.NEVER)
-    return reply, verdict
-
-
-def _sources(own: Sequence[str], notice: Notice, *, alone: bool) -> list[str]:
-    """Where a recipient's reason may stand. All of the text counts only if it speaks of nobody else and no server."""
-    found = [one for one in own if one.strip()]
-    if not found and notice.answer:
-        found.append(notice.answer)
-    spoken = any(
-        (reply := find_reply(one)) is not None and reply.code and len(reply.text) > 3 for one in found
-    )
-    return found if spoken or not alone else [*found, notice.text]
-
-
-def _heard(words: str, status: str, action: str) -> Reply:
-    reply = find_reply(words) or Reply(0, "", (" ".join(words.split()),))
-    if reply.code == 0 and action in _DONE:
-        return Reply(250, "", reply.lines)
-    known = reply.status
-    if (not known or known.endswith(".0.0")) and _STATUS.fullmatch(status):
-        known = status
-    if not reply.code and not known:
-        known = "4.0.0" if action == "delayed" else "5.0.0"
-    return replace(reply, status=known)
-
-
-def _without_fault(address: str, action: str) -> BouncedRecipient:
-    fine = Reply(250, "", ("",))
-    return BouncedRecipient(address, "", action, "", "", fine, classify(fine))
 
 
 def _whole(

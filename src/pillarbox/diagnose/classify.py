@@ -17,6 +17,7 @@ _WAIT = re.compile(
     r"(?:in|for|after|within|wait|until|least) {0,3}(\d{1,5}) {0,3}(s|sec|secs|seconds?|m|min|mins|minutes?|h|hours?)\b",
     re.IGNORECASE,
 )
+_STATUS = re.compile(r"[245]\.\d{1,3}\.\d{1,3}", re.ASCII)
 _UNIT_S = {"s": 1.0, "m": 60.0, "h": 3600.0}
 _MIN_WAIT_S, _MAX_WAIT_S = 60.0, 86400.0
 _ABOUT_RECIPIENT = (Category.MAILBOX, Category.INACTIVE, Category.QUOTA)
@@ -76,8 +77,9 @@ def classify(reply: Reply, *, stage: Stage | None = None, host: str = "") -> Ver
     `reply.code` may be 0 for words without a code, as bounces have them. Never raises; looks at the first 8 KiB of
     text, in time linear in their length.
     """
-    first = reply.code // 100 if reply.code else int(reply.status[:1] or 0)
-    numbers = (reply.code, first, reply.status)
+    status = reply.status if _STATUS.fullmatch(reply.status) else ""
+    first = reply.code // 100 if reply.code else int(status[:1] or 0)
+    numbers = (reply.code, first, status)
     if first in {2, 3} and reply.code != _TAKEN_FOR_NOBODY:
         return _Finding(peer_causes()["accepted"], Certainty.CODE).verdict(reply, first, stage)
     patterns = book()
