@@ -154,8 +154,14 @@ WORDS = sorted({word for pattern in book().patterns for text in pattern.written 
 @given(
     st.lists(st.sampled_from(WORDS), max_size=40), st.sampled_from(["", "5.1.1", "4.7.1", "5.7.26", "9.9.9"])
 )
+@settings(deadline=None)
 def test_no_mixture_of_known_words_is_too_much(words, status):
     classify(Reply(550, status, (" ".join(words),)))
+
+
+@pytest.mark.parametrize("reply", [Reply(0, "", ()), Reply(0, "x", ("",)), Reply(550, "5.1", ("a",)), Reply(999, "9.9.9", ("",)), Reply(550, "5.9999.1", ("\0",))])  # fmt: skip
+def test_no_oddity_of_a_reply_is_too_much(reply):
+    assert classify(reply).cause.id in {"unknown", "mailbox.refused"}
 
 
 def steps(text):

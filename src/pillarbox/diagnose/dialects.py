@@ -248,7 +248,9 @@ class Book:
     def _default(self, numbers: tuple[int, int, str], stage: Stage | None, *, weak: bool) -> Default | None:
         """What the numbers mean by themselves at this stage; `default` remembers it."""
         for one in self.defaults:
-            if one.weak is weak and (not one.stages or stage in one.stages) and one.numbers.fit(*numbers):
+            spoken = numbers[0] or not one.numbers.codes  # a code that nobody said stands for nothing
+            here = not one.stages or stage in one.stages
+            if one.weak is weak and spoken and here and one.numbers.fit(*numbers):
                 return one
         return None
 
