@@ -317,6 +317,9 @@ DELIVERY_IN_DOUBT = Event(
     "{message} to <{recipient}> may have arrived: {reply}",
     labels=("transport",),
 )
+ADDRESS_SUPPRESSED = Event(
+    "address.suppressed", Level.INFO, "nothing more is sent to {entry}: {cause}", labels=("cause",)
+)
 BOUNCE_RETURNED = Event(
     "bounce.returned", Level.INFO, "{message} to <{recipient}> came back: {reply}", labels=("cause",)
 )

@@ -4,9 +4,11 @@ import asyncio
 import contextlib
 import math
 import time
+from dataclasses import replace
 
 import pytest
 
+from pillarbox import observe
 from pillarbox.mail.catalogue import delivery
 from pillarbox.mail.reply import Origin, Result, Stage, parse_reply
 from pillarbox.mail.route import Route, Transport
@@ -293,6 +295,23 @@ async def test_mail_that_was_put_off_is_not_given_up_untried_and_waits_until_it_
         assert (one.state, one.attempts) == (State.QUEUED, 0)
         assert one.due > time.time() + 7000  # the two hours that such an answer asks for
     assert len(couriers.delivered) == 1
+
+
+async def test_an_operator_hears_once_of_what_many_messages_have(desk, couriers, monkeypatch):
+    told = []
+    monkeypatch.setattr(observe.ALARM, "note", lambda **facts: told.append(facts["cause"]))
+    couriers.plan = {f"{name}.example": BLOCKED for name in "abc"}
+    for name in "abc":
+        message = await desk.receive(f"{name}.example")
+        await desk.until(lambda m=message: desk.ledger.history(m)[-1].kind == "deferred")
+    assert told == ["client.blocklisted"]
+
+
+async def test_what_a_host_remarks_stands_in_the_history(desk, couriers):
+    couriers.plan["example.net"] = replace(OK, remark="251 will forward to <new@y.test>")
+    message = await desk.receive()
+    await desk.until(lambda: desk.ledger.history(message)[-1].kind == "remarked")
+    assert desk.ledger.history(message)[-1].detail["reply"] == "251 will forward to <new@y.test>"
 
 
 async def test_mail_left_from_before_is_delivered(desk, couriers):

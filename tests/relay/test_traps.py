@@ -470,3 +470,36 @@ async def test_random_replies_never_lose_a_recipient_nor_send_twice(courier_for,
                 break
         for address in {f"u{number}@x.test" for number in range(4)} - doubtful:
             assert peer.taken.count(address) <= 1, script
+
+
+# --- goodbyes that nobody asked for
+
+
+@pytest.mark.parametrize("at", ["MAIL", "RCPT", "DATA"])
+async def test_T4_a_221_to_anything_but_quit_is_a_lost_connection(courier_for, at):
+    async with ScriptedPeer({at: "221 2.0.0 bye"}) as peer:
+        results = await courier_for(route_to(peer)).deliver(three())
+        assert peer.messages == []
+    assert set(causes(results)) == {"delivery.connection_lost"}
+    assert states(results) == [State.QUEUED] * 3
+
+
+async def test_T7_a_221_to_the_message_leaves_it_in_doubt(courier_for):
+    async with ScriptedPeer({".": "221 2.0.0 bye"}) as peer:
+        results = await courier_for(route_to(peer)).deliver(letter())
+    assert causes(results) == ["delivery.in_doubt"]
+
+
+async def test_T15_where_a_251_forwards_to_is_kept_as_a_remark(courier_for):
+    async with ScriptedPeer({"RCPT": ["251 2.1.5 will forward to <new@y.test>", "250 ok"]}) as peer:
+        results = await courier_for(route_to(peer)).deliver(letter("a@x.test", "b@x.test"))
+    assert [results[number].remark for number in (0, 1)] == ["251 2.1.5 will forward to <new@y.test>", ""]
+
+
+async def test_T10_a_254_counts_as_taken_and_the_operator_hears_of_it(courier_for):
+    async with ScriptedPeer({".": "254 4.7.1 Suppression for user"}) as peer:
+        results = await courier_for(route_to(peer)).deliver(letter())
+    before = History(0, 0.0, delay_notified=False, sender="s@here.test", notify=Notify.UNSAID)
+    found = settle(results[0], before, RetrySettings(), 60.0)
+    assert found.state is State.DELIVERED
+    assert "yet says that it will not deliver it" in found.alarm

@@ -225,6 +225,9 @@ class Result:
     origin: Origin
     host: str = ""
     reports: bool = False  # the host took over the duty to report success to the sender (RFC 3461 5.2.1)
+    remark: str = (
+        ""  # what the host said besides when it took the recipient: that it is going to be forwarded
+    )
     # The two below are not kept beyond the decision what follows.
     wait_s: float = 0.0  # the host asked not to be tried sooner, or what it says holds for so long
     shared: bool = False  # the reply answered for several recipients together

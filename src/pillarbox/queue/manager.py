@@ -23,7 +23,7 @@ from pillarbox.queue.attempt import Carrier, Courier, local_results
 from pillarbox.queue.outcome import History, Report, settle
 from pillarbox.queue.returned import names_of
 from pillarbox.queue.schedule import Destination, QueueSettings, Schedule, inline_octets
-from pillarbox.queue.spool import SLOTS, Change, Pending, Queued, SpoolError, State, format_id
+from pillarbox.queue.spool import SLOTS, Change, Happening, Pending, Queued, SpoolError, State, format_id
 from pillarbox.queue.suppression import DISTRUST_S, doubts_sender, is_met_by_others
 
 if TYPE_CHECKING:
@@ -104,7 +104,11 @@ class Manager:
         if destination.barred:
             self._give_back(self._schedule.withdraw(lambda one: one is queued))
         elif idle := self._idle.get(destination.route):
-            idle.pop().set_result(None)
+            woken = idle.pop()
+            if woken.done():  # its time is just over
+                self._open_lane(destination)
+            else:
+                woken.set_result(None)
         else:
             self._open_lane(destination)
 
@@ -177,8 +181,12 @@ class Manager:
                 known = {one.number: put_off_with for one in queued.pending}
                 await self._settle(queued, known, put_off_until=destination.put_off_until)
             elif queued.content is not None or await self._load(queued):
+                names = await self._names(
+                    queued, destination
+                )  # now: nothing may come between a success and its record
                 results = await self._attempt(queued, destination, carrier)
-                await self._settle(queued, results, destination)
+                await self._settle(queued, results, destination, names=names)
+                await self._note_remarks(queued, results)
         except Exception as error:  # noqa: BLE001 - a bug may cost a message its turn, but not its place in the queue
             observe.report_incident(error, message=format_id(queued.id))
             for one in queued.pending:
@@ -267,17 +275,18 @@ class Manager:
         attempted: Destination | None = None,
         *,
         put_off_until: float = 0.0,
+        names: tuple[int, ...] = (),
     ) -> None:
         """Decide what follows from results, and store it together with the report that it calls for.
 
         `attempted` is the destination if there was a real attempt; `put_off_until` says until when there is none.
+        `names` are those by which a bounce may call the message, once it has left.
         """
         now = time.time()
         retry = self._settings.retry
         changes: list[Change] = []
         told: list[ReportedRecipient] = []
         lessons: list[Lesson] = []
-        names = await self._names(queued, results, attempted)
         for one in queued.pending:
             recipient = one.recipient
             history = History(
@@ -294,10 +303,9 @@ class Manager:
                     verdict.delay_notified,
                     one.route,
                     verdict.result,
-                    names,
+                    names if verdict.state is State.DELIVERED else (),
                 )
             )
-            names = ()  # once is enough
             if verdict.report is not Report.NONE:
                 told.append(reports.tell(one, verdict, now, queued.received_at + retry.give_up_s))
             if verdict.suspend_s and attempted is not None:
@@ -308,23 +316,28 @@ class Manager:
                 lessons += self._suppressions.learn(queued, one, verdict, attempted, now)
             _note(queued, one, verdict)
             if verdict.alarm and self._alarms.is_due(verdict.alarm_key, verdict.alarm_after, now):
-                observe.ALARM.note(
-                    problem=verdict.alarm,
-                    message=format_id(queued.id),
-                    cause=verdict.alarm_key.partition(" ")[0],
-                )
+                cause = verdict.alarm_key.partition(" ")[0]
+                observe.ALARM.note(problem=verdict.alarm, message=format_id(queued.id), cause=cause)
         await self._record(queued, changes, told, lessons)
 
-    async def _names(
-        self, queued: Queued, results: Mapping[int, Result], attempted: Destination | None
-    ) -> tuple[int, ...]:
-        """The names by which a bounce of what was just sent may call it, if bounces for its sender come here."""
+    async def _note_remarks(self, queued: Queued, results: Mapping[int, Result]) -> None:
+        """Keep what hosts said besides when they took a recipient."""
+        now = time.time()
+        said = [
+            Happening(
+                queued.id, now, "remarked", number, {"reply": one.remark, "host": one.host, "origin": "peer"}
+            )
+            for number, one in results.items()
+            if one.remark
+        ]
+        if said:
+            with contextlib.suppress(SpoolError):  # what counts is stored already
+                await self._spool.note(said)
+
+    async def _names(self, queued: Queued, destination: Destination) -> tuple[int, ...]:
+        """The names by which a bounce of this message may call it, if bounces for its sender come here."""
         sender, content = queued.envelope.sender, queued.content
-        if attempted is None or content is None or not sender:
-            return ()
-        if not is_met_by_others(attempted.route.transport) or not any(
-            result.reply.positive for result in results.values()
-        ):
+        if content is None or not sender or not is_met_by_others(destination.route.transport):
             return ()
         way = self._route(sender)
         if way is None or is_met_by_others(way.transport):
@@ -332,7 +345,7 @@ class Manager:
         try:
             return await names_of(queued.envelope, content)
         except OSError:
-            return ()  # it was sent, whatever became of its file since
+            return ()  # the attempt will say so
 
     async def _record(
         self,

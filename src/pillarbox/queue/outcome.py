@@ -75,7 +75,11 @@ def settle(
     """
     if result.reply.positive:
         report = _success_report(result, history)
-        return Verdict(State.DELIVERED, 0.0, report, history.delay_notified, result)
+        verdict = Verdict(State.DELIVERED, 0.0, report, history.delay_notified, result)
+        if result.reply.status[:1] in ("", "2"):
+            return verdict
+        doubt = f"{result.host} took it and yet says that it will not deliver it: {result.reply}"
+        return replace(verdict, alarm=doubt, alarm_key=f"accepted {result.host}")
     row = find(result.stage, result.reply, host=result.host)
     diagnosis = diagnose(result.stage, result.reply, result.host)
     age_s = now - history.received_at

@@ -11,6 +11,7 @@ from typing import Any
 
 import apsw
 
+from pillarbox import observe
 from pillarbox.queue.records import DamagedError, pack_detail, pack_result, unpack_result
 from pillarbox.queue.suppression import BY_OPERATOR, Lesson, LessonKind, Suppressed
 
@@ -54,6 +55,7 @@ def put(connection: apsw.Connection, lesson: Lesson) -> None:
         _PUT, (lesson.entry, lesson.at, lesson.until, lesson.cause, lesson.message, result, lesson.note)
     )
     connection.execute("DELETE FROM strike WHERE entry = ?", (lesson.entry,))
+    observe.ADDRESS_SUPPRESSED.note(entry=lesson.entry, cause=lesson.cause, until=lesson.until)
     if lesson.message is not None:
         detail = pack_detail({"entry": lesson.entry, "until": lesson.until, "why": lesson.cause})
         connection.execute(

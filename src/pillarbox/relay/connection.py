@@ -11,17 +11,19 @@ import errno
 import os
 import ssl
 from functools import lru_cache
+from itertools import takewhile
 from typing import TYPE_CHECKING, cast
 
 from pillarbox.mail.catalogue import delivery
 from pillarbox.smtp.client import QUIT, STARTTLS
-from pillarbox.smtp.replies import CLOSING_CODE, ProtocolError, ReplyReader
+from pillarbox.smtp.replies import CLOSING_CODE, GOODBYE_CODE, ProtocolError, ReplyReader
 
 if TYPE_CHECKING:
     from pillarbox.mail.reply import Reply
     from pillarbox.relay.plan import Hop
 
 _HIGH_WATER_OCTETS = 262144
+_GOODBYE = "QUIT"  # what is asked then
 _OUT_OF_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS)
 
 
@@ -174,6 +176,10 @@ class Connection(asyncio.Protocol):
             return
         if self._tls_next:
             self._tls_next, self._changing = False, new[0].positive
+        if self._what != _GOODBYE and any(reply.code == GOODBYE_CODE for reply in new):
+            self._replies += takewhile(lambda reply: reply.code != GOODBYE_CODE, new)
+            self._fail(delivery.CONNECTION_LOST.reply(host=self.host, detail=self._what or "nothing"))
+            return
         self._replies += new
         closing = any(reply.code == CLOSING_CODE for reply in new)
         if len(self._replies) > self._wanted:
@@ -248,7 +254,7 @@ class Connection(asyncio.Protocol):
         """Say goodbye and hang up; the answer is waited for, briefly, and makes no difference (RFC 5321 4.1.1.10)."""
         if self.usable:
             with contextlib.suppress(LinkError):
-                await self.ask(QUIT, 1, limit_s, "QUIT")
+                await self.ask(QUIT, 1, limit_s, _GOODBYE)
         self.close()
 
     async def greeting(self, limit_s: float) -> Reply:

@@ -266,7 +266,10 @@ class SmtpCourier:
             stage, reply = transaction.settled[index]
             if reply.positive:
                 stage = Stage.LOCAL if self._lmtp else stage
-                attempt.results[pending.number] = Result(reply, stage, Origin.PEER, host, reports)
+                remark = transaction.remarks.get(index)
+                attempt.results[pending.number] = Result(
+                    reply, stage, Origin.PEER, host, reports, remark=str(remark) if remark is not None else ""
+                )
                 continue
             origin = Origin.PEER if reply.cause is None else Origin.LOCAL
             result = Result(reply, stage, origin, host, shared=shared and stage is not Stage.RCPT)

@@ -10,6 +10,7 @@ import re
 from enum import Enum, Flag, auto
 from typing import TYPE_CHECKING
 
+from pillarbox.mail.catalogue.envelope import RECIPIENT_OK
 from pillarbox.mail.envelope import Body, Notify
 from pillarbox.mail.reply import Stage
 from pillarbox.smtp.replies import CLOSING_CODE, Extensions, ProtocolError
@@ -121,6 +122,7 @@ class Transaction:
         "_steps",
         "_waiting",
         "dirty",
+        "remarks",
         "settled",
     )
 
@@ -145,6 +147,7 @@ class Transaction:
         self._waiting = Next.COMMANDS
         self.dirty = False  # the server keeps an open transaction
         self.settled: dict[int, tuple[Stage, Reply]] = {}
+        self.remarks: dict[int, Reply] = {}  # of recipients that were taken with more than a plain yes
 
     @property
     def next(self) -> Next:
@@ -217,6 +220,8 @@ class Transaction:
         elif stage is Stage.RCPT:
             if reply.positive and self.dirty:
                 self._accepted.append(index)
+                if reply.code != RECIPIENT_OK.code:
+                    self.remarks[index] = reply
             else:
                 self.settled.setdefault(index, (stage, reply))
         elif stage is Stage.DATA:

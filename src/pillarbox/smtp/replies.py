@@ -19,6 +19,7 @@ MAX_LINES = 100
 MAX_KEPT_OCTETS = 510  # of each line
 MAX_STRIKES = 2
 CLOSING_CODE = session.SHUTDOWN.code  # the one code that may come at any moment, and ends the session
+GOODBYE_CODE = session.CLOSING.code  # the answer to QUIT; to anything else it means that the session is over
 _MAX_NUMBER_DIGITS = 18
 _MAX_REMEMBERED = 32
 _MAX_REMEMBERED_OCTETS = 100
