@@ -31,7 +31,7 @@ from pillarbox.inbound.accept import Door
 from pillarbox.inbound.greeting import GreetSettings, SlowGreeting
 from pillarbox.inbound.session import Desk, SmtpProtocol
 from pillarbox.inbound.status import HelpSettings, StatusBoard
-from pillarbox.mail.catalogue import auth, content, envelope, session
+from pillarbox.mail.catalogue import CAUSES, auth, content, envelope, session
 from pillarbox.mail.reply import Reply, printable
 from pillarbox.mail.units import Octets, Seconds
 from pillarbox.net.listener import ConnectionLimits, Connections, bind, listen
@@ -470,7 +470,11 @@ def keep_transcripts(request):
 
 def keep_transcript(folder, scenario, test):
     """Write the shortest transcript of this test in which the scenario's code was said, unless a shorter one is there."""
-    said = [written for one in transcripts if f"S: {scenario[1:4]}" in (written := write_down(one))]
+    codes = {
+        cause.code for cause in CAUSES.values() if scenario in cause.scenarios
+    }  # not always the one it is named by
+    written = [write_down(one) for one in transcripts]
+    said = [text for text in written if any(f"S: {code}" in text for code in codes)]
     file = folder / f"{scenario}.txt"
     best = min(said, key=lambda text: (text.count("\n"), len(text)), default=None)
     if best and not (file.exists() and file.read_text().count("\n") <= best.count("\n") + 1):
