@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import datetime as dt
 import inspect
 import itertools
 import json
@@ -34,6 +35,7 @@ NAMES = {
     int: "number",
     float: "number",
     bool: "true or false",
+    dt.datetime: "date and time",
 }
 
 

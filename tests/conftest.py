@@ -31,7 +31,7 @@ from pillarbox.inbound.accept import Door
 from pillarbox.inbound.greeting import GreetSettings, SlowGreeting
 from pillarbox.inbound.session import Desk, SmtpProtocol
 from pillarbox.inbound.status import HelpSettings, StatusBoard
-from pillarbox.mail.catalogue import CAUSES, auth, content, envelope, session
+from pillarbox.mail.catalogue import CAUSES, auth, content, session
 from pillarbox.mail.reply import Reply, printable
 from pillarbox.mail.units import Octets, Seconds
 from pillarbox.net.listener import ConnectionLimits, Connections, bind, listen
@@ -45,6 +45,16 @@ from pillarbox.policy.hooks import Client, Hooks
 from pillarbox.policy.memory import Memory
 from pillarbox.policy.names import DirectorySettings
 from pillarbox.policy.rules import Role, Rules, RuleSettings
+from pillarbox.policy.users import (
+    Disclosure,
+    ForwardSettings,
+    ListSettings,
+    MovedSettings,
+    Reveal,
+    State,
+    UserSettings,
+)
+from pillarbox.policy.verify import VerifyPolicy
 from pillarbox.queue.sqlite import SqliteSpool
 from pillarbox.smtp.events import (
     BodyChunk,
@@ -77,6 +87,47 @@ PASSWORDS = {
 DOMAINS = {
     "example.org": DomainSettings(deliver="hold", users=["alice", "bob", "carol", "postmaster", "abuse"]),
     "closed.example": DomainSettings(no_mail=True),
+    "people.example": DomainSettings(
+        deliver="hold",
+        users=["ann", "bob", "ünal"],
+        user={
+            "pat": UserSettings(state=State.PAUSED),
+            "lou": UserSettings(state=State.LOCKED),
+            "dan": UserSettings(state=State.DISABLED),
+            "lee": UserSettings(state=State.LEFT),
+            "max": UserSettings(state=State.MOVED, moved_to="max@new.example"),
+            "fay": UserSettings(forward=["fay@new.example"]),
+            "tim": UserSettings(max_message_octets=Octets(1000)),
+        },
+        aliases={"desk": ["ann", "lee", "pat"], "gone": "lee"},
+        lists={
+            "staff": ListSettings(members=["ann", "bob", "jo@new.example"], senders="members"),
+            "board": ListSettings(
+                members=["ann"], senders=["chair@people.example", "@owners.example"], show_members=False
+            ),
+            "crew": ListSettings(members=["bob"], senders="authenticated"),
+        },
+        forward=ForwardSettings(reveal=Reveal.ALWAYS),
+    ),
+    "shy.example": DomainSettings(
+        deliver="hold",
+        user={
+            "max": UserSettings(state=State.MOVED, moved_to="max@new.example"),
+            "fay": UserSettings(forward=["fay@new.example"]),
+        },
+        users=[],
+        forward=ForwardSettings(reveal=Reveal.AUTHENTICATED),
+        moved=MovedSettings(mode=Disclosure.AUTHENTICATED),
+    ),
+    "silent.example": DomainSettings(
+        deliver="hold",
+        user={
+            "max": UserSettings(state=State.MOVED, moved_to="max@new.example"),
+            "fay": UserSettings(forward=["fay@new.example"]),
+        },
+        users=[],
+        moved=MovedSettings(mode=Disclosure.HIDE),
+    ),
 }
 _QUICK = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
 
@@ -104,7 +155,9 @@ class Options:
     login_needs_tls: bool = True
     mechanisms: str = "PLAIN LOGIN"
     min_strength: str = "password"
-    vrfy: bool = True
+    vrfy: str = "restricted"
+    domains: dict = field(default_factory=lambda: DOMAINS)
+    probe: object = None  # asks the next hop about a recipient
     relay: tuple[str, ...] = ()
     limits: Limits = field(default_factory=Limits)
     connections: ConnectionLimits = field(default_factory=ConnectionLimits)
@@ -165,9 +218,11 @@ def build_accounts(settings=None):
 
 
 def build_rules(options):
-    directory = Directory(DirectorySettings(domains=DOMAINS))
+    directory = Directory(DirectorySettings(domains=options.domains))
     return Rules(
-        RuleSettings(relay_networks=options.relay, deny_networks=options.deny, vrfy=options.vrfy),
+        RuleSettings(
+            relay_networks=options.relay, deny_networks=options.deny, vrfy=VerifyPolicy(options.vrfy)
+        ),
         directory,
     ), directory
 
@@ -200,6 +255,7 @@ class Core:
         self.wants_tls = False
         self._body = bytearray()
         self._logged_in = ""
+        self.announced = 0
         self.pump()
 
     def feed(self, data, now=0.0):
@@ -233,10 +289,15 @@ class Core:
             case Hello():
                 return self.session.welcome()
             case MailFrom():
+                self.announced = event.parameters.size
                 return self.rules.decide_mail(self.client, event.sender)
             case RcptTo():
-                found = self.rules.decide_rcpt(self.client, event.recipient)
-                return found if isinstance(found, Reply) else envelope.RECIPIENT_OK.reply()
+                found = self.rules.decide_rcpt(
+                    self.client, event.recipient, self.session.sender, self.announced
+                )
+                return (
+                    found if isinstance(found, Reply) else self.rules.acceptance(self.client, event.recipient)
+                )
             case BodyStart():
                 self._body.clear()
                 return content.START_DATA.reply() if event.owed else None
@@ -253,7 +314,7 @@ class Core:
             case StatusWanted():
                 return session.STATUS_DENIED.reply()
             case Verify():
-                return self.rules.decide_verify(expand=event.expand)
+                return self.rules.decide_verify(self.client, event.argument, expand=event.expand)
             case TlsWanted():
                 self.wants_tls = True
                 return session.START_TLS.reply()
@@ -304,8 +365,16 @@ class Office:
         )
         shared = options.memory_of.folder if options.memory_of is not None else self.folder
         self.memory = Memory(shared, clock=options.clock)
-        tools = Tools(HOST, self.folder, resolver.lookup, self.memory, options.find_virus, options.give_score)
-        plugins = list(line_up(options.checks, tools, options.plugins))
+        tools = Tools(
+            HOST,
+            self.folder,
+            resolver.lookup,
+            self.memory,
+            options.find_virus,
+            options.give_score,
+            options.probe,
+        )
+        plugins = list(line_up(options.checks, directory, tools, options.plugins))
         self.hooks = Hooks(plugins, hostname=HOST, limit_s=options.hook_limit_s)
         self.connections = Connections(options.connections)
         self.door = Door(

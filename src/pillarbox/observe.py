@@ -331,6 +331,7 @@ REPORT_QUEUED = Event(
 )
 SPOOL_TROUBLE = Event("spool.trouble", Level.ERROR, "the store has trouble: {problem}")
 HOOK_FAILED = Event("hook.failed", Level.ERROR, "hook {hook} failed: {problem}", labels=("hook",))
+DIRECTORY_TROUBLE = Event("directory.trouble", Level.ERROR, "{file} cannot be used: {problem}")
 INCIDENT = Event("incident", Level.ERROR, "a bug, incident {incident}: {error}")
 ALARM = Event("alarm", Level.WARNING, "{problem}", labels=("cause",))
 

@@ -31,6 +31,7 @@ from pillarbox.policy.checks import Tools, line_up
 from pillarbox.policy.directory import Directory
 from pillarbox.policy.hooks import Hooks
 from pillarbox.policy.memory import Memory
+from pillarbox.policy.quota import mailbox_of
 from pillarbox.policy.rules import Role, Rules
 from pillarbox.queue.manager import Manager
 from pillarbox.queue.returned import Returns
@@ -47,7 +48,10 @@ if TYPE_CHECKING:
 
     from pillarbox.config import Config, ListenSettings
     from pillarbox.mail.envelope import Envelope
+    from pillarbox.mail.reply import Result
     from pillarbox.mail.route import Route
+    from pillarbox.policy.next_hop import Probe
+    from pillarbox.policy.users import Mailbox
     from pillarbox.queue.attempt import Courier
     from pillarbox.queue.spool import Draft, Entry, Queued
 
@@ -95,9 +99,9 @@ def _sockets(config: Config) -> list[tuple[str, bool]]:
     return [(listener.address, listener.tls == "implicit") for listener in config.listen]
 
 
-def get_tools(config: Config, resolver: Resolver, memory: Memory) -> Tools:
+def get_tools(config: Config, resolver: Resolver, memory: Memory, probe: Probe | None = None) -> Tools:
     """What the checks of a configuration work with; nothing is opened before a check asks."""
-    tools = Tools(config.hostname, Path(config.data), resolver.lookup, memory)
+    tools = Tools(config.hostname, Path(config.data), resolver.lookup, memory, probe=probe)
     scanner = config.scanner
     if not scanner.clamd and not scanner.rspamd:
         return tools
@@ -119,11 +123,12 @@ class Policy:
     def __init__(self, config: Config, tools: Tools, plugins: Sequence[object] = ()) -> None:
         """Raises ValueError or ImportError for what can't work."""
         self.directory = Directory(config.directory)
+        self.directory.read_files()
         self.accounts = Accounts([ConfigAccounts(config.accounts)], config.auth, key=_key_of(config))
         self.rules = Rules(config.policy, self.directory)
         plugins = [*map(_import_hooks, config.hooks), *plugins]
         self.hooks = Hooks(
-            list(line_up(config.checks, tools, plugins)),
+            list(line_up(config.checks, self.directory, tools, plugins)),
             hostname=config.hostname,
             limit_s=config.hook.limit_s,
             on_error=config.hook.on_error,
@@ -195,7 +200,7 @@ class Service:
         self._resolver = Resolver(config.dns)
         self._memory = Memory(Path(config.data))
         self._open.push_async_callback(self._memory.close)
-        self._policy = Policy(config, get_tools(config, self._resolver, self._memory), self._plugins)
+        self._policy = Policy(config, self._get_tools(config, self._resolver), self._plugins)
         self._open.push_async_callback(self._close_accounts)
         self.spool = SqliteSpool(Path(config.data))
         self._open.push_async_callback(self._close_spool)
@@ -225,8 +230,9 @@ class Service:
             ),
             hostname=config.hostname,
             recipient_delimiter=config.recipient_delimiter,
+            mailbox_of=self._mailbox_of,
         )
-        couriers = Couriers(
+        self._network = Couriers(
             config.relay,
             self._resolver,
             hostname=config.hostname,
@@ -234,7 +240,7 @@ class Service:
             hosts=self._hosts,
             is_us=lambda address, port: comes_here(address, port, self.addresses),
         )
-        return couriers, local.close
+        return self._network, local.close
 
     async def _close_accounts(self) -> None:
         await self._policy.accounts.close()
@@ -326,6 +332,18 @@ class Service:
         """The door of the present configuration takes our own reports."""
         return self.door.prepare_report(envelope, octets, now)
 
+    def _get_tools(self, config: Config, resolver: Resolver) -> Tools:
+        return get_tools(config, resolver, self._memory, self._probe)
+
+    async def _probe(self, route: Route, address: str) -> Result:
+        """Ask the hosts of a route about an address, by the present settings."""
+        return await self._network.probe(route, address)
+
+    def _mailbox_of(self, address: str) -> Mailbox | None:
+        """What is known of a mailbox now, if any has limits."""
+        directory = self._policy.directory
+        return mailbox_of(directory, address) if directory.has_limits else None
+
     def _route(self, address: str) -> Route | None:
         """The way that mail for an address takes now; asked again at each attempt, so a reload moves queued mail."""
         with contextlib.suppress(AddressError):
@@ -339,7 +357,7 @@ class Service:
         """
         config, waiting = take_over(self.config, config)
         resolver = self._resolver if self.config.dns == config.dns else Resolver(config.dns)
-        policy = Policy(config, get_tools(config, resolver, self._memory), self._plugins)
+        policy = Policy(config, self._get_tools(config, resolver), self._plugins)
         self._resolver = resolver
         if any(getattr(self.config, name) != getattr(config, name) for name in _OF_COURIERS):
             self._couriers.renew(*self._courier_makers(config))

@@ -91,7 +91,7 @@ def option(name, value):
         return Role(value)
     if name in {"deny", "relay"}:
         return (value,)
-    return value if name in {"tls", "mechanisms", "min_strength"} else value == "yes"
+    return value if name in {"tls", "vrfy", "mechanisms", "min_strength"} else value == "yes"
 
 
 def compare(path, expected, lines):

@@ -11,6 +11,7 @@ from pillarbox.policy.domains import DomainSettings
 from pillarbox.policy.hooks import Client
 from pillarbox.policy.names import DirectorySettings
 from pillarbox.policy.rules import Role, Rules, RuleSettings
+from pillarbox.policy.verify import VerifyPolicy
 
 DOMAINS = {
     "example.org": DomainSettings(deliver="hold", users=["alice", "postmaster"]),
@@ -32,7 +33,7 @@ def client(role=Role.MX, address="192.0.2.9", login=""):
 
 
 def decide(rules, recipient, **who):
-    found = rules.decide_rcpt(client(**who), parse_address(recipient))
+    found = rules.decide_rcpt(client(**who), parse_address(recipient), None, 0)
     return (
         found.cause
         if isinstance(found, Reply)
@@ -74,8 +75,6 @@ def test_no_address_of_ours_leads_elsewhere(rules, recipient):
 @pytest.mark.parametrize(
     "recipient",
     [
-        "x@[192.0.2.1]",
-        "x@[IPv6:::1]",
         "x@localhost",
         "x@org",
         "x@example.org.elsewhere.example",
@@ -85,6 +84,11 @@ def test_no_address_of_ours_leads_elsewhere(rules, recipient):
 )
 def test_what_only_looks_like_ours_is_not(rules, recipient):
     assert decide(rules(), recipient) is envelope.RELAY_DENIED
+
+
+@pytest.mark.parametrize("recipient", ["x@[192.0.2.1]", "x@[IPv6:::1]"])
+def test_foreign_literals_are_not(rules, recipient):
+    assert decide(rules(), recipient) is envelope.FOREIGN_LITERAL
 
 
 def test_the_bare_postmaster_always_exists(rules):
@@ -152,6 +156,8 @@ def test_whose_sender_address_it_is(rules, login, sender, cause):
 
 
 def test_vrfy_tells_nothing_and_expn_is_not_offered(rules):
-    assert rules().decide_verify(expand=False).cause is envelope.CANNOT_VERIFY
-    assert rules().decide_verify(expand=True).cause is session.NOT_IMPLEMENTED
-    assert rules(vrfy=False).decide_verify(expand=False).cause is session.NOT_IMPLEMENTED
+    verify = rules().decide_verify
+    assert verify(client(), "ann", expand=False).cause is envelope.CANNOT_VERIFY
+    assert verify(client(), "ann", expand=True).cause is session.NOT_IMPLEMENTED
+    off = rules(vrfy=VerifyPolicy.OFF).decide_verify
+    assert off(client(), "ann", expand=False).cause is session.NOT_IMPLEMENTED

@@ -9,6 +9,7 @@ import pytest
 
 from pillarbox.mail.envelope import Body, Envelope, Recipient
 from pillarbox.mail.route import Route, Transport
+from pillarbox.policy.users import Mailbox, Overflow, Quota
 from pillarbox.queue.spool import Content, Pending, Queued, format_id
 from pillarbox.relay.local import LocalCouriers, LocalSettings
 
@@ -201,3 +202,60 @@ async def test_a_bug_becomes_a_temporary_result(couriers, route):
     queued.content = None
     reply = await deliver(couriers, queued)
     assert reply.cause_id == "delivery.internal_error"
+
+
+@pytest.fixture
+async def limited(tmp_path):
+    """Couriers to a mailbox with a quota; `limited.append` sets another one."""
+    quotas = [Quota(f"{tmp_path}/./alice", 1000, 0, 0, Overflow.TEMP, 3600.0)]
+    made = LocalCouriers(
+        LocalSettings(),
+        hostname="mx.example.org",
+        mailbox_of=lambda address: Mailbox(address, max_message_octets=800, quota=quotas[-1]),
+    )
+    yield made, quotas
+    await made.close()
+
+
+async def test_deliveries_are_counted_and_names_tell_the_size(limited, route, tmp_path):
+    couriers, _ = limited
+    assert (await deliver(couriers, make_queued(route))).positive
+    (file,) = (tmp_path / "alice" / "new").iterdir()
+    octets = file.stat().st_size
+    assert file.name.endswith(f",S={octets}")
+    assert (tmp_path / "alice" / "maildirsize").read_text() == f"1000S\n0 0\n{octets} 1\n"
+    tagged = Route(Transport.MAILDIR, f"{tmp_path}/./alice/.work")
+    assert (await deliver(couriers, make_queued(tagged, message=7))).positive
+    assert (tmp_path / "alice" / "maildirsize").read_text() == f"1000S\n0 0\n{octets} 1\n{octets} 1\n"
+    assert not (tmp_path / "alice" / ".work" / "maildirsize").exists()
+
+
+async def test_a_copy_that_does_not_fit_is_put_off_and_leaves_nothing(limited, route, tmp_path):
+    couriers, quotas = limited
+    body = b"Subject: hi\r\n\r\n" + b"x" * 700
+    assert (await deliver(couriers, make_queued(route, body))).positive
+    again = make_queued(route, body, message=8)
+    assert (await deliver(couriers, again)).cause_id == "mailbox.full_for_now"
+    quotas.append(Quota(f"{tmp_path}/./alice", 1000, 0, 0, Overflow.REJECT, 3600.0))
+    assert (await deliver(couriers, again)).cause_id == "mailbox.full"
+    assert len(list((tmp_path / "alice" / "new").iterdir())) == 1
+    assert not list((tmp_path / "alice" / "tmp").iterdir())
+
+
+async def test_a_copy_bigger_than_the_mailbox_takes(limited, route, tmp_path):
+    couriers, _ = limited
+    reply = await deliver(couriers, make_queued(route, b"Subject: hi\r\n\r\n" + b"x" * 800))
+    assert (reply.cause_id, reply.status) == ("mailbox.message_too_big", "5.2.3")
+    assert not (tmp_path / "alice").exists()
+
+
+async def test_a_second_attempt_is_not_counted_twice(limited, route, tmp_path):
+    couriers, _ = limited
+    assert (await deliver(couriers, make_queued(route))).positive
+    assert (await deliver(couriers, make_queued(route, attempts=1))).positive
+    (file,) = (tmp_path / "alice" / "new").iterdir()
+    assert (await deliver(couriers, make_queued(route, message=9))).positive
+    octets = file.stat().st_size
+    assert (tmp_path / "alice" / "maildirsize").read_text() == f"1000S\n{octets} 1\n{octets} 1\n"
+    file.rename(tmp_path / "alice" / "cur" / f"{file.name}:2,S")
+    assert (await deliver(couriers, make_queued(route, attempts=1))).text == "Already in the mailbox"

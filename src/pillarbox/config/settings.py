@@ -23,6 +23,7 @@ from pillarbox.policy.checks import CheckSettings
 from pillarbox.policy.dns_lists import DnsListSettings
 from pillarbox.policy.domains import DomainSettings
 from pillarbox.policy.emergency import EmergencySettings
+from pillarbox.policy.exchangers import RecipientSettings
 from pillarbox.policy.form import MessageSettings
 from pillarbox.policy.greylist import GreylistSettings
 from pillarbox.policy.hello import HelloSettings
@@ -112,6 +113,7 @@ class Config(Settings, frozen=True):
     attachments: AttachmentSettings = AttachmentSettings()
     scanner: ScannerSettings = ScannerSettings()
     spam: SpamSettings = SpamSettings()
+    recipient: RecipientSettings = RecipientSettings()
     emergency: EmergencySettings = EmergencySettings()
     connections: ConnectionLimits = ConnectionLimits()
     limits: Limits = Limits()

@@ -153,10 +153,15 @@ class Door:
             draft.inline() if draft.file is None else None,
             draft.file,
         )
-        refusal = await self._hooks.decide("decide_message", incoming, warned=letter.warned)
-        if refusal is not None and not refusal.positive:
-            return await self._refuse(letter, refusal)
-        reply = await self._commit(letter, head)
+        try:
+            refusal = await self._hooks.decide("decide_message", incoming, warned=letter.warned)
+            if refusal is not None and not refusal.positive:
+                return await self._refuse(letter, refusal)
+            committing = self._commit(letter, head)
+        except BaseException:
+            draft.discard()
+            raise
+        reply = await committing
         if reply.positive:
             queue_id = reply.lines[0].rpartition(" ")[2]
             told = asyncio.ensure_future(self._hooks.notify("notify_received", queue_id, incoming))

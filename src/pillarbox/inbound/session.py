@@ -19,7 +19,7 @@ from pillarbox.inbound import login
 from pillarbox.inbound.accept import Accepted, Door, Letter
 from pillarbox.inbound.greeting import SlowGreeting
 from pillarbox.inbound.status import StatusBoard
-from pillarbox.mail.catalogue import content, envelope, session
+from pillarbox.mail.catalogue import content, session
 from pillarbox.mail.message import protocol_name
 from pillarbox.mail.reply import Reply
 from pillarbox.net.tls import Handshakes, certified_names, end_point
@@ -430,7 +430,10 @@ class SmtpProtocol(asyncio.Protocol):
         return answer if isinstance(answer, Reply) else await answer
 
     def _decide_recipient(self, event: RcptTo) -> Reply | Awaitable[Reply]:
-        found = self._desk.rules.decide_rcpt(self._client, event.recipient)
+        assert self._letter is not None  # RCPT comes inside a transaction
+        found = self._desk.rules.decide_rcpt(
+            self._client, event.recipient, self._session.sender, self._letter.parameters.size
+        )
         if isinstance(found, Reply):
             return self._refused(found, "rcpt", recipient=str(event.recipient))
         if "decide_rcpt" in self._desk.hooks.wanted:
@@ -440,11 +443,14 @@ class SmtpProtocol(asyncio.Protocol):
     def _take_recipient(self, event: RcptTo, found: tuple[Any, ...]) -> Reply:
         assert self._letter is not None  # RCPT comes inside a transaction
         self._letter.recipients.append(Accepted(event, str(event.recipient), found))
-        return envelope.RECIPIENT_OK.reply()
+        return self._desk.rules.acceptance(self._client, event.recipient)
 
     async def _rcpt_by_hooks(self, event: RcptTo, found: tuple[Any, ...]) -> Reply:
         assert self._letter is not None  # as above
-        opinion = await self._ask("decide_rcpt", self._session.sender, event.recipient)
+        client = msgspec.structs.replace(self._client, announced_octets=self._letter.parameters.size)
+        opinion = await self._desk.hooks.decide(
+            "decide_rcpt", client, self._session.sender, event.recipient, warned=self._warned
+        )
         if opinion is not None and not opinion.positive:
             return self._refused(opinion, "rcpt", recipient=str(event.recipient))
         return self._take_recipient(event, found)
@@ -504,7 +510,7 @@ class SmtpProtocol(asyncio.Protocol):
         return self._desk.board.answer(self._client, self._tls_cipher)
 
     def _on_verify(self, event: Verify) -> Reply:
-        return self._desk.rules.decide_verify(expand=event.expand)
+        return self._desk.rules.decide_verify(self._client, event.argument, expand=event.expand)
 
     def _on_tls_wanted(self, _event: TlsWanted) -> Reply | Awaitable[None]:
         """Reading is paused before the 220 goes out, so that nothing slips in between (RFC 3207 6)."""

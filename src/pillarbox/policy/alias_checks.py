@@ -73,6 +73,8 @@ def _check_value(names: Names, domain: Domain, name: str, value: str) -> None:
     if "@" not in value:
         parse_address(f"{value}@{aim[0].shown}")
     meaning = names.look_up(*aim)
+    if meaning is None and aim[0].files:
+        return  # it may stand there
     if meaning is None or (meaning.key == name == CATCH_ALL and aim[0] is domain):
         raise ValueError(f'there is no user or alias "{value}"')
 

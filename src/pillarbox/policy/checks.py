@@ -12,10 +12,15 @@ from pillarbox.mail.units import Settings
 from pillarbox.policy.attachments import Attachments, AttachmentSettings
 from pillarbox.policy.dns_lists import DnsLists, DnsListSettings
 from pillarbox.policy.emergency import Emergency, EmergencySettings
+from pillarbox.policy.exchangers import NullMx, RecipientSettings
 from pillarbox.policy.form import Form, MessageSettings
 from pillarbox.policy.greylist import Greylist, GreylistSettings
 from pillarbox.policy.hello import DeniedHello, HelloSettings, QualifiedHello
 from pillarbox.policy.hooks import Action
+from pillarbox.policy.mailbox_rate import MailboxRate
+from pillarbox.policy.map_files import FreshFiles
+from pillarbox.policy.next_hop import NextHop
+from pillarbox.policy.quota import MailboxRoom
 from pillarbox.policy.rates import ClientRate, RateSettings, SenderRate
 from pillarbox.policy.reverse import ReverseName, ReverseSettings
 from pillarbox.policy.scanner import ScannerSettings, SpamScanner, VirusScanner
@@ -27,7 +32,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pillarbox.mailauth.dns import Lookup
+    from pillarbox.policy.directory import Directory
     from pillarbox.policy.memory import Memory
+    from pillarbox.policy.next_hop import Probe
     from pillarbox.policy.scanner import FindVirus, GiveScore
 
 
@@ -45,6 +52,7 @@ class CheckSettings(Settings, frozen=True):
     attachments: AttachmentSettings = AttachmentSettings()
     scanner: ScannerSettings = ScannerSettings()
     spam: SpamSettings = SpamSettings()
+    recipient: RecipientSettings = RecipientSettings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +65,17 @@ class Tools:
     memory: Memory
     find_virus: FindVirus | None = None
     give_score: GiveScore | None = None
+    probe: Probe | None = None
 
 
-def line_up(settings: CheckSettings, tools: Tools, plugins: Sequence[object] = ()) -> Iterator[object]:
+def line_up(
+    settings: CheckSettings, directory: Directory, tools: Tools, plugins: Sequence[object] = ()
+) -> Iterator[object]:
     """The checks that are on and the operator's plugins in the order in which they are asked.
 
     At one stage of a session the first refusal counts, so the order is: the client, the sender, what the operator's
     hooks say of the recipient, how much is sent, and last what only a second try can tell. The core refuses what is out
-    of order or badly written before any of them; mailboxes and quotas come between `decide_client` and `decide_rcpt`.
+    of order or badly written before any of them; mailboxes come between `decide_client` and `decide_rcpt`.
     """
     off = Action.OFF
     if settings.emergency.watches:
@@ -83,6 +94,7 @@ def line_up(settings: CheckSettings, tools: Tools, plugins: Sequence[object] = (
         yield DeniedSender(settings.sender)
     if settings.sender.domain is not off:
         yield SenderDomain(settings.sender, tools.lookup)
+    yield from _of_recipients(settings, directory, tools)
     yield from _of_messages(settings, tools)
     yield from plugins
     if settings.rate.limits_senders and settings.rate.action is not off:
@@ -103,3 +115,17 @@ def _of_messages(settings: CheckSettings, tools: Tools) -> Iterator[object]:
         yield VirusScanner(settings.scanner, tools.find_virus)
     if tools.give_score is not None:
         yield SpamScanner(settings.scanner, tools.give_score)
+
+
+def _of_recipients(settings: CheckSettings, directory: Directory, tools: Tools) -> Iterator[object]:
+    """Those that look recipients up: whether they exist, have room, and do not get too much."""
+    if directory.has_files:
+        yield FreshFiles(directory)
+    if settings.recipient.check_domains:
+        yield NullMx(directory, tools.lookup)
+    if directory.has_verified and tools.probe is not None:
+        yield NextHop(directory, tools.probe)
+    if directory.has_limits:
+        yield MailboxRoom(directory)
+    if directory.has_rates:
+        yield MailboxRate(directory, tools.memory)

@@ -8,16 +8,28 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pillarbox.mail.address import Address, parse_address
-from pillarbox.mail.catalogue import delivery, envelope
+from pillarbox.mail.catalogue import delivery, envelope, mailbox
 from pillarbox.mail.route import Route, Transport
 from pillarbox.policy.alias_checks import check_aliases
 from pillarbox.policy.domains import Domain, dns_name, fold, is_itself
+from pillarbox.policy.map_files import DirectoryTroubleError
 from pillarbox.policy.names import DirectorySettings, Names, Target
 from pillarbox.policy.transports import UnsafeNameError, is_spec, parse_spec
+from pillarbox.policy.users import State
 
 if TYPE_CHECKING:
     from pillarbox.mail.reply import Reply
+    from pillarbox.policy.map_files import MapFile
+    from pillarbox.policy.users import Mailbox, MailingList
 
+# What becomes of mail that is in the queue already. A new address is told only at the door, where it may be asked who asks.
+_REFUSALS = {
+    State.PAUSED: mailbox.PAUSED,
+    State.LOCKED: mailbox.LOCKED,
+    State.DISABLED: mailbox.DISABLED,
+    State.LEFT: mailbox.LEFT,
+    State.MOVED: mailbox.LEFT,
+}
 MAX_EXPANSION = 10_000  # names looked at for one recipient
 
 
@@ -28,6 +40,13 @@ class Directory:
         """Raises ValueError, naming the key, for anything that could not work, loops of aliases included."""
         self._names = Names(settings)
         check_aliases(self._names)
+        # whether mailboxes limit what they take, and whether there is anything to ask about a recipient beyond where its mail goes
+        domains = self._names.domains.values()
+        self.has_files = any(domain.files for domain in domains)
+        self.has_rates = any(domain.has_rates for domain in domains)
+        self.has_verified = any(domain.settings.verify_recipients for domain in domains)
+        self.has_limits = any(domain.has_limits for domain in self._names.domains.values())
+        self.plain = all(domain.plain for domain in self._names.domains.values())
 
     def serves(self, domain: str) -> bool:
         """Whether a domain is one of ours."""
@@ -45,13 +64,79 @@ class Directory:
             return envelope.DOMAIN_TAKES_NO_MAIL.reply()
         local = fold(address.local)
         try:
-            if (
-                domain.everyone and not domain.aliases and not local.startswith("postmaster")
-            ):  # the ordinary case
-                return (Target(str(address), _mailbox(domain, local, *self._names.split(local))),)
+            if domain.nothing_but_names and not local.startswith("postmaster"):  # the ordinary case
+                return (Target(str(address), _way_into(domain, local, *self._names.split(local))),)
             return self._expand(domain, local, str(address) if address.domain else f"{local}@{domain.shown}")
         except UnsafeNameError as error:
             return delivery.MAILBOX_UNSAFE.reply(detail=error)
+        except DirectoryTroubleError as error:
+            return error.reply
+
+    def entry(self, address: Address) -> Mailbox | MailingList | None:
+        """What is known of the very name of a recipient, before any alias is followed. Raises UnsafeNameError."""
+        domain = self._names.domain_of(address)
+        try:
+            meaning = None if domain is None else self._names.look_up(domain, fold(address.local))
+        except DirectoryTroubleError:
+            meaning = None
+        if domain is None or meaning is None:
+            return None
+        return domain.lists.get(meaning.key) or domain.mailbox(meaning.key)
+
+    def files_of(self, address: Address) -> tuple[MapFile, ...]:
+        """The files that tell about a recipient."""
+        domain = self._names.domain_of(address)
+        return domain.files if domain is not None else ()
+
+    def read_files(self) -> None:
+        """Read the files of all domains; what is wrong with one is told by `resolve`. It waits for the disk."""
+        for domain in self._names.domains.values():
+            for file in domain.files:
+                file.refresh()
+
+    def verifies(self, address: Address) -> bool:
+        """Whether another host has to be asked about a recipient."""
+        domain = self._names.domain_of(address)
+        return domain is not None and domain.settings.verify_recipients
+
+    def sole_mailbox(self, address: Address) -> Mailbox | None:
+        """What is known of the user that a recipient stands for, if it is a single one."""
+        found = self.resolve(address)
+        return found[0].mailbox if isinstance(found, tuple) and len(found) == 1 else None
+
+    def members(self, address: Address) -> tuple[str, ...] | None:
+        """The addresses that an alias or a list stands for, () for a mailbox, None for a name that is unknown.
+
+        Ways out of their own, such as programs, are shown as the name itself; the catch-all is a mailbox to the outside.
+        """
+        domain = self._names.domain_of(address)
+        meaning = (
+            None if domain is None or domain.no_mail else self._names.look_up(domain, fold(address.local))
+        )
+        if domain is None or meaning is None:
+            return None
+        if meaning.key not in domain.aliases:
+            return ()
+        own = str(Address(meaning.key, domain.shown))
+        return tuple(
+            dict.fromkeys(
+                own
+                if is_spec(value) or is_itself(domain, meaning.key, value)
+                else value
+                if "@" in value
+                else str(Address(value, domain.shown))
+                for value in meaning.values
+            )
+        )
+
+    def homonyms(self, local: str) -> list[Address]:
+        """Our addresses with that local part; names that are mailboxes only because every name is count too."""
+        name = fold(local)
+        return [
+            Address(local, domain.shown)
+            for domain in self._names.domains.values()
+            if not domain.no_mail and self._names.look_up(domain, name) is not None
+        ]
 
     def route(self, address: Address) -> Route:
         """The way of an address that is already expanded; the same at every attempt, unless the configuration changed.
@@ -67,8 +152,8 @@ class Directory:
                 else self._resolve_outside(address)[0].route
             )
         local = fold(address.local)
-        meaning = names.look_up(domain, local)
         try:
+            meaning = names.look_up(domain, local)
             if meaning is not None and not domain.no_mail:
                 own = next((value for value in meaning.values if is_spec(value)), None)
                 if own is not None:
@@ -76,9 +161,11 @@ class Directory:
                 if not meaning.values or any(
                     is_itself(domain, meaning.key, value) for value in meaning.values
                 ):
-                    return _mailbox(domain, local, meaning.key, meaning.tag)
+                    return _mailbox("", domain, local, meaning.key, meaning.tag).route
         except UnsafeNameError:
             pass
+        except DirectoryTroubleError as error:
+            return Route(Transport.REFUSE, error.cause.id)
         return Route(Transport.HOLD)
 
     def hints(self) -> list[str]:
@@ -120,7 +207,7 @@ class Directory:
                 return envelope.RECIPIENT_UNKNOWN.reply()
             for value in meaning.values or (meaning.key,):
                 if is_itself(domain, meaning.key, value):  # a mailbox, or an alias that keeps a copy
-                    found[shown] = Target(shown, _mailbox(domain, local, meaning.key, meaning.tag))
+                    found[shown] = _mailbox(shown, domain, local, meaning.key, meaning.tag)
                 elif is_spec(value):
                     found[shown] = Target(
                         shown, parse_spec(value).fill(*names.split(local), domain.name, local)
@@ -134,10 +221,20 @@ class Directory:
                         waiting.append((*aim, str(Address(aim[1], aim[0].shown))))
             if len(seen) > MAX_EXPANSION:
                 return delivery.TOO_MANY_EXPANSIONS.reply()
-        return tuple(found.values())
+        return tuple(found.values()) or mailbox.MAP_BROKEN.reply()  # a file may have a circle in it
 
 
-def _mailbox(domain: Domain, local: str, user: str, tag: str) -> Route:
+def _mailbox(shown: str, domain: Domain, local: str, user: str, tag: str) -> Target:
+    """A mailbox, or the cause for which it takes nothing. Raises UnsafeNameError."""
+    known = domain.mailbox(user)
+    if known is None:
+        return Target(shown, _way_into(domain, local, user, tag))
+    refusal = _REFUSALS.get(known.state)
+    route = _way_into(domain, local, user, tag) if refusal is None else Route(Transport.REFUSE, refusal.id)
+    return Target(shown, route, known)
+
+
+def _way_into(domain: Domain, local: str, user: str, tag: str) -> Route:
     """The way into a mailbox. Raises UnsafeNameError."""
     assert domain.deliver is not None  # only such domains have mailboxes
     return domain.deliver.fill(user, tag, domain.name, local)

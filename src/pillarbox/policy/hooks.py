@@ -45,6 +45,7 @@ class Client(msgspec.Struct, frozen=True, gc=False):
     helo: str = ""
     tls: bool = False
     login: str = ""
+    announced_octets: int = 0  # the size of the message, in `decide_rcpt` and if MAIL told it
     senders: tuple[
         str, ...
     ] = ()  # the addresses that the login may use, "@domain" for all of a domain; none: any

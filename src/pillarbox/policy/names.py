@@ -25,6 +25,7 @@ from pillarbox.policy.routes import RouteSettings, RouteTable
 
 if TYPE_CHECKING:
     from pillarbox.mail.route import Route
+    from pillarbox.policy.users import Mailbox
 
 
 class DirectorySettings(Settings, frozen=True):
@@ -45,6 +46,7 @@ class Target(msgspec.Struct, frozen=True, gc=False):
 
     address: str
     route: Route
+    mailbox: Mailbox | None = None  # what is known of the user, beyond the name
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,10 @@ class Names:
         return (local[: min(places)], local[min(places) + 1 :]) if places else (local, "")
 
     def look_up(self, domain: Domain, local: str) -> Meaning | None:
-        """The entry for a name: as it is, without its tag, then what holds for every name; None if unknown."""
+        """The entry for a name: as it is, without its tag, then what holds for every name; None if unknown.
+
+        Raises DirectoryTroubleError if a file of the domain can't be used, and the name stands nowhere else.
+        """
         user, tag = self.split(local)
         for name, rest in ((local, ""), (user, tag)):
             values = domain.aliases.get(name)
@@ -90,6 +95,10 @@ class Names:
                 return Meaning(name, rest, (values,) if isinstance(values, str) else tuple(values))
             if name in domain.users:
                 return Meaning(name, rest)
+            for file in domain.files if user != "postmaster" else ():
+                listed = file.find(name)
+                if listed is not None:
+                    return Meaning(name, rest, listed)
         if user == "postmaster":
             elsewhere = self.postmaster and not is_itself(domain, user, self.postmaster)
             return Meaning(POSTMASTER, tag, (self.postmaster,)) if elsewhere else Meaning(user, tag)

@@ -8,13 +8,16 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from pillarbox.mail.catalogue import envelope, session
+from pillarbox.mail.catalogue import envelope
 from pillarbox.mail.reply import Reply
 from pillarbox.mail.units import Settings
 from pillarbox.policy.account import owns
 from pillarbox.policy.directory import Directory
 from pillarbox.policy.lists import Networks
 from pillarbox.policy.names import Target
+from pillarbox.policy.recipients import acceptance, admit, decide_list
+from pillarbox.policy.users import MailingList
+from pillarbox.policy.verify import Verifier, VerifyPolicy
 
 if TYPE_CHECKING:
     from pillarbox.mail.address import Address
@@ -41,8 +44,9 @@ class RuleSettings(Settings, frozen=True):
     """Clients in these networks may send to any domain."""
     deny_networks: tuple[str, ...] = ()
     """Clients in these networks are refused in the greeting (554)."""
-    vrfy: bool = True
-    """Answer VRFY with 252, as RFC 5321 7.3 allows; otherwise with 502."""
+    vrfy: VerifyPolicy = VerifyPolicy.RESTRICTED
+    """What VRFY and EXPN tell: `restricted` answers VRFY with 252 whatever the name is and EXPN with 502, `off` answers both
+    with 502; `auth` looks names up for clients that logged in, `open` for everybody."""
 
 
 class Rules:
@@ -51,7 +55,7 @@ class Rules:
     def __init__(self, settings: RuleSettings, directory: Directory) -> None:
         """Raises ValueError if a network is not well formed."""
         self._directory = directory
-        self._vrfy = settings.vrfy
+        self._verifier = Verifier(settings.vrfy, directory)
         self._relay = Networks(settings.relay_networks)
         self._denied = Networks(settings.deny_networks)
 
@@ -61,21 +65,37 @@ class Rules:
             return envelope.SENDER_NOT_OWNED.reply()
         return envelope.SENDER_OK.reply()
 
-    def decide_rcpt(self, client: Client, recipient: Address) -> tuple[Target, ...] | Reply:
-        """Where mail for the recipient goes, or why it may not go there (RFC 5321 3.6)."""
+    def decide_rcpt(
+        self, client: Client, recipient: Address, sender: Address | None, octets: int
+    ) -> tuple[Target, ...] | Reply:
+        """Where mail of the announced size goes, or why it may not go there (RFC 5321 3.6)."""
         outside = bool(recipient.domain) and not self._directory.serves(recipient.domain)
         if client.role != Role.SANDBOX:
             if outside and not (client.login or self.trusts(client.address)):
-                return envelope.RELAY_DENIED.reply()
+                foreign = recipient.domain.startswith("[")
+                return envelope.FOREIGN_LITERAL.reply() if foreign else envelope.RELAY_DENIED.reply()
             if not outside and not _ROUTING.isdisjoint(recipient.local):
                 return envelope.ROUTED_ADDRESS.reply()
-        return self._directory.resolve(recipient)
+        found = self._directory.resolve(recipient)
+        if self._directory.plain or isinstance(found, Reply):
+            return found
+        authenticated = bool(client.login)
+        entry = self._directory.entry(recipient)
+        if isinstance(entry, MailingList):
+            refusal = decide_list(entry, sender, authenticated=authenticated)
+            if refusal is not None:
+                return refusal
+        return admit(found, octets, authenticated=authenticated)
 
-    def decide_verify(self, *, expand: bool) -> Reply:
-        """VRFY never tells whether a mailbox exists (RFC 5321 7.3), EXPN is not offered."""
-        if expand or not self._vrfy:
-            return session.NOT_IMPLEMENTED.reply()
-        return envelope.CANNOT_VERIFY.reply()
+    def acceptance(self, client: Client, recipient: Address) -> Reply:
+        """The answer to RCPT for a recipient that was found good."""
+        if self._directory.plain:
+            return envelope.RECIPIENT_OK.reply()
+        return acceptance(self._directory.entry(recipient), authenticated=bool(client.login))
+
+    def decide_verify(self, client: Client, argument: str, *, expand: bool) -> Reply:
+        """The answer to VRFY, or to EXPN if `expand` is set."""
+        return self._verifier.decide(client, argument, expand=expand)
 
     def trusts(self, address: str) -> bool:
         """Whether a client address lies in the relay networks."""

@@ -13,7 +13,7 @@ from pillarbox.mail.route import MAILDIR_ROOT_END, Route, Transport
 
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 _PLACEHOLDERS = ("user", "tag", "domain", "local")
-_TRANSPORTS = {transport.value for transport in Transport}
+_TRANSPORTS = {transport.value for transport in Transport} - {Transport.REFUSE}
 _ALONE = {Transport.MX, Transport.DISCARD, Transport.HOLD}  # may stand without a target
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _FUNCTION = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)

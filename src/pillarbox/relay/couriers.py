@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from pillarbox.mail.route import Route, Transport
 from pillarbox.relay.destination import Destination
 from pillarbox.relay.hosts import Hosts
+from pillarbox.relay.probe import probe
 from pillarbox.relay.transaction import SmtpCourier
 
 if TYPE_CHECKING:
@@ -55,14 +56,20 @@ class Couriers:
         """A courier for `route`. Raises ValueError if its target can't be read."""
         if route.transport not in _BY_NETWORK:
             return self._local(route)
-        destination = Destination(
+        return SmtpCourier(self._destination(route), self._settings, self._hosts)
+
+    async def probe(self, route: Route, address: str) -> Result:
+        """What the hosts of a route, which goes by network, say about an address. Raises ValueError as above."""
+        return await probe(self._destination(route), self._settings, self._hosts, address)
+
+    def _destination(self, route: Route) -> Destination:
+        return Destination(
             route,
             settings=self._settings,
             resolver=self._resolver,
             hostname=self._hostname,
             is_us=self._is_us,
         )
-        return SmtpCourier(destination, self._settings, self._hosts)
 
 
 @dataclass(slots=True, eq=False)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from pillarbox.mail.catalogue import delivery
+from pillarbox.mail.catalogue import CAUSES, delivery
 from pillarbox.mail.route import Route, Transport
 from pillarbox.mail.units import Seconds, Settings
 from pillarbox.relay.final import FinalCourier, here
@@ -20,9 +20,10 @@ from pillarbox.relay.pipe import Pipe, ProgramSettings
 from pillarbox.relay.webhook import Webhook, WebhookSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from pillarbox.mail.reply import Result
+    from pillarbox.policy.users import Mailbox
     from pillarbox.queue.spool import Queued
     from pillarbox.relay.final import FinalDelivery
 
@@ -44,8 +45,19 @@ class LocalSettings(Settings, frozen=True):
 class LocalCouriers:
     """Makes couriers; they share threads and connections."""
 
-    def __init__(self, settings: LocalSettings, *, hostname: str, recipient_delimiter: str = "+") -> None:
-        """`hostname` becomes part of file names; `recipient_delimiter` is the directory's."""
+    def __init__(
+        self,
+        settings: LocalSettings,
+        *,
+        hostname: str,
+        recipient_delimiter: str = "+",
+        mailbox_of: Callable[[str], Mailbox | None] | None = None,
+    ) -> None:
+        """`hostname` becomes part of file names; `recipient_delimiter` is the directory's.
+
+        `mailbox_of` tells the limits of the mailbox that an address stands for, if there are mailboxes with limits.
+        """
+        self._mailbox_of = mailbox_of
         self._settings = settings
         self._hostname = hostname
         self._delimiters = recipient_delimiter
@@ -53,16 +65,18 @@ class LocalCouriers:
         self._handlers = ThreadPoolExecutor(_HANDLER_THREADS, "handler")
         self._webhooks: dict[str, Webhook] = {}
 
-    def __call__(self, route: Route) -> FinalCourier | DiscardCourier:
+    def __call__(self, route: Route) -> FinalCourier | DiscardCourier | RefusingCourier:
         """A courier for `route`. Raises ValueError if there is none, also when what it names is not configured."""
         if route.transport is Transport.DISCARD:
             return DiscardCourier()
+        if route.transport is Transport.REFUSE:
+            return RefusingCourier(route.target)
         return FinalCourier(self._way(route))
 
     def _way(self, route: Route) -> FinalDelivery:
         match route.transport:
             case Transport.MAILDIR:
-                return Maildir(route.target, self._disk, self._hostname)
+                return Maildir(route.target, self._disk, self._hostname, self._mailbox_of)
             case Transport.PIPE if route.target in self._settings.program:
                 return Pipe(self._settings.program[route.target], self._delimiters)
             case Transport.WEBHOOK if route.target in self._settings.webhook:
@@ -89,6 +103,20 @@ class DiscardCourier:
         """Count every recipient as delivered."""
         result = here(delivery.DELIVERED.reply(detail="Thrown away, as configured"))
         return {pending.number: result for pending in queued.pending}
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+
+class RefusingCourier:
+    """Takes nothing, because of the state of the account that the mail is for."""
+
+    def __init__(self, cause: str) -> None:
+        self._reply = CAUSES[cause].reply()
+
+    async def deliver(self, queued: Queued) -> Mapping[int, Result]:
+        """The same answer for every recipient."""
+        return {pending.number: here(self._reply) for pending in queued.pending}
 
     async def close(self) -> None:
         """Nothing is held."""

@@ -1,6 +1,6 @@
 """Put messages into Maildir folders, so that each is complete and on stable storage or not there at all.
 
-Which folder belongs to an address is `policy.directory`'s business.
+Which folder belongs to an address is `policy.directory`'s business, how its use is counted that of `policy.maildirsize`.
 """
 
 from __future__ import annotations
@@ -13,15 +13,19 @@ import time
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
-from pillarbox.mail.catalogue import delivery
+from pillarbox.mail.catalogue import delivery, mailbox
 from pillarbox.mail.route import MAILDIR_ROOT_END
+from pillarbox.policy.maildirsize import add, forget, judge, locked, open_home
+from pillarbox.policy.quota import refusal
 from pillarbox.queue.spool import format_id
-from pillarbox.relay.final import final_form, here
+from pillarbox.relay.final import content_of, final_form, here
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from concurrent.futures import Executor
 
     from pillarbox.mail.reply import Reply, Result
+    from pillarbox.policy.users import Mailbox, Quota
     from pillarbox.queue.spool import Pending, Queued
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -37,8 +41,18 @@ class Maildir:
     Nothing is held open between messages, so a folder that was moved away or replaced is noticed at once.
     """
 
-    def __init__(self, target: str, threads: Executor, hostname: str) -> None:
-        """`target` is that of the route; what stands before its "/./" must exist, what follows is made at need."""
+    def __init__(
+        self,
+        target: str,
+        threads: Executor,
+        hostname: str,
+        mailbox_of: Callable[[str], Mailbox | None] | None = None,
+    ) -> None:
+        """`target` is that of the route; what stands before its "/./" must exist, what follows is made at need.
+
+        `mailbox_of` tells the limits of the mailbox that an address stands for.
+        """
+        self._mailbox_of = mailbox_of
         self._root, _, below = target.partition(MAILDIR_ROOT_END)
         self._below = below.split("/")
         self._threads = threads
@@ -47,11 +61,15 @@ class Maildir:
         )  # as the inventor of the format writes them
 
     async def deliver(self, queued: Queued, pending: Pending) -> Result:
-        """Store one copy."""
-        store = asyncio.get_running_loop().run_in_executor(self._threads, self._store, queued, pending)
+        """Store one copy, if the limits of the mailbox allow it."""
+        known = self._mailbox_of(pending.recipient.address) if self._mailbox_of is not None else None
+        if known is not None and 0 < known.max_message_octets < content_of(queued).octets:
+            return here(mailbox.MESSAGE_TOO_BIG.reply(limit=known.max_message_octets))
+        quota = known.quota if known is not None else None
+        store = asyncio.get_running_loop().run_in_executor(self._threads, self._store, queued, pending, quota)
         return here(await store)
 
-    def _store(self, queued: Queued, pending: Pending) -> Reply:
+    def _store(self, queued: Queued, pending: Pending, quota: Quota | None) -> Reply:
         """Write the copy, or find that an earlier attempt has.
 
         The name is made of the queue id and the recipient's number, the same at every attempt. So a second copy
@@ -63,7 +81,20 @@ class Maildir:
                 home, tmp, new = self._open(opened)
                 if (pending.attempts or queued.received_at < _STARTED) and _is_in_cur(home, name):
                     return delivery.DELIVERED.reply(detail="Already in the mailbox")
-                _write(queued, pending, tmp, f"{name}.P{os.getpid()}C{next(_counter)}", new, name)
+                copy = _Copy(tmp, f"{name}.P{os.getpid()}C{next(_counter)}")
+                try:
+                    copy.write(queued, pending)
+                    full = None
+                    if quota is None:
+                        copy.move(new, name)
+                    else:
+                        full = _move_if_it_fits(copy, new, name, quota)
+                except BaseException:
+                    copy.discard()
+                    raise
+                if full is not None:
+                    copy.discard()
+                    return full
         except OSError as error:
             if error.errno in _NO_SPACE:
                 return delivery.MAILBOX_DISK_FULL.reply()
@@ -110,26 +141,57 @@ def _is_in_cur(home: int, name: str) -> bool:
         return False
     try:
         with os.scandir(cur) as entries:
-            return any(entry.name.partition(":")[0] == name for entry in entries)
+            return any(entry.name.partition(":")[0].partition(",S=")[0] == name for entry in entries)
     finally:
         os.close(cur)
 
 
-def _write(queued: Queued, pending: Pending, tmp: int, working_name: str, new: int, name: str) -> None:
-    """Write into `tmp`, sync, move to `new`, sync that. Leaves nothing behind in `tmp`. Raises OSError."""
-    file = os.open(working_name, _NEW_FILE, 0o600, dir_fd=tmp)
-    try:
+class _Copy:
+    """A file in `tmp` on its way to `new`."""
+
+    def __init__(self, tmp: int, name: str) -> None:
+        self._tmp = tmp
+        self._name = name
+        self.octets = 0
+
+    def write(self, queued: Queued, pending: Pending) -> None:
+        """Write and sync. Raises OSError."""
+        file = os.open(self._name, _NEW_FILE, 0o600, dir_fd=self._tmp)
         try:
             for piece in final_form(queued, pending):
+                self.octets += len(piece)
                 rest = memoryview(piece)
                 while rest:
                     rest = rest[os.write(file, rest) :]
             os.fsync(file)
         finally:
             os.close(file)
-        os.rename(working_name, name, src_dir_fd=tmp, dst_dir_fd=new)
-    except BaseException:
+
+    def move(self, new: int, name: str) -> None:
+        """Move to `new`, and sync that. Raises OSError."""
+        os.rename(self._name, name, src_dir_fd=self._tmp, dst_dir_fd=new)
+        os.fsync(new)
+
+    def discard(self) -> None:
+        """Leave nothing behind in `tmp`."""
         with suppress(OSError):
-            os.unlink(working_name, dir_fd=tmp)
-        raise
-    os.fsync(new)
+            os.unlink(self._name, dir_fd=self._tmp)
+
+
+def _move_if_it_fits(copy: _Copy, new: int, name: str, quota: Quota) -> Reply | None:
+    """Move a copy into a mailbox with a quota and count it, or say why not. Its name tells its size, as readers expect."""
+    name = f"{name},S={copy.octets}"
+    with open_home(quota) as home:
+        assert home is not None  # the copy lies in it, or in one of its folders
+        with locked(home):
+            try:
+                os.stat(name, dir_fd=new, follow_symlinks=False)
+            except FileNotFoundError:
+                full = refusal(judge(home, quota, copy.octets, time.time()))
+                if full is None:
+                    copy.move(new, name)
+                    add(home, copy.octets, 1)
+                return full
+            copy.move(new, name)  # the copy of an attempt that nobody knows to have been counted
+            forget(home)
+    return None

@@ -243,6 +243,23 @@ ROUTED_ADDRESS = Cause(
     advice="Use the plain address.",
     scenarios=("E553-1",),
 )
+FOREIGN_LITERAL = Cause(
+    "envelope.foreign_literal",
+    553,
+    "5.1.3",
+    "Addresses at foreign IP addresses are not accepted",
+    (Stage.RCPT,),
+    "RFC 5321 4.1.3",
+    "The recipient's domain is an IP address that is not ours.",
+    explanation=(
+        "An address such as user@[192.0.2.1] names a host by its number. Mail for other hosts is taken only "
+        "from those who may relay."
+    ),
+    who=Who.SENDER_ADMIN,
+    advice="Use an address with a domain name.",
+    setting="policy.relay_networks",
+    scenarios=("E553-1",),
+)
 SENDER_NOT_OWNED = Cause(
     "envelope.sender_not_owned",
     553,
