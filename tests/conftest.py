@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 import dns.flags
@@ -28,10 +29,11 @@ import uvloop
 from argon2 import PasswordHasher
 
 from pillarbox.inbound.accept import Door
+from pillarbox.inbound.etrn import Etrn, EtrnSettings
 from pillarbox.inbound.greeting import GreetSettings, SlowGreeting
 from pillarbox.inbound.session import Desk, SmtpProtocol
 from pillarbox.inbound.status import HelpSettings, StatusBoard
-from pillarbox.mail.catalogue import CAUSES, auth, content, session
+from pillarbox.mail.catalogue import CAUSES, auth, content, extensions, session
 from pillarbox.mail.reply import Reply, printable
 from pillarbox.mail.units import Octets, Seconds
 from pillarbox.net.listener import ConnectionLimits, Connections, bind, listen
@@ -45,6 +47,7 @@ from pillarbox.policy.hooks import Client, Hooks
 from pillarbox.policy.memory import Memory
 from pillarbox.policy.names import DirectorySettings
 from pillarbox.policy.rules import Role, Rules, RuleSettings
+from pillarbox.policy.terms import TermRules
 from pillarbox.policy.users import (
     Disclosure,
     ForwardSettings,
@@ -55,6 +58,7 @@ from pillarbox.policy.users import (
     UserSettings,
 )
 from pillarbox.policy.verify import VerifyPolicy
+from pillarbox.queue.ledger import Ledger
 from pillarbox.queue.sqlite import SqliteSpool
 from pillarbox.smtp.events import (
     BodyChunk,
@@ -67,10 +71,12 @@ from pillarbox.smtp.events import (
     RcptTo,
     SecretWanted,
     Signal,
+    StartQueue,
     StatusWanted,
     TlsWanted,
     Verify,
 )
+from pillarbox.smtp.extensions import ExtensionSettings
 from pillarbox.smtp.profile import Limits, Profile
 from pillarbox.smtp.sasl import Strength
 from pillarbox.smtp.scram import HASHES, derive_keys, format_keys
@@ -85,7 +91,12 @@ PASSWORDS = {
     "dora@example.org": "doors",
 }
 DOMAINS = {
-    "example.org": DomainSettings(deliver="hold", users=["alice", "bob", "carol", "postmaster", "abuse"]),
+    "example.org": DomainSettings(
+        deliver="hold",
+        users=["alice", "bob", "postmaster", "abuse"],
+        user={"carol": UserSettings(since=datetime(2024, 6, 1, tzinfo=UTC))},
+        since=datetime(2019, 5, 31, tzinfo=UTC),
+    ),
     "closed.example": DomainSettings(no_mail=True),
     "people.example": DomainSettings(
         deliver="hold",
@@ -176,6 +187,14 @@ class Options:
     min_free_octets: int = 0
     max_handshakes: int = 100
     auth: AuthSettings | None = None  # accounts of its own for this office, under these rules
+    extensions: dict[str, object] = field(default_factory=dict)
+    etrn: EtrnSettings = field(default_factory=EtrnSettings)
+
+    @property
+    def extension_settings(self) -> ExtensionSettings:
+        """What a script does not speak of is off, so that it need not count the lines of EHLO with each extension."""
+        rest = dict.fromkeys(("deliverby", "futurerelease", "mt_priority", "rrvs", "requiretls"), "off")
+        return ExtensionSettings(**(rest | self.extensions))
 
     @property
     def profile(self) -> Profile:
@@ -194,6 +213,10 @@ class Options:
             mechanisms=tuple(self.mechanisms.split()),
             min_strength=Strength[self.min_strength.upper()],
             random=bytes,  # the dialogues are written down: every nonce is zeros
+            extensions=self.extension_settings,
+            suspended=set(self.extension_settings.suspended),
+            starts_queue=bool(self.etrn.allow),
+            knows_since=True,
         )
 
 
@@ -233,13 +256,22 @@ def at_once(work):
         return pool.submit(asyncio.run, work).result()
 
 
+NOW = 1_900_000_000.0  # Unix time for the bare core
+
+
+async def nothing_waits(_route, _below):
+    return 0
+
+
 class Core:
     """The bare core with somebody who answers it by the same rules as the server, at once and without sockets."""
 
     def __init__(self, options, accounts=None):
         self.options = options
         self.accounts = accounts
-        self.rules, _ = build_rules(options)
+        self.rules, directory = build_rules(options)
+        self.terms = TermRules(options.extension_settings, self.rules, directory)
+        self.etrn = Etrn(options.etrn, directory, busy=lambda: False, start=nothing_waits)
         profile = options.profile
         refusal = None
         if options.role is Role.NO_MAIL:
@@ -287,14 +319,16 @@ class Core:
     def decide(self, event):
         match event:
             case Hello():
-                return self.session.welcome()
+                return self.session.welcome(NOW)
             case MailFrom():
                 self.announced = event.parameters.size
-                return self.rules.decide_mail(self.client, event.sender)
+                return self._decide_mail(event)
             case RcptTo():
                 found = self.rules.decide_rcpt(
                     self.client, event.recipient, self.session.sender, self.announced
                 )
+                if event.valid_since is not None and not isinstance(found, Reply):
+                    found = self.terms.decide_since(event.recipient, event.valid_since) or found
                 return (
                     found if isinstance(found, Reply) else self.rules.acceptance(self.client, event.recipient)
                 )
@@ -307,6 +341,8 @@ class Core:
             case BodyEnd():
                 if event.fault is not None:
                     return event.fault
+                if 0 < self.max_octets < len(self._body):
+                    return extensions.TOO_BIG_FOR_PRIORITY.reply(limit=self.max_octets)
                 self.bodies.append(bytes(self._body))
                 return content.QUEUED.reply(id=f"ID{len(self.bodies)}")
             case Login():
@@ -315,6 +351,8 @@ class Core:
                 return session.STATUS_DENIED.reply()
             case Verify():
                 return self.rules.decide_verify(self.client, event.argument, expand=event.expand)
+            case StartQueue():
+                return at_once(self.etrn.start(self.client, event))
             case TlsWanted():
                 self.wants_tls = True
                 return session.START_TLS.reply()
@@ -324,6 +362,19 @@ class Core:
                 self._body.clear()
                 return None
         raise AssertionError(event)
+
+    def _decide_mail(self, event):
+        reply = self.rules.decide_mail(self.client, event.sender)
+        self.max_octets = 0
+        if not reply.positive or event.parameters.wish is None:
+            return reply
+        terms = self.terms.decide(self.client, event.parameters, NOW)
+        if isinstance(terms, Reply):
+            return terms
+        self.max_octets = self.terms.max_octets(terms.priority)
+        if terms.priority != event.parameters.wish.priority:
+            return extensions.PRIORITY_CHANGED.reply(priority=terms.priority)
+        return reply
 
     def _log_in(self, event):
         found = at_once(self.accounts.login(event, Peer(ADDRESS)))
@@ -398,6 +449,8 @@ class Office:
                 SlowGreeting(options.greet, options.profile, self.hooks) if options.greet.delay_s else None
             ),
             handshakes=Handshakes(options.max_handshakes),
+            terms=TermRules(options.extension_settings, rules, directory),
+            etrn=Etrn(options.etrn, directory, busy=lambda: False, start=self._start),
             tls=self.context,
             implicit_tls=options.tls == "implicit",
         )
@@ -406,6 +459,10 @@ class Office:
         self.port = self.server.sockets[0].getsockname()[1]
         self.watch = asyncio.create_task(self.connections.watch())
         return self
+
+    async def _start(self, route, below):
+        with Ledger(self.folder) as ledger:
+            return ledger.start(route, below=below)
 
     def _protocol(self):
         self.protocols.append(SmtpProtocol(self.desk))

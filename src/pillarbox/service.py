@@ -19,6 +19,7 @@ import msgspec
 from pillarbox import observe
 from pillarbox.config.checks import check
 from pillarbox.inbound.accept import Door
+from pillarbox.inbound.etrn import Etrn
 from pillarbox.inbound.greeting import SlowGreeting
 from pillarbox.inbound.session import Desk, SmtpProtocol
 from pillarbox.inbound.status import StatusBoard
@@ -33,6 +34,8 @@ from pillarbox.policy.hooks import Hooks
 from pillarbox.policy.memory import Memory
 from pillarbox.policy.quota import mailbox_of
 from pillarbox.policy.rules import Role, Rules
+from pillarbox.policy.terms import TermRules
+from pillarbox.queue.ledger import Ledger
 from pillarbox.queue.manager import Manager
 from pillarbox.queue.returned import Returns
 from pillarbox.queue.sqlite import SqliteSpool
@@ -168,6 +171,7 @@ class Service:
         self.config = config
         self._plugins = plugins
         self._hosts = Hosts()
+        self._suspended: set[str] = set()  # keywords of extensions, for all sessions
         self._servers: list[asyncio.Server] = []
         self._open = contextlib.AsyncExitStack()  # closes what was opened, the last first
         self.addresses: list[tuple[str, int]] = []  # where it listens, in the order of the configuration
@@ -283,8 +287,21 @@ class Service:
             hostname=config.hostname,
             limits=config.limits,
             offer=self._offer,
+            max_messages=config.queue.max_messages,
         )
+        self._terms = TermRules(
+            config.extensions, policy.rules, policy.directory, delay_s=self.manager.delay_s
+        )
+        self._etrn = Etrn(
+            config.etrn, policy.directory, busy=lambda: self.manager.busy, start=self._start_route
+        )
+        self._suspended.clear()
+        self._suspended |= config.extensions.suspended
         self._desks = [self._desk(settings) for settings in config.listen]
+
+    async def _start_route(self, route: Route, below: bool) -> int:  # noqa: FBT001 - a callback
+        """Have what waits for a route tried now; how many messages."""
+        return await asyncio.to_thread(_start_route, Path(self.config.data), route, below=below)
 
     def _desk(self, settings: ListenSettings) -> Desk:
         config, policy = self.config, self._policy
@@ -305,6 +322,10 @@ class Service:
             needs_tls=settings.require_tls,
             needs_login=submission,
             login_in_clear=settings.login_in_clear,
+            extensions=config.extensions,
+            suspended=self._suspended,
+            starts_queue=bool(config.etrn.allow) and settings.role is not Role.LMTP,
+            knows_since=policy.directory.knows_since,
         )
         slow = bool(config.greet.delay_s) and settings.role is Role.MX
         return Desk(
@@ -317,9 +338,12 @@ class Service:
             connections=self.connections,
             board=StatusBoard(config.help, self.connections, Path(config.data)),
             slow_greeting=SlowGreeting(config.greet, profile, policy.hooks) if slow else None,
+            terms=self._terms,
+            etrn=self._etrn,
             handshakes=policy.handshakes,
             tls=policy.tls_for(settings),
             implicit_tls=settings.tls == "implicit",
+            tls_too_weak=config.tls.is_too_weak,
         )
 
     def _offer(self, queued: Queued) -> None:
@@ -377,6 +401,11 @@ class Service:
             await self._policy.hooks.close(max(until - clock(), 0.0))
         finally:
             await self._open.aclose()
+
+
+def _start_route(data: Path, route: Route, *, below: bool) -> int:
+    with Ledger(data) as ledger:
+        return ledger.start(route, below=below)
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

@@ -6,6 +6,8 @@ A script is a text file named after the scenarios it earns. Its lines:
     @ role lmtp               an option of the listener: role, tls, needs_tls, login, login_in_clear, login_needs_tls,
                               mechanisms, min_strength, vrfy, deny, relay
     @ limit recipients 2      one of its limits
+    @ extension rrvs on       one of its extensions, or of the settings of one; a script turns on what it speaks of
+    @ etrn example.org        a domain whose mail may be asked for
     C: NOOP                   the client sends a line; `\r`, `\n`, `\t`, `\\` and `\xHH` stand for octets
     C+ BDAT 3                 the same without the CRLF
     S: 250 2.0.0 *            the server answers a line; `*` stands for any text
@@ -23,6 +25,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pillarbox.inbound.etrn import EtrnSettings
 from pillarbox.mail.catalogue import CAUSES
 from pillarbox.policy.rules import Role
 from pillarbox.smtp.profile import Limits
@@ -67,7 +70,7 @@ def unescape(text):
 
 
 def read_script(path):
-    options, limits, steps = {}, {}, []
+    options, limits, extensions, steps = {}, {}, {}, []
     for number, line in enumerate(path.read_text().split("\n"), 1):
         mark, text = line[:2], line[3:]
         if mark == "@ ":
@@ -75,6 +78,9 @@ def read_script(path):
             if name == "limit":
                 key, _, amount = value.partition(" ")
                 limits[key] = int(amount)
+            elif name == "extension":
+                key, _, state = value.partition(" ")
+                extensions[key] = int(state) if state.isdigit() else state
             else:
                 options[name] = option(name, value)
         elif mark in {"C:", "C+"}:
@@ -83,7 +89,8 @@ def read_script(path):
             steps.append(Step(mark[0], text.encode(), number))
         else:
             assert not line or line[0] == "#", f"{path.name}:{number}: {line}"
-    return Script(options | {"limits": msgspec.structs.replace(Limits(), **limits)}, steps)
+    settings = {"limits": msgspec.structs.replace(Limits(), **limits), "extensions": extensions}
+    return Script(options | settings, steps)
 
 
 def option(name, value):
@@ -91,6 +98,8 @@ def option(name, value):
         return Role(value)
     if name in {"deny", "relay"}:
         return (value,)
+    if name == "etrn":
+        return EtrnSettings(allow=(value,))
     return value if name in {"tls", "vrfy", "mechanisms", "min_strength"} else value == "yes"
 
 

@@ -23,6 +23,7 @@ VERBS = [
     "HELP",
     "AUTH",
     "STARTTLS",
+    "ETRN",
 ]
 
 
@@ -49,3 +50,10 @@ def test_replies_come_from_the_catalogue():
 @pytest.mark.parametrize("topic", ["FROBNICATE", "MAIL FROM", "x" * 1000])
 def test_unknown_topics(topic):
     assert help_lines(topic, VERBS) is None
+
+
+def test_parameters_are_told_of_extensions_on_offer_alone():
+    assert help_lines("MAIL", VERBS)[1].startswith("Begins")
+    lines = help_lines("MAIL", VERBS, {"SIZE", "DELIVERBY", "MT-PRIORITY"})
+    assert lines[1:4] == ("SIZE=octets", "BY=seconds;R|N[T]", "MT-PRIORITY=-9 to 9")
+    assert help_lines("RCPT", VERBS, {"RRVS"})[1] == "RRVS=date-time[;C|R]"

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 
 LIMIT_S = 30  # for whatever a test waits for
-_PATH = re.compile(r"(.*?)((?: [A-Z0-9]+(?:=\S+)?)*)")
+_PATH = re.compile(r"(.*?)((?: [A-Z0-9-]+(?:=\S+)?)*)")
 
 
 class Server:

@@ -10,6 +10,7 @@ from typing import Literal
 
 import msgspec
 
+from pillarbox.inbound.etrn import EtrnSettings
 from pillarbox.inbound.greeting import GreetSettings
 from pillarbox.inbound.status import HelpSettings
 from pillarbox.mail.units import Seconds, Settings
@@ -41,6 +42,7 @@ from pillarbox.queue.suppression import SuppressionSettings
 from pillarbox.relay.pipe import ProgramSettings
 from pillarbox.relay.session import SmtpSettings
 from pillarbox.relay.webhook import WebhookSettings
+from pillarbox.smtp.extensions import ExtensionSettings
 from pillarbox.smtp.profile import Limits
 
 SANDBOX_SMTP = "127.0.0.1:1025"
@@ -117,6 +119,8 @@ class Config(Settings, frozen=True):
     emergency: EmergencySettings = EmergencySettings()
     connections: ConnectionLimits = ConnectionLimits()
     limits: Limits = Limits()
+    extensions: ExtensionSettings = ExtensionSettings()
+    etrn: EtrnSettings = EtrnSettings()
     queue: QueueSettings = QueueSettings()
     suppression: SuppressionSettings = SuppressionSettings()
     relay: SmtpSettings = SmtpSettings()

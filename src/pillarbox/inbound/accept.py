@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from pillarbox import observe
 from pillarbox.mail import message
 from pillarbox.mail.address import AddressError, parse_address
-from pillarbox.mail.catalogue import content, envelope
-from pillarbox.mail.envelope import Envelope, Notify, Recipient
+from pillarbox.mail.catalogue import content, envelope, extensions
+from pillarbox.mail.envelope import NO_TERMS, Envelope, Notify, Recipient, Terms
 from pillarbox.mail.reply import Reply
 from pillarbox.policy.hooks import Client, Hooks, Incoming
 from pillarbox.policy.names import Target
@@ -55,6 +55,8 @@ class Letter:
     head_complete: bool = False
     tls_cipher: str = ""
     warned: list[str] = field(default_factory=list)  # what checks that may only warn would have refused
+    terms: Terms = NO_TERMS
+    max_octets: int = 0  # for its priority; 0 for no such limit
 
     def keep_head(self, piece: bytes, limit: int) -> None:
         """Remember the beginning of the message until the header section is complete."""
@@ -72,7 +74,7 @@ class Letter:
 class Door:
     """Admits letters: each either gets a refusal or becomes durable and is offered to the queue manager."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one argument for each part that it works with
         self,
         spool: Spool,
         directory: Directory,
@@ -81,8 +83,9 @@ class Door:
         hostname: str,
         limits: Limits,
         offer: Callable[[Queued], None],
+        max_messages: int = 0,
     ) -> None:
-        """`offer` takes each message that has become durable."""
+        """`offer` takes each message that has become durable; 0 is no limit of messages in the queue."""
         self._spool = spool
         self._directory = directory
         self._hooks = hooks
@@ -92,6 +95,9 @@ class Door:
         self._telling: set[asyncio.Future[None]] = set()
         self._look_again = 0.0
         self._free_octets = 0
+        self._max_messages = max_messages
+        self._count_again = 0.0
+        self._messages = 0  # in the queue when they were last counted, and taken since
 
     def has_room(self, octets: int) -> Reply | None:
         """Refuse a message of the announced size for now if the disk would become too full (RFC 1870 6)."""
@@ -101,7 +107,24 @@ class Door:
             self._free_octets = self._spool.free_octets()
         if self._free_octets - octets < self._limits.min_free_octets:
             return envelope.NO_SPACE.reply()
+        if self._max_messages and self._is_full(now):
+            return envelope.QUEUE_FULL.reply()
         return None
+
+    def _is_full(self, now: float) -> bool:
+        """Whether the queue holds as many messages as it may; they are counted now and then, by the side."""
+        if now >= self._count_again:
+            self._count_again = now + _LOOK_S
+            self._spool.open_messages().add_done_callback(self._counted)
+        return self._messages >= self._max_messages
+
+    def _counted(self, done: asyncio.Future[int]) -> None:
+        if not done.cancelled() and done.exception() is None:
+            self._messages = done.result()
+
+    def check_writable(self) -> asyncio.Future[None]:
+        """See whether the store can be written now. Fails with SpoolError."""
+        return self._spool.check_writable()
 
     def draft(self) -> Draft:
         """Begin to store a body. Raises SpoolError."""
@@ -140,6 +163,8 @@ class Door:
             return content.TOO_MANY_HOPS.reply()
         if not head.complete and len(letter.head) > self._limits.header_octets:
             return content.HEADER_TOO_BIG.reply(limit=self._limits.header_octets)
+        if 0 < letter.max_octets < (letter.draft.octets if letter.draft is not None else 0):
+            return extensions.TOO_BIG_FOR_PRIORITY.reply(limit=letter.max_octets)
         return None
 
     async def _admit_by_hooks(self, letter: Letter, head: message.Head) -> Reply:
@@ -216,6 +241,7 @@ class Door:
             if not answered.done():
                 answered.set_result(reply)
             if error is None:
+                self._messages += 1
                 self._offer(done.result())
 
         self._spool.commit(draft, entry).add_done_callback(committed)
@@ -261,7 +287,7 @@ class Door:
         )
         entry = Entry(
             number,
-            Envelope(report.sender, recipients, report.body, report.smtputf8),
+            Envelope(report.sender, recipients, report.body, report.smtputf8, terms=report.terms),
             routes,
             now,
             prefix,
@@ -295,7 +321,13 @@ def _envelope(letter: Letter) -> tuple[Envelope, tuple[Route, ...]]:
         routes = tuple(route for _, route in reversed(found))
     return (
         Envelope(
-            letter.sender, recipients, parameters.body, parameters.smtputf8, parameters.ret, parameters.envid
+            letter.sender,
+            recipients,
+            parameters.body,
+            parameters.smtputf8,
+            parameters.ret,
+            parameters.envid,
+            letter.terms,
         ),
         routes,
     )
@@ -303,4 +335,7 @@ def _envelope(letter: Letter) -> tuple[Envelope, tuple[Route, ...]]:
 
 def _recipient(accepted: Accepted, target: Target) -> Recipient:
     original = "" if target.address == accepted.address else accepted.address
-    return Recipient(target.address, accepted.asked.notify, accepted.asked.orcpt, original)
+    asked = accepted.asked
+    # whoever an address of ours stands for is not the one whom the sender knows (RFC 7293 8)
+    valid_since = None if original else asked.valid_since
+    return Recipient(target.address, asked.notify, asked.orcpt, original, valid_since)

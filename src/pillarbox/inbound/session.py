@@ -19,7 +19,7 @@ from pillarbox.inbound import login
 from pillarbox.inbound.accept import Accepted, Door, Letter
 from pillarbox.inbound.greeting import SlowGreeting
 from pillarbox.inbound.status import StatusBoard
-from pillarbox.mail.catalogue import content, session
+from pillarbox.mail.catalogue import auth, content, extensions, session
 from pillarbox.mail.message import protocol_name
 from pillarbox.mail.reply import Reply
 from pillarbox.net.tls import Handshakes, certified_names, end_point
@@ -37,6 +37,7 @@ from pillarbox.smtp.events import (
     RcptTo,
     SecretWanted,
     Signal,
+    StartQueue,
     StatusWanted,
     TlsWanted,
     Verify,
@@ -48,8 +49,10 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Awaitable, Callable
 
+    from pillarbox.inbound.etrn import Etrn
     from pillarbox.net.listener import Connections
     from pillarbox.policy.accounts import Accounts
+    from pillarbox.policy.terms import TermRules
 
 _MAX_WAITING_OCTETS = 65_536  # kept while a decision is being made; more stays in the kernel
 _MAX_EVENTS_A_TURN = 100  # one client's flood of commands must not hold up the others
@@ -73,9 +76,12 @@ class Desk:
     connections: Connections
     handshakes: Handshakes
     board: StatusBoard
+    terms: TermRules
+    etrn: Etrn | None = None
     tls: ssl.SSLContext | None = None
     implicit_tls: bool = False
     slow_greeting: SlowGreeting | None = None
+    tls_too_weak: Callable[[str], bool] = lambda _version: False
 
 
 class SmtpProtocol(asyncio.Protocol):
@@ -94,6 +100,7 @@ class SmtpProtocol(asyncio.Protocol):
         "_standing_warnings",
         "_task",
         "_tls_cipher",
+        "_tls_weak",
         "_transport",
         "_warned",
     )
@@ -111,6 +118,7 @@ class SmtpProtocol(asyncio.Protocol):
         self._certified: tuple[str, ...] = ()  # the mail addresses in the client's certificate
         self._warned: list[str] = []  # what checks on trial would have refused, for the next message
         self._standing_warnings = 0  # how many of them are about the client, and count for all its messages
+        self._tls_weak = False  # less than is demanded
 
     # ------------------------------------------------------------------ the transport's side
 
@@ -126,6 +134,8 @@ class SmtpProtocol(asyncio.Protocol):
         number = f"{_boot}-{next(_numbers)}"
         trusted = desk.rules.trusts(address)
         self._client = Client(number, address, port, desk.role, tls=desk.implicit_tls, trusted=trusted)
+        if desk.implicit_tls:
+            self._tls_weak = desk.tls_too_weak(transport.get_extra_info("ssl_object").version() or "")
         refusal = self._greeting_refusal(address)
         self._session = ServerSession(
             desk.profile, now=time.monotonic(), tls=desk.implicit_tls, refusal=refusal
@@ -147,6 +157,8 @@ class SmtpProtocol(asyncio.Protocol):
             return say(session.NO_MAIL_HERE)
         if desk.rules.denies(address):
             return say(session.CLIENT_DENIED)
+        if self._tls_weak:
+            return auth.TLS_TOO_WEAK.reply()
         if connections.draining:
             return say(session.SHUTDOWN)
         if connections.full:
@@ -369,14 +381,14 @@ class SmtpProtocol(asyncio.Protocol):
         self._client = msgspec.structs.replace(self._client, helo=event.name)
         if "decide_hello" in self._desk.hooks.wanted:
             return self._hello_by_hooks()
-        return self._session.welcome()
+        return self._session.welcome(time.time())
 
     async def _hello_by_hooks(self) -> Reply:
         opinion = await self._ask("decide_hello")
         self._standing_warnings = len(self._warned)
         if opinion is not None and not opinion.positive:
             return self._refused(opinion, "hello", helo=self._client.helo)
-        return self._session.welcome()
+        return self._session.welcome(time.time())
 
     def _on_mail(self, event: MailFrom) -> Reply | Awaitable[Reply]:
         reply = self._desk.door.has_room(event.parameters.size)
@@ -385,9 +397,32 @@ class SmtpProtocol(asyncio.Protocol):
         if not reply.positive:
             return self._refused(reply, "mail")
         del self._warned[self._standing_warnings :]
+        if event.parameters.wish is not None:
+            return self._mail_with_wish(event, reply)
         if "decide_mail" in self._desk.hooks.wanted:
             return self._mail_by_hooks(event, reply)
         self._begin(event)
+        return reply
+
+    async def _mail_with_wish(self, event: MailFrom, reply: Reply) -> Reply:
+        """MAIL asks for more than to carry the message."""
+        rules, wish = self._desk.terms, event.parameters.wish
+        assert wish is not None  # that is why we are here
+        terms = rules.decide(self._client, event.parameters, time.time())
+        if isinstance(terms, Reply):
+            return self._refused(terms, "mail")
+        if terms.hold_until:
+            try:
+                await self._desk.door.check_writable()
+            except SpoolError as error:
+                observe.SPOOL_TROUBLE.note(session=self._client.session, problem=str(error))
+                return self._refused(extensions.HOLD_NOT_NOW.reply(), "mail")
+        if terms.priority != wish.priority:
+            reply = extensions.PRIORITY_CHANGED.reply(priority=terms.priority)
+        reply = await self._mail_by_hooks(event, reply)
+        if reply.positive and self._letter is not None:
+            self._letter.terms = terms
+            self._letter.max_octets = rules.max_octets(terms.priority)
         return reply
 
     async def _mail_by_hooks(self, event: MailFrom, reply: Reply) -> Reply:
@@ -434,6 +469,8 @@ class SmtpProtocol(asyncio.Protocol):
         found = self._desk.rules.decide_rcpt(
             self._client, event.recipient, self._session.sender, self._letter.parameters.size
         )
+        if event.valid_since is not None and not isinstance(found, Reply):
+            found = self._desk.terms.decide_since(event.recipient, event.valid_since) or found
         if isinstance(found, Reply):
             return self._refused(found, "rcpt", recipient=str(event.recipient))
         if "decide_rcpt" in self._desk.hooks.wanted:
@@ -512,6 +549,10 @@ class SmtpProtocol(asyncio.Protocol):
     def _on_verify(self, event: Verify) -> Reply:
         return self._desk.rules.decide_verify(self._client, event.argument, expand=event.expand)
 
+    def _on_start_queue(self, event: StartQueue) -> Awaitable[Reply]:
+        assert self._desk.etrn is not None  # the core asks only where it is offered
+        return self._desk.etrn.start(self._client, event)
+
     def _on_tls_wanted(self, _event: TlsWanted) -> Reply | Awaitable[None]:
         """Reading is paused before the 220 goes out, so that nothing slips in between (RFC 3207 6)."""
         if self._desk.handshakes.full:
@@ -545,6 +586,8 @@ class SmtpProtocol(asyncio.Protocol):
             plain.resume_reading()
         self._client = msgspec.structs.replace(self._client, tls=True, helo="", login="", senders=())
         self._note_tls()
+        if self._tls_weak:
+            self._session.tls_too_weak()
 
     def _note_tls(self) -> None:
         """Learn what the handshake has agreed upon."""
@@ -552,6 +595,7 @@ class SmtpProtocol(asyncio.Protocol):
         self._tls_cipher = secured[0] if secured else ""
         connection = self._transport.get_extra_info("ssl_object")
         self._certified = certified_names(connection)
+        self._tls_weak = self._desk.tls_too_weak(connection.version() or "")
         self._session.channel = Channel(
             tls=True, certified=bool(self._certified), end_point=end_point(connection)
         )
@@ -569,5 +613,6 @@ _HANDLERS: dict[type, Callable[[SmtpProtocol, Any], Any]] = {
     SecretWanted: SmtpProtocol._on_secret_wanted,  # noqa: SLF001
     StatusWanted: SmtpProtocol._on_status_wanted,  # noqa: SLF001
     Verify: SmtpProtocol._on_verify,  # noqa: SLF001
+    StartQueue: SmtpProtocol._on_start_queue,  # noqa: SLF001
     TlsWanted: SmtpProtocol._on_tls_wanted,  # noqa: SLF001
 }

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pillarbox.mail import mime, notice
-from pillarbox.mail.envelope import Body, Envelope, Notify, Recipient, Ret
+from pillarbox.mail.envelope import NO_TERMS, Body, Envelope, Notify, Recipient, Ret, Terms
 from pillarbox.mail.message import MAX_HEAD_OCTETS, Head, format_date, parse_date, scan_head
 from pillarbox.mail.mime import Part
 from pillarbox.mail.notice import ReportedRecipient, ReportKind
@@ -73,7 +73,11 @@ def build(  # noqa: PLR0913 - all that a report tells comes from its caller
     if not recipients:
         raise ValueError("a report needs a recipient to tell of")
     failed = any(found.kind is ReportKind.FAILED for found in recipients)
-    head, returned = _returned_part(envelope, original, in_full=failed and envelope.ret is not Ret.HEADERS)
+    head, returned = _returned_part(
+        envelope,
+        original,
+        in_full=failed and envelope.ret is not Ret.HEADERS and not envelope.terms.require_tls,
+    )
     text = notice.text(
         recipients, about=_reminders(head), hostname=hostname, received_at=received_at, queue_id=queue_id
     )
@@ -98,14 +102,17 @@ def build(  # noqa: PLR0913 - all that a report tells comes from its caller
     parts = [_text_part(text), status, returned] if returned else [_text_part(text), status]
     octets = divider.join(["\r\n".join(top).encode("utf-8", "surrogateescape"), *parts])
     octets += f"\r\n--{boundary}--\r\n".encode()
-    return (
-        Envelope(
-            sender="",
-            recipients=(Recipient(envelope.sender, Notify.NEVER),),
-            body=Body.SEVEN_BIT if octets.isascii() else Body.EIGHT_BIT,
-            smtputf8=not envelope.sender.isascii(),
-        ),
-        octets,
+    return _report_envelope(envelope, octets), octets
+
+
+def _report_envelope(envelope: Envelope, octets: bytes) -> Envelope:
+    """The envelope of a report: what must not travel without TLS has reports that must not, either (RFC 8689 5)."""
+    return Envelope(
+        sender="",
+        recipients=(Recipient(envelope.sender, Notify.NEVER),),
+        body=Body.SEVEN_BIT if octets.isascii() else Body.EIGHT_BIT,
+        smtputf8=not envelope.sender.isascii(),
+        terms=Terms(require_tls=True) if envelope.terms.require_tls else NO_TERMS,
     )
 
 

@@ -49,6 +49,43 @@ class Notify(IntFlag):
         return bool(self & Notify.SUCCESS)
 
 
+class ByMode(StrEnum):
+    """What follows when the time of DELIVERBY is over (RFC 2852 4)."""
+
+    RETURN = "R"
+    NOTIFY = "N"
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """Until when the message is to be delivered (RFC 2852)."""
+
+    at: float  # Unix time
+    mode: ByMode
+    trace: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What the sender asked of the way itself; most messages ask for nothing."""
+
+    by: Deadline | None = None
+    hold_until: float = 0.0  # Unix time (RFC 4865); 0: go at once
+    priority: int = 0  # -9 to 9 (RFC 6710)
+    require_tls: bool = False  # RFC 8689
+
+
+NO_TERMS = Terms()
+
+
+@dataclass(frozen=True, slots=True)
+class ValidSince:
+    """Since when the sender knows the recipient (RFC 7293); `refuse`: rather not at all than without this check."""
+
+    at: float  # Unix time
+    refuse: bool = True
+
+
 @dataclass(frozen=True, slots=True)
 class Recipient:
     """One forward-path: `address` is where it goes now, `original` what the client named (after RCPT TO)."""
@@ -57,6 +94,7 @@ class Recipient:
     notify: Notify = Notify.UNSAID
     orcpt: str = ""  # "rfc822;user@example.org", xtext already decoded (RFC 3461 4.2)
     original: str = ""  # "" when nothing rewrote the address
+    valid_since: ValidSince | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,3 +107,4 @@ class Envelope:
     smtputf8: bool = False
     ret: Ret | None = None
     envid: str = ""  # xtext already decoded (RFC 3461 4.4)
+    terms: Terms = NO_TERMS

@@ -41,6 +41,7 @@ class Stage(StrEnum):
     VRFY = "vrfy"
     EXPN = "expn"
     HELP = "help"
+    ETRN = "etrn"
     ANY = "any"
     LOCAL = "local"  # local delivery, or a decision of the queue itself
 

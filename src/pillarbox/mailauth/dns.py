@@ -30,6 +30,7 @@ class Answer:
     ttl_s: float = field(
         default=0.0, compare=False
     )  # how long it was remembered when it came, within our limits
+    secure: bool = False  # checked by DNSSEC, by a name server that can be believed
 
 
 Plan: TypeAlias = Generator[Query, Answer, T]

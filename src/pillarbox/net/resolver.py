@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import dns.asyncresolver
 import dns.exception
+import dns.flags
 import dns.nameserver
 import dns.rdatatype
 import dns.resolver
@@ -124,15 +125,24 @@ class Resolver:
             return Answer(failed=True, detail=_failure(error), ttl_s=settings.failure_ttl_s)
         self._prefer(found)
         if found.rrset is None:
-            return Answer(ttl_s=min(settings.negative_ttl_s, _negative_ttl(found)))
+            ttl_s = min(settings.negative_ttl_s, _negative_ttl(found))
+            return Answer(ttl_s=ttl_s, secure=_is_secure(found))
         records = tuple(sorted(_READERS[kind](record) for record in found.rrset)[:_MAX_RECORDS])
-        return Answer(records, ttl_s=min(settings.max_ttl_s, found.rrset.ttl))
+        return Answer(records, ttl_s=min(settings.max_ttl_s, found.rrset.ttl), secure=_is_secure(found))
 
     def _prefer(self, found: dns.resolver.Answer) -> None:
         """Ask the server first that answered: a dead one in front of it would cost every question a wait."""
         who = (found.nameserver, found.port)
         self._servers = sorted(self._servers, key=lambda one: (one.address, one.port) != who)
         self._dns.nameservers = self._servers
+
+
+def _is_secure(found: dns.resolver.Answer) -> bool:
+    """Whether the flag "authentic data" can be believed: nobody stands between us and the server that set it."""
+    return (
+        bool(found.response.flags & dns.flags.AD)
+        and ipaddress.ip_address(found.nameserver or "0.0.0.0").is_loopback
+    )
 
 
 def _failure(error: Exception) -> str:
@@ -176,6 +186,7 @@ def _make_resolver(
     resolver.nameservers = servers
     resolver.timeout = min(max(1.0, settings.timeout_s / 4), settings.timeout_s / 2)  # for one try
     resolver.use_edns(0, 0, 1232)
+    resolver.set_flags(dns.flags.RD | dns.flags.AD)  # tell whether it was checked (RFC 6840 5.7)
     return resolver
 
 

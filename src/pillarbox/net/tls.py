@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ssl
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -30,6 +30,13 @@ class TlsSettings(Settings, frozen=True):
     one, and who shows it may log in by EXTERNAL as the mail address in it."""
     max_handshakes: int = 100
     """Handshakes after STARTTLS that may go on at once; further ones are put off (454)."""
+    min_version: Literal["1.2", "1.3"] = "1.2"
+    """The oldest TLS that is good enough. A client that knows only an older one may shake hands with 1.2, and is then told
+    why it is refused (554)."""
+
+    def is_too_weak(self, version: str) -> bool:
+        """Whether a session that ended up with this version of TLS, such as "TLSv1.3", is not good enough."""
+        return version.removeprefix("TLSv") < self.min_version
 
 
 class ListenerContext(ssl.SSLContext):

@@ -15,12 +15,12 @@ from pillarbox.policy.domains import Domain, dns_name, fold, is_itself
 from pillarbox.policy.map_files import DirectoryTroubleError
 from pillarbox.policy.names import DirectorySettings, Names, Target
 from pillarbox.policy.transports import UnsafeNameError, is_spec, parse_spec
-from pillarbox.policy.users import State
+from pillarbox.policy.users import Mailbox, State, timestamp
 
 if TYPE_CHECKING:
     from pillarbox.mail.reply import Reply
     from pillarbox.policy.map_files import MapFile
-    from pillarbox.policy.users import Mailbox, MailingList
+    from pillarbox.policy.users import MailingList
 
 # What becomes of mail that is in the queue already. A new address is told only at the door, where it may be asked who asks.
 _REFUSALS = {
@@ -137,6 +137,23 @@ class Directory:
             for domain in self._names.domains.values()
             if not domain.no_mail and self._names.look_up(domain, name) is not None
         ]
+
+    @property
+    def knows_since(self) -> bool:
+        """Whether it is known since when any mailbox or domain is whose it is."""
+        return any(
+            domain.settings.since or any(user.since for user in domain.particulars.values())
+            for domain in self._names.domains.values()
+        )
+
+    def since(self, address: Address) -> tuple[float, float]:
+        """Since when a mailbox, and its domain, are whose they are; 0 if that is not known."""
+        domain = self._names.domain_of(address)
+        if domain is None:
+            return 0.0, 0.0
+        entry = self.entry(address)
+        given = entry.since if isinstance(entry, Mailbox) else None
+        return given or 0.0, timestamp(domain.settings.since) or 0.0
 
     def route(self, address: Address) -> Route:
         """The way of an address that is already expanded; the same at every attempt, unless the configuration changed.

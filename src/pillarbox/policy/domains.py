@@ -5,6 +5,7 @@ What a name stands for is found by `policy.names`; whether all names lead somewh
 
 from __future__ import annotations
 
+import datetime as dt
 import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -53,6 +54,8 @@ class DomainSettings(Settings, frozen=True):
     """Where mail for every other name goes, written like the value of an alias."""
     no_mail: bool = False
     """The domain takes no mail at all (RFC 7504)."""
+    since: dt.datetime | None = None
+    """When the domain became yours, such as 2019-05-31T00:00:00Z; who wants only an owner before that is refused (RFC 7293)."""
     users_file: str = ""
     """A file with more mailboxes, one a line; while it can't be read, mail for names that stand nowhere else is put off."""
     aliases_file: str = ""

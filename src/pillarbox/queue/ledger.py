@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from pillarbox.mail.envelope import Envelope
     from pillarbox.mail.reply import Result
+    from pillarbox.mail.route import Route
     from pillarbox.queue.suppression import Lesson, Suppressed
 
 # What each verb does to the rows of one message or one destination. A claim is its worker's to end; the worker does
@@ -40,6 +41,10 @@ _CHANGES = {
         "UPDATE recipient SET state = 0, due = 0, bounce = 1 WHERE state < 2 AND bounce = 0 AND {which}",
     ),
 }
+_STARTED = (
+    "UPDATE recipient SET due = min(due, ?) WHERE state = 0 AND claimed = 0 AND (destination = ? OR destination LIKE ?)"
+    " AND (attempts > 0 OR result IS NOT NULL OR due <= ?) RETURNING message, destination"
+)
 VERBS = (*_CHANGES, "suspend", "resume")  # the last two are about destinations only
 _OF_MESSAGE = "message = :message"
 _OF_DESTINATION = "destination = :destination"
@@ -255,6 +260,21 @@ class Ledger:
             found = suppressed.find(self._connection, [lesson.entry], 0.0)
             suppressed.learn(self._connection, [lesson])
         return bool(found)
+
+    def start(self, route: Route, *, below: bool) -> int:
+        """Have what waits for a route tried now; how many messages. With `below`, also the domains below that of the route.
+
+        What its sender wants held is not touched.
+        """
+        at = time.time()
+        pattern = f"{route.transport}:%.{route.target}" if below else ""
+        with schema.transaction(self._connection):
+            found = list(self._connection.execute(_STARTED, (at, str(route), pattern, at)))
+            for destination in {destination for _, destination in found}:
+                self._connection.execute(
+                    "INSERT INTO verb (at, verb, destination) VALUES (?, 'retry', ?)", (at, destination)
+                )
+        return len({message for message, _ in found})
 
     def _suspend(self, verb: str, destination: str, at: float) -> None:
         if verb == "suspend":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import heapq
 import math
 import time
 from functools import partial
@@ -15,11 +16,13 @@ from typing import TYPE_CHECKING
 
 from pillarbox import observe
 from pillarbox.mail.catalogue import delivery
+from pillarbox.mail.envelope import NO_TERMS
 from pillarbox.mail.reply import Result
 from pillarbox.mail.route import Transport, parse_route
-from pillarbox.queue import reports
+from pillarbox.queue import deadline, reports
 from pillarbox.queue.alarms import Alarms
 from pillarbox.queue.attempt import Carrier, Courier, local_results
+from pillarbox.queue.delay import Delay
 from pillarbox.queue.outcome import History, Report, settle
 from pillarbox.queue.returned import names_of
 from pillarbox.queue.schedule import Destination, QueueSettings, Schedule, inline_octets
@@ -81,10 +84,28 @@ class Manager:
         self._next_due = 0.0
         self._wake = asyncio.Event()
         self._draining = False
+        self._deadlines: list[tuple[float, int]] = []  # a heap, of messages in memory
+        self._delay = Delay()
+        self._since = time.time()  # what waited before is no measure
+
+    @property
+    def busy(self) -> bool:
+        """Whether no more deliveries can be begun now."""
+        return self._draining or self._schedule.lanes >= self._settings.lanes
+
+    def delay_s(self) -> float:
+        """How long mail waits for its turn at present."""
+        now = time.time()
+        return self._delay.estimate(now, self._schedule.waiting_since(now))
 
     def offer(self, queued: Queued) -> None:
         """Take a message that was just stored. What finds no room in memory goes back to the store."""
         pending = queued.pending
+        terms = queued.envelope.terms
+        if terms is not NO_TERMS:
+            self._next_due = min(self._next_due, terms.hold_until or math.inf)
+            if terms.by is not None:
+                heapq.heappush(self._deadlines, (terms.by.at, queued.id))
         if not pending or self._draining:  # closing the store gives back what is claimed
             return
         if self._schedule.is_full:
@@ -169,6 +190,8 @@ class Manager:
     async def _handle(self, queued: Queued, destination: Destination, carrier: Carrier) -> None:
         """Attempt a message and store what became of its recipients."""
         octets, recipients = inline_octets(queued), len(queued.pending)
+        began = time.time()
+        self._delay.note(began - max(queued.pending[0].due, self._since), began)
         if self._schedule.runs_low(destination):
             self._wake.set()
         try:
@@ -177,7 +200,7 @@ class Manager:
             put_off_with = destination.put_off_with
             if not queued.pending:
                 return
-            if destination.put_off_until > time.time() and put_off_with is not None:
+            if destination.put_off_until > began and put_off_with is not None:
                 known = {one.number: put_off_with for one in queued.pending}
                 await self._settle(queued, known, put_off_until=destination.put_off_until)
             elif queued.content is not None or await self._load(queued):
@@ -284,15 +307,30 @@ class Manager:
         """
         now = time.time()
         retry = self._settings.retry
+        verdicts = []
+        for one in queued.pending:
+            history = _history(queued, one)
+            verdict = settle(results[one.number], history, retry, now, put_off_until=put_off_until)
+            verdicts.append((one, deadline.keep(verdict, history, now)))
+        await self._carry_out(queued, verdicts, now, attempted, names)
+
+    async def _carry_out(
+        self,
+        queued: Queued,
+        verdicts: Sequence[tuple[Pending, Verdict]],
+        now: float,
+        attempted: Destination | None = None,
+        names: tuple[int, ...] = (),
+    ) -> None:
+        """Store what was decided of recipients, together with the report that it calls for.
+
+        `names` are those by which a bounce may call the message.
+        """
         changes: list[Change] = []
         told: list[ReportedRecipient] = []
         lessons: list[Lesson] = []
-        for one in queued.pending:
-            recipient = one.recipient
-            history = History(
-                one.attempts, queued.received_at, one.delay_notified, queued.envelope.sender, recipient.notify
-            )
-            verdict = settle(results[one.number], history, retry, now, put_off_until=put_off_until)
+        give_up_at = _begun_at(queued) + self._settings.retry.give_up_s
+        for one, verdict in verdicts:
             changes.append(
                 Change(
                     queued.id,
@@ -304,10 +342,11 @@ class Manager:
                     one.route,
                     verdict.result,
                     names if verdict.state is State.DELIVERED else (),
+                    verdict.deadline_over,
                 )
             )
             if verdict.report is not Report.NONE:
-                told.append(reports.tell(one, verdict, now, queued.received_at + retry.give_up_s))
+                told.append(reports.tell(one, verdict, now, give_up_at))
             if verdict.suspend_s and attempted is not None:
                 self._schedule.put_off(attempted, verdict.result, now + verdict.suspend_s)
             if attempted is not None:
@@ -404,6 +443,7 @@ class Manager:
         while True:
             wait_s = _TICK_S
             try:
+                self._withdraw_overdue()
                 await self._return_surplus()
                 await self._follow_verbs(await self._spool.verbs())
                 await self._suppressions.load()  # behind the verbs, so that no change is missed
@@ -426,6 +466,14 @@ class Manager:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), wait_s)
             self._wake.clear()
+
+    def _withdraw_overdue(self) -> None:
+        """Messages that wait in memory while their deadline passes: claimed again, they meet what it asks for."""
+        late: set[int] = set()
+        while self._deadlines and self._deadlines[0][0] <= time.time():
+            late.add(heapq.heappop(self._deadlines)[1])
+        if late:
+            self._surplus += self._schedule.withdraw(lambda queued: queued.id in late)
 
     async def _return_surplus(self) -> None:
         if self._surplus:
@@ -467,6 +515,8 @@ class Manager:
         """Send a claimed message on its way, which may have changed since it was received."""
         bounced = [one for one in queued.pending if one.bounce]
         queued.pending = [one for one in queued.pending if not one.bounce]
+        if queued.envelope.terms.by is not None:
+            await self._meet_deadline(queued)
         for one in queued.pending:
             one.route = self._route(one.recipient.address) or one.route
         held = [one for one in queued.pending if one.route.transport is Transport.HOLD]
@@ -484,6 +534,22 @@ class Manager:
             part = Queued(queued.id, queued.envelope, queued.received_at, bounced, queued.content)
             results = local_results(part, delivery.BOUNCED_BY_OPERATOR)
             await self._settle(part, results)
+
+    async def _meet_deadline(self, queued: Queued) -> None:
+        """Do what the deadline of a message asks for, if it is over; those that are done with it no longer wait."""
+        now = time.time()
+        met = [
+            (one, verdict)
+            for one in queued.pending
+            if (verdict := deadline.overdue(_history(queued, one), now, one.due)) is not None
+        ]
+        if met:
+            done = {one.number for one, _ in met}
+            part = Queued(
+                queued.id, queued.envelope, queued.received_at, [one for one, _ in met], queued.content
+            )
+            queued.pending = [one for one in queued.pending if one.number not in done]
+            await self._carry_out(part, met, now)
 
     async def _follow_verbs(self, verbs: Sequence[Verb]) -> None:
         """Let go of what operators changed in the store; what is due of it is claimed again as it is now."""
@@ -518,6 +584,23 @@ def _is_meant(verb: Verb, queued: Queued) -> bool:
     if verb.message is not None:
         return queued.id == verb.message
     return str(queued.pending[0].route) == verb.destination
+
+
+def _begun_at(queued: Queued) -> float:
+    """From when a message was on its way: not while it was held at its sender's wish (RFC 4865)."""
+    return max(queued.received_at, queued.envelope.terms.hold_until)
+
+
+def _history(queued: Queued, one: Pending) -> History:
+    """What came before, of one recipient."""
+    return History(
+        one.attempts,
+        _begun_at(queued),
+        one.delay_notified,
+        queued.envelope.sender,
+        one.recipient.notify,
+        queued.envelope.terms.by,
+    )
 
 
 def _look_at(done: asyncio.Future[list[Queued]]) -> None:

@@ -13,7 +13,7 @@ from enum import Enum, auto
 from pillarbox.diagnose import causes
 from pillarbox.diagnose.classify import Verdict as Diagnosis
 from pillarbox.mail.catalogue import delivery
-from pillarbox.mail.envelope import Notify
+from pillarbox.mail.envelope import Deadline, Notify
 from pillarbox.mail.reply import Origin, Reply, Result, Stage
 from pillarbox.queue.decisions import Pace, Row, Scope, Step, diagnose, find
 from pillarbox.queue.schedule import RetrySettings, retry_delay_s
@@ -43,6 +43,7 @@ class History:
     delay_notified: bool
     sender: str
     notify: Notify
+    by: Deadline | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,7 @@ class Verdict:
     alarm_after: int = 1
     maybe_duplicate: bool = False
     diagnosis: Diagnosis | None = None  # of a peer's refusal
+    deadline_over: bool = False  # what the deadline of the message asks for is done
 
 
 def settle(
@@ -142,7 +144,8 @@ def _alarm_key(row: Row, result: Result, diagnosis: Diagnosis | None) -> str:
 
 
 def _success_report(result: Result, history: History) -> Report:
-    if not history.notify.wants_success or not history.sender or result.reports:
+    traced = history.by is not None and history.by.trace and history.notify is not Notify.NEVER
+    if not (history.notify.wants_success or traced) or not history.sender or result.reports:
         return Report.NONE
     if result.reply.cause is delivery.FORWARDED:
         return Report.NONE  # those it went to are recipients of their own

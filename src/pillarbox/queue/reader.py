@@ -29,28 +29,48 @@ _EAGER_OCTETS = (
     8_388_608  # inline bodies read along with one pick; later ones are loaded when their turn comes
 )
 _PROBES = 256  # destinations looked at in one pick, beyond the oldest recipients
+_BEFORE_ALL = -10  # lower than any rank
 _SHARES = 4  # no destination gets more than a quarter of a pick while others want it
 _PENDING = "message, number, due, destination, attempts, delay_notified, bounce"
 _OLDEST = (
     f"SELECT {_PENDING} FROM recipient INDEXED BY waiting_due"  # noqa: S608 - only constants
-    " WHERE slot = ? AND state = 0 AND claimed = 0 AND due <= ? ORDER BY due LIMIT ?"
+    " WHERE slot = ? AND rank = ? AND state = 0 AND claimed = 0 AND due <= ? ORDER BY due LIMIT ?"
+)
+_OVERDUE = (
+    f"SELECT {_PENDING} FROM recipient INDEXED BY waiting_deadline"  # noqa: S608
+    " WHERE slot = ? AND deadline <= ? AND state = 0 AND claimed = 0 ORDER BY deadline LIMIT ?"
+)
+_NEXT_RANK = (
+    "SELECT min(rank) FROM recipient INDEXED BY waiting_due"
+    " WHERE slot = ? AND state = 0 AND claimed = 0 AND rank > ?"
 )
 _OLDEST_OF_DESTINATION = (
     f"SELECT {_PENDING} FROM recipient INDEXED BY waiting_destination"  # noqa: S608
-    " WHERE slot = ? AND destination = ? AND state = 0 AND claimed = 0 AND due <= ? ORDER BY due LIMIT ?"
+    " WHERE slot = ? AND destination = ? AND rank = ? AND state = 0 AND claimed = 0 AND due <= ?"
+    " ORDER BY due LIMIT ?"
 )
 _NEXT_DESTINATION = (
     "SELECT min(destination) FROM recipient INDEXED BY waiting_destination"
     " WHERE slot = ? AND state = 0 AND claimed = 0 AND destination > ?"
 )
 _NEXT_DUE = (
-    "SELECT min(due) FROM recipient INDEXED BY waiting_due WHERE slot = ? AND state = 0 AND claimed = 0"
+    "SELECT min(due) FROM recipient INDEXED BY waiting_due"
+    " WHERE slot = ? AND rank = ? AND state = 0 AND claimed = 0"
+)
+_NEXT_DEADLINE = (
+    "SELECT min(deadline) FROM recipient INDEXED BY waiting_deadline"
+    " WHERE slot = ? AND deadline IS NOT NULL AND state = 0 AND claimed = 0"
 )
 _BODY = "FROM message LEFT JOIN body ON body.message = message.id WHERE message.id = ?"
 _CONTENT = f"SELECT prefix, octets, body.message, content {_BODY}"
 _ENVELOPE = "SELECT envelope, received_at FROM message WHERE id = ?"
 _ENVELOPE_AND_CONTENT = f"SELECT envelope, received_at, prefix, octets, body.message, content {_BODY}"
 
+_OPEN = (
+    ("waiting_due", "state = 0 AND claimed = 0"),
+    ("claimed_slot", "claimed = 1"),
+    ("held", "state = 1 AND claimed = 0"),
+)
 _Row = tuple[int, int, float, str, int, int, int]  # the columns of _PENDING
 
 
@@ -118,7 +138,9 @@ class Reader:
 
     def next_due(self, slots: Iterable[int]) -> float | None:
         """When the next unclaimed recipient of these slots is due."""
-        found = [self._connection.execute(_NEXT_DUE, (slot,)).get for slot in slots]
+        read = self._connection.execute
+        found = [read(_NEXT_DUE, (slot, rank)).get for slot in slots for rank in self._ranks(slot)]
+        found += [read(_NEXT_DEADLINE, (slot,)).get for slot in slots]
         return min((due for due in found if due is not None), default=None)
 
     def find_sent(self, messages: Sequence[int], names: Sequence[int]) -> Sent | None:
@@ -153,6 +175,24 @@ class Reader:
     def suppressed(self, entries: Sequence[str], now: float) -> list[Suppressed]:
         """Those of the entries that are suppressed now."""
         return suppressed.find(self._connection, entries, now)
+
+    def open_messages(self) -> int:
+        """How many messages are waiting, in work or held; one of which this is true of different recipients counts for each."""
+        return sum(
+            self._connection.execute(
+                f"SELECT count(DISTINCT message) FROM recipient INDEXED BY {index} WHERE {where}"  # noqa: S608
+            ).get
+            for index, where in _OPEN
+        )
+
+    def _ranks(self, slot: int) -> list[int]:
+        """The ranks of what waits, the first to have its turn first; nearly always there is one."""
+        found: list[int] = []
+        rank = self._connection.execute(_NEXT_RANK, (slot, _BEFORE_ALL)).get
+        while rank is not None:
+            found.append(rank)
+            rank = self._connection.execute(_NEXT_RANK, (slot, rank)).get
+        return found
 
     def verbs(self) -> list[Verb]:
         """Operators' verbs since the last call; at first, one `suspend` for each destination that is suspended."""
@@ -190,19 +230,28 @@ class Reader:
     def _choose(self, slot: int, now: float, limit: int, barred: set[str]) -> list[_Row]:
         """The rows of one slot, no destination over its share while others wait."""
         share = max(limit // _SHARES, 1)
-        oldest: list[_Row] = list(self._connection.execute(_OLDEST, (slot, now, 2 * limit)))
+        # what has a deadline that is over is not tried, so it matters not where it would go
+        chosen: list[_Row] = list(self._connection.execute(_OVERDUE, (slot, now, limit)))
+        overdue = {row[:2] for row in chosen}
+        ranks = self._ranks(slot)
+        oldest: list[_Row] = []
+        for rank in ranks:
+            oldest += self._connection.execute(_OLDEST, (slot, rank, now, 2 * limit - len(oldest)))
         counts: dict[str, int] = defaultdict(int)
-        chosen: list[_Row] = []
         spare: list[_Row] = []
         for row in oldest:
-            if row[3] not in barred or row[6]:  # what is to be returned needs no destination
+            if (row[3] not in barred or row[6]) and row[
+                :2
+            ] not in overdue:  # what is to be returned needs no destination
                 counts[row[3]] += 1
                 (chosen if counts[row[3]] <= share else spare).append(row)
         if len(chosen) < limit and len(oldest) == 2 * limit:  # a few destinations stand before all others
-            chosen += self._choose_by_turn(slot, now, limit - len(chosen), barred | set(counts))
+            chosen += self._choose_by_turn(slot, ranks, now, limit - len(chosen), barred | set(counts))
         return (chosen + spare)[:limit]
 
-    def _choose_by_turn(self, slot: int, now: float, limit: int, barred: set[str]) -> list[_Row]:
+    def _choose_by_turn(
+        self, slot: int, ranks: list[int], now: float, limit: int, barred: set[str]
+    ) -> list[_Row]:
         """Go round the destinations from where the last pick stopped, taking a share of each."""
         chosen: list[_Row] = []
         share = max(limit // _SHARES, 1)
@@ -217,8 +266,10 @@ class Reader:
                 continue
             name = found
             if name not in barred:
-                rows = self._connection.execute(_OLDEST_OF_DESTINATION, (slot, name, now, share))
-                chosen += rows
+                end = len(chosen) + share
+                for rank in ranks:
+                    key = (slot, name, rank, now, end - len(chosen))
+                    chosen += self._connection.execute(_OLDEST_OF_DESTINATION, key)
             if len(chosen) >= limit:
                 break
         self._turn[slot] = name

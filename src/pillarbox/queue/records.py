@@ -8,13 +8,54 @@ from __future__ import annotations
 import msgspec
 
 from pillarbox.mail.catalogue import CAUSES
-from pillarbox.mail.envelope import Body, Envelope, Notify, Recipient, Ret
+from pillarbox.mail.envelope import (
+    NO_TERMS,
+    Body,
+    ByMode,
+    Deadline,
+    Envelope,
+    Notify,
+    Recipient,
+    Ret,
+    Terms,
+    ValidSince,
+)
 from pillarbox.mail.reply import Origin, Reply, Result, Stage
 from pillarbox.queue.spool import Trace
 
 _pack = msgspec.msgpack.Encoder().encode
-_Recipients = list[tuple[bytes, int, bytes, bytes]]
-_envelope = msgspec.msgpack.Decoder(tuple[bytes, _Recipients, str, bool, str | None, bytes])
+
+
+class _Recipient(msgspec.Struct, array_like=True):
+    """A recipient as it is kept. What was added later stands at the end, and old records lack it."""
+
+    address: bytes
+    notify: int
+    orcpt: bytes
+    original: bytes
+    valid_since: tuple[float, bool] | None = None
+
+
+class _Terms(msgspec.Struct, array_like=True):
+    by: tuple[float, str, bool] | None
+    hold_until: float
+    priority: int
+    require_tls: bool
+
+
+class _Envelope(msgspec.Struct, array_like=True):
+    """An envelope as it is kept; as above."""
+
+    sender: bytes
+    recipients: list[_Recipient]
+    body: str
+    smtputf8: bool
+    ret: str | None
+    envid: bytes
+    terms: _Terms | None = None
+
+
+_envelope = msgspec.msgpack.Decoder(_Envelope)
 _trace = msgspec.msgpack.Decoder(list[bytes])
 _result = msgspec.msgpack.Decoder(tuple[int, str, list[bytes], str, str, str, bytes])
 _detail = msgspec.msgpack.Decoder(dict[str, object])
@@ -36,38 +77,65 @@ def pack_envelope(envelope: Envelope) -> bytes:
     """The envelope as a blob."""
     recipients = [
         (_octets(r.address), r.notify.value, _octets(r.orcpt), _octets(r.original))
+        if r.valid_since is None
+        else _pack_checked(r, r.valid_since)
         for r in envelope.recipients
     ]
-    return _pack(
-        (
-            _octets(envelope.sender),
-            recipients,
-            envelope.body.value,
-            envelope.smtputf8,
-            envelope.ret,
-            _octets(envelope.envid),
-        )
+    record = (
+        _octets(envelope.sender),
+        recipients,
+        envelope.body.value,
+        envelope.smtputf8,
+        envelope.ret,
+        _octets(envelope.envid),
+    )
+    terms = envelope.terms
+    if terms is NO_TERMS:
+        return _pack(record)
+    by = terms.by and (terms.by.at, terms.by.mode.value, terms.by.trace)
+    return _pack((*record, (by, terms.hold_until, terms.priority, terms.require_tls)))
+
+
+def _pack_checked(recipient: Recipient, valid: ValidSince) -> _Recipient:
+    return _Recipient(
+        _octets(recipient.address),
+        recipient.notify.value,
+        _octets(recipient.orcpt),
+        _octets(recipient.original),
+        (valid.at, valid.refuse),
     )
 
 
 def unpack_envelope(blob: bytes) -> Envelope:
     """Read what `pack_envelope` wrote. Raises DamagedError."""
     try:
-        sender, recipients, body, smtputf8, ret, envid = _envelope.decode(blob)
+        kept = _envelope.decode(blob)
         return Envelope(
-            _text(sender),
+            _text(kept.sender),
             tuple(
-                Recipient(_text(address), Notify(notify), _text(orcpt), _text(original))
-                for address, notify, orcpt, original in recipients
+                Recipient(
+                    _text(one.address),
+                    Notify(one.notify),
+                    _text(one.orcpt),
+                    _text(one.original),
+                    None if one.valid_since is None else ValidSince(*one.valid_since),
+                )
+                for one in kept.recipients
             ),
-            Body(body),
-            smtputf8,
-            None if ret is None else Ret(ret),
-            _text(envid),
+            Body(kept.body),
+            kept.smtputf8,
+            None if kept.ret is None else Ret(kept.ret),
+            _text(kept.envid),
+            NO_TERMS if kept.terms is None else _terms(kept.terms),
         )
     except (msgspec.MsgspecError, ValueError, TypeError) as error:
         msg = f"envelope not readable: {error}"
         raise DamagedError(msg) from error
+
+
+def _terms(kept: _Terms) -> Terms:
+    by = None if kept.by is None else Deadline(kept.by[0], ByMode(kept.by[1]), kept.by[2])
+    return Terms(by, kept.hold_until, kept.priority, kept.require_tls)
 
 
 def pack_trace(trace: Trace) -> bytes:

@@ -59,6 +59,8 @@ class QueueSettings(Settings, frozen=True):
     """After so many such failures in a row the mail of a destination is put off without trying."""
     unreachable_s: Seconds = Seconds(300)
     """For so long."""
+    max_messages: int = 0
+    """Messages in the queue above which no more are taken (452); 0 for any number."""
     active_recipients: int = 20_000
     """Recipients in memory, at most; the others wait in the store."""
     active_octets: Octets = Octets(67_108_864)
@@ -138,7 +140,7 @@ class Schedule:
                 queued.content = None
             else:
                 self.octets += content.body_octets
-        destination.ready.append(queued)
+        _join(destination.ready, queued)
         count = len(queued.pending)
         destination.recipients += count
         self.recipients += count
@@ -171,7 +173,10 @@ class Schedule:
         if self.lanes >= self.settings.lanes:
             if not destination.waits:
                 destination.waits = True
-                self._waiting.append(destination)
+                if _priority(destination.ready[0]) > 0:
+                    self._waiting.appendleft(destination)
+                else:
+                    self._waiting.append(destination)
             return False
         destination.lanes += 1
         self.lanes += 1
@@ -254,6 +259,15 @@ class Schedule:
         found = self._destinations.values()
         return [one.route for one in found if one.barred or one.recipients >= self._share]
 
+    def waiting_since(self, now: float) -> float:
+        """Since when the first of those has been waiting that could go if there were a lane; `now` if there is none."""
+        heads = (
+            one.ready[0].pending[0].due
+            for one in self._destinations.values()
+            if one.ready and not one.barred and one.put_off_until <= now
+        )
+        return min(heads, default=now)
+
     def withdraw(self, wanted: Callable[[Queued], bool]) -> list[Pending]:
         """Take what is ready and wanted out of memory; its recipients."""
         withdrawn: list[Pending] = []
@@ -267,6 +281,19 @@ class Schedule:
                 self.done(len(queued.pending), inline_octets(queued))
                 withdrawn += queued.pending
         return withdrawn
+
+
+def _priority(queued: Queued) -> int:
+    return queued.envelope.terms.priority
+
+
+def _join(line: deque[Queued], queued: Queued) -> None:
+    """Take a place behind all that are as urgent or more so; nearly always that is the end (RFC 6710)."""
+    priority = _priority(queued)
+    place = len(line)
+    while place and _priority(line[place - 1]) < priority:
+        place -= 1
+    line.insert(place, queued)
 
 
 def inline_octets(queued: Queued) -> int:

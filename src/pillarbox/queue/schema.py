@@ -74,8 +74,20 @@ _NAMES = """
 CREATE TABLE name (message INTEGER NOT NULL, name INTEGER NOT NULL, PRIMARY KEY (message, name)) STRICT, WITHOUT ROWID;
 CREATE INDEX name_message ON name (name);
 """
+# Another turn than the usual one: the lower `rank`, the sooner; and a `deadline` at which something is to be done even if
+# the destination can't be tried.
+_TERMS = """
+ALTER TABLE recipient ADD COLUMN rank INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE recipient ADD COLUMN deadline REAL;
+DROP INDEX waiting_due;
+DROP INDEX waiting_destination;
+CREATE INDEX waiting_due ON recipient (slot, rank, due) WHERE state = 0 AND claimed = 0;
+CREATE INDEX waiting_destination ON recipient (slot, destination, rank, due) WHERE state = 0 AND claimed = 0;
+CREATE INDEX waiting_deadline ON recipient (slot, deadline)
+  WHERE deadline IS NOT NULL AND state = 0 AND claimed = 0;
+"""
 # What each version of the tables added to the one before; an older store is brought up to date when it is opened.
-_VERSIONS = (_TABLES, _SUPPRESSION, _NAMES)
+_VERSIONS = (_TABLES, _SUPPRESSION, _NAMES, _TERMS)
 VERSION = len(_VERSIONS)  # kept in PRAGMA user_version
 # What the store cannot do without, read at each start so that damage there is noticed before mail is taken.
 _PROBES = ("SELECT count(*) FROM lease", "SELECT max(id) FROM message", "SELECT max(id) FROM event")

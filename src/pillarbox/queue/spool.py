@@ -132,6 +132,7 @@ class Change:
     route: Route | None = None  # set when the recipient moves to another destination
     result: Result | None = None
     names: tuple[int, ...] = ()  # by which a bounce may call the message, from now on
+    deadline_over: bool = False  # what its deadline asks for is done
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +210,12 @@ class Spool(Protocol):
 
     def commit(self, draft: Draft, entry: Entry) -> asyncio.Future[Queued]:
         """Make the message durable; when the future is done, it is on stable storage (250 may be said)."""
+
+    def open_messages(self) -> asyncio.Future[int]:
+        """About how many messages are in the queue. Takes some 50 ms for a million."""
+
+    def check_writable(self) -> asyncio.Future[None]:
+        """Write what changes nothing, to see whether the store can be written now. Fails as all others do."""
 
     def load(self, message: int) -> asyncio.Future[Content]:
         """Read the octets of a message."""

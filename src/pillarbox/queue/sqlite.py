@@ -143,12 +143,13 @@ class SqliteSpool:
             path = self._bodies.path(entry.id)
             kept = Content(entry.prefix, None, path, draft.octets)
             work.bodies.append((draft, path))
+        later = entry.envelope.terms.hold_until > entry.received_at
         pending = [
             Pending(entry.id, number, recipient, route, entry.received_at)
             for number, (recipient, route) in enumerate(
                 zip(entry.envelope.recipients, entry.routes, strict=True)
             )
-            if not (entry.hold or route.transport is Transport.HOLD)
+            if not (entry.hold or route.transport is Transport.HOLD or later)
         ]
         return Queued(entry.id, entry.envelope, entry.received_at, pending, kept)
 
@@ -197,6 +198,14 @@ class SqliteSpool:
     def release(self, pending: Sequence[Pending]) -> asyncio.Future[None]:
         """Give recipients back unattempted, each with its `due`."""
         return self._call(partial(self._release, pending=pending))
+
+    def open_messages(self) -> asyncio.Future[int]:
+        """About how many messages are in the queue. Takes some 50 ms for a million."""
+        return self._read(self._reader.open_messages)
+
+    def check_writable(self) -> asyncio.Future[None]:
+        """Write what changes nothing, to see whether the store can be written now."""
+        return self._call(partial(writing.touch, slot=self._slot, now=time.time()))
 
     def adopt(self) -> asyncio.Future[list[int]]:
         """Take over the slots of workers that died; the slots."""

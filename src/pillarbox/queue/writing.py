@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import apsw
 
+from pillarbox.mail.envelope import NO_TERMS
 from pillarbox.mail.route import Transport
 from pillarbox.queue import suppressed
 from pillarbox.queue.bulk import Bulk
@@ -60,7 +61,20 @@ _SETTLE = Bulk(
     " FROM v WHERE recipient.message = v.message AND recipient.number = v.number AND recipient.state < 2",
 )
 _EVENT = Bulk("INSERT INTO event (message, at, kind, number, result, detail)", 6)
-_INSERTS = (_ARRIVAL, _SETTLE, _EVENT)
+# Seldom asked for: another turn than the usual one, a deadline, a time before which nothing is sent.
+_TERMS = Bulk(
+    "WITH v (message, rank, deadline, due) AS (",
+    4,
+    ") UPDATE recipient SET rank = v.rank, deadline = v.deadline, due = max(recipient.due, v.due)"
+    " FROM v WHERE recipient.message = v.message",
+)
+_DEADLINE_OVER = Bulk(
+    "WITH v (message, number) AS (",
+    2,
+    ") UPDATE recipient SET deadline = NULL FROM v WHERE recipient.message = v.message"
+    " AND recipient.number = v.number",
+)
+_INSERTS = (_ARRIVAL, _SETTLE, _EVENT, _TERMS, _DEADLINE_OVER)
 _NO_MORE = (None,) * 5  # what is said with the first recipient only
 _EMPTIED = Bulk(
     "WITH v (message) AS (",
@@ -93,7 +107,7 @@ class Work:
         self.future = future
         self.answer = answer
         self.call: Callable[[apsw.Connection], object] | None = None
-        self.rows: tuple[list[object], ...] = ([], [], [])  # flat, one list for each of _INSERTS
+        self.rows: tuple[list[object], ...] = ([], [], [], [], [])  # flat, one list for each of _INSERTS
         self.final: list[object] = []  # messages that may have no open recipient any more
         self.names: list[tuple[int, int]] = []  # of messages, by which bounces may call them
         self.lessons: Sequence[Lesson] = ()  # they come with outcomes
@@ -111,9 +125,15 @@ class Work:
             draft.inline() if draft.file is None else None,
         )
         rows = self.rows[0]
+        terms = entry.envelope.terms
+        if terms is not NO_TERMS:
+            by = terms.by.at if terms.by is not None else None
+            self.rows[3].extend((message, -terms.priority, by, terms.hold_until))
+        later = terms.hold_until > at
         for number, route in enumerate(entry.routes):
             held = entry.hold or route.transport is Transport.HOLD
-            rows += (message, number, slot, fence, 1 if held else 0, 0 if held else 1, at, str(route))
+            claimed = 0 if held or later else 1
+            rows += (message, number, slot, fence, 1 if held else 0, claimed, at, str(route))
             rows += whole
             whole = _NO_MORE
 
@@ -123,7 +143,7 @@ class Work:
         route = str(change.route) if change.route is not None else None
         state, message, number = change.state, change.message, change.number
         self.names += [(message, name) for name in change.names]
-        _arrival, settle, event = self.rows
+        _arrival, settle, event, _terms, deadline_over = self.rows
         settle += (
             message,
             number,
@@ -134,6 +154,8 @@ class Work:
             route,
             result,
         )
+        if change.deadline_over:
+            deadline_over += (message, number)
         if state > State.HELD:
             self.final.append(message)
             detail = None
@@ -143,13 +165,13 @@ class Work:
 
     def slots(self) -> set[int]:
         """The slots that its rows belong to."""
-        arrival, settle, _event = self.rows
+        arrival, settle, *_ = self.rows
         return {int(str(number)) & SLOTS - 1 for number in arrival[::13] + settle[::8]}
 
     @property
     def only_arrives(self) -> bool:
-        """Whether it is nothing but new messages."""
-        return self.call is None and not self.rows[1]
+        """Whether it is nothing but new messages on the usual terms."""
+        return self.call is None and not self.rows[1] and not self.rows[3]
 
 
 def prepare(connection: apsw.Connection) -> None:
@@ -220,6 +242,11 @@ def note(connection: apsw.Connection, happenings: Sequence[Happening], lessons: 
             detail = pack_detail(one.detail)
             _EVENT.run(connection, (one.message, one.at, one.kind, one.number, None, detail))
     suppressed.learn(connection, lessons)
+
+
+def touch(connection: apsw.Connection, slot: int, now: float) -> None:
+    """Renew a lease: a write that is due anyhow. Raises apsw.Error."""
+    connection.execute("UPDATE lease SET renewed_at = ? WHERE slot = ?", (now, slot))
 
 
 def set_aside(connection: apsw.Connection, message: int, reason: str, at: float) -> None:

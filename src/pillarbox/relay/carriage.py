@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 
 from pillarbox.mail.address import AddressError, parse_address
 from pillarbox.mail.catalogue import delivery
-from pillarbox.mail.envelope import Body
+from pillarbox.mail.envelope import Body, ByMode
 
 if TYPE_CHECKING:
-    from pillarbox.mail.envelope import Envelope
+    from pillarbox.mail.envelope import Envelope, Terms
     from pillarbox.mail.reply import Reply
     from pillarbox.queue.spool import Content
+    from pillarbox.relay.session import Session
     from pillarbox.smtp.replies import Extensions
 
 _MAX_LINE_OCTETS = 998  # RFC 5321 4.5.3.1.6, without CRLF
@@ -44,6 +45,23 @@ def fit(
             return delivery.NEEDS_SMTPUTF8.reply(host=host)
         return ascii_envelope
     return envelope
+
+
+def keep_terms(terms: Terms, session: Session, now: float) -> Reply | None:
+    """Why a host can't be given a message on these terms at this Unix time, if so."""
+    host, extensions = session.hop.name, session.extensions
+    if terms.require_tls and not session.verified:
+        return delivery.NEEDS_REQUIRETLS.reply(host=host, detail="its certificate was not checked")
+    if terms.require_tls and "REQUIRETLS" not in extensions:
+        return delivery.NEEDS_REQUIRETLS.reply(host=host, detail="it does not offer REQUIRETLS")
+    by = terms.by
+    if by is not None and by.mode is ByMode.RETURN:
+        left_s = round(by.at - now)
+        if left_s <= 0:
+            return delivery.TOO_LATE.reply()
+        if "DELIVERBY" not in extensions or left_s < extensions.min_by_s:
+            return delivery.NEEDS_DELIVERBY.reply(host=host)
+    return None
 
 
 def _fit_body(body: Body, content: Content, extensions: Extensions) -> Body | None:

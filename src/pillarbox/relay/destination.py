@@ -55,6 +55,7 @@ class Destination:
         self._settings = settings
         self._is_us = is_us
         self._names_of_ours = frozenset({hostname.lower()})
+        self.secure = route.transport is not Transport.MX  # nobody can have made up the names of its hosts
         self._fixed: FixedHost | None = None
         self._socket: Hop | None = None
         if route.transport is Transport.MX:
@@ -98,6 +99,7 @@ class Destination:
             answer = Answer()
         else:
             answer = await self._resolver.mx(domain)
+            self.secure = answer.secure
             groups = exchangers(domain, answer, names_of_ours=self._names_of_ours, random=_random)
         if isinstance(groups, Reply):
             yield _result(groups, answer.ttl_s)

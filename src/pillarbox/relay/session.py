@@ -94,6 +94,7 @@ class Manner:
     exchanger: bool = (
         False  # found by MX: its certificate names anything, and it must not greet with our own name
     )
+    checked: bool = False  # its certificate must prove its name, whatever the settings say (RFC 8689 4.2.1)
 
 
 @dataclass(slots=True)
@@ -104,6 +105,7 @@ class Session:
     connection: Connection
     extensions: Extensions
     encrypted: bool
+    verified: bool  # by its certificate it is who it should be
     could_encrypt: bool  # it is in clear because a handshake failed before, although the host offers TLS
     max_messages: int
     max_recipients: int
@@ -134,7 +136,10 @@ class Opener:
     async def open(self, hop: Hop) -> Session | Result:
         """Connect and get ready, or say why not. A failed handshake is tried once more without TLS, where allowed."""
         now = asyncio.get_running_loop().time()
-        clear = self._manner.tls is Tls.NONE or self._hosts.without_tls.get(hop, now) is not None
+        tls = self._manner.tls
+        clear = tls is Tls.NONE or (
+            tls is Tls.OPPORTUNISTIC and self._hosts.without_tls.get(hop, now) is not None
+        )
         login = Login(f"{hop.host}:{hop.port}", self._manner.user, hash(self._manner.secret))
         if self._manner.user and (refused := self._hosts.refused_login(login, now)) is not None:
             return refused
@@ -150,9 +155,8 @@ class Opener:
             what = action(outcome.stage, outcome.reply, opening.facts, hop.name)
             if what is Action.OTHER_LOGIN:  # and there was none
                 return self._hosts.refuse_login(login, outcome, asyncio.get_running_loop().time())
-            if (
-                wants_rest(outcome) and outcome.reply.cause is not delivery.TOO_BUSY
-            ):  # that is about this server
+            about_us = outcome.reply.cause is delivery.TOO_BUSY or self._manner.checked  # not about the host
+            if wants_rest(outcome) and not about_us:
                 self._hosts.rest(hop, outcome, asyncio.get_running_loop().time(), self._settings.dead_s)
             return outcome
         self._hosts.logins.forget(login)
@@ -213,6 +217,7 @@ class _Opening:
             self._connection,
             offered,
             self._encrypted,
+            self._encrypted and self._verifies,
             not self._encrypted and "STARTTLS" in offered and self._manner.tls is not Tls.NONE,
             min(settings.max_messages, offered.max_messages or settings.max_messages),
             min(settings.max_recipients, offered.max_recipients or settings.max_recipients),
@@ -227,9 +232,12 @@ class _Opening:
         self._connection = await connect(self._hop, self._patience.connect_s, context)
         self._encrypted = context is not None
 
+    @property
+    def _verifies(self) -> bool:
+        return self._manner.checked or (self._required and self._settings.verify_certificates)
+
     def _context(self) -> ssl.SSLContext:
-        verify = self._required and self._settings.verify_certificates
-        return client_context(verify=verify, ca_file=self._settings.ca_file)
+        return client_context(verify=self._verifies, ca_file=self._settings.ca_file)
 
     async def _take_greeting(self) -> Result | None:
         self._stage = Stage.GREETING

@@ -6,20 +6,21 @@ Which hosts there are is `relay.destination`'s, what a result means for the queu
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pillarbox import observe
 from pillarbox.mail.catalogue import delivery
-from pillarbox.mail.envelope import Body, Envelope
+from pillarbox.mail.envelope import NO_TERMS, Body, Envelope
 from pillarbox.mail.reply import Origin, Reply, Result, Stage
 from pillarbox.mail.verp import verp_address
 from pillarbox.queue.decisions import Action, Fact, Scope, Step, action, diagnose, find
 from pillarbox.queue.schedule import wants_rest
 from pillarbox.queue.spool import format_id
-from pillarbox.relay.carriage import fit, needs_smtputf8
+from pillarbox.relay.carriage import fit, keep_terms, needs_smtputf8
 from pillarbox.relay.connection import LinkError
-from pillarbox.relay.plan import Hop, family_of
+from pillarbox.relay.plan import Hop, Tls, family_of
 from pillarbox.relay.session import Opener, Session, SmtpSettings
 from pillarbox.smtp.client import LONE_DOT, ChunkWriter, DataWriter, Mode, Next, Transaction
 from pillarbox.smtp.replies import CLOSING_CODE, ProtocolError
@@ -55,6 +56,7 @@ class _Attempt:
         self.singly = False  # each recipient has a transaction of its own
         self.verp = False  # the sender's address names the recipient
         self.too_small = 0  # a limit of size that was not enough
+        self.strict = queued.envelope.terms.require_tls
         self.tried: set[Hop] = set()
 
     @property
@@ -95,6 +97,7 @@ class SmtpCourier:
         self._hosts = hosts
         self._lmtp = destination.manner.lmtp
         self._opener = Opener(destination.manner, settings, hosts)
+        self._strict: Opener | None = None  # for messages that must not travel without TLS
         self._session: Session | None = None
 
     async def deliver(self, queued: Queued) -> Mapping[int, Result]:
@@ -129,15 +132,24 @@ class SmtpCourier:
     async def _run(self, attempt: _Attempt) -> None:
         session = self._session
         doubtful = self._hosts.in_doubt.get(attempt.queued.id, asyncio.get_running_loop().time())
-        if session is not None and session.usable and doubtful in (None, session.hop):
+        strict = attempt.strict and not self._lmtp
+        if (
+            session is not None
+            and session.usable
+            and doubtful in (None, session.hop)
+            and (session.verified or not strict)
+        ):
             await self._converse(session, attempt, Fact.NOTHING)
             if not attempt.open:
                 return
             attempt.next_host()
         await self.close()
-        async for hop in self._hops(doubtful):
+        async for hop in self._hops(None if strict else doubtful):
             if isinstance(hop, Result):
                 attempt.fail(hop)
+            elif strict and not self._destination.secure:
+                attempt.fail(_unsafe(hop, "DNSSEC does not vouch for its being a mail exchanger"))
+                return
             elif attempt.ipv4_only and family_of(hop.address) == "ipv6":
                 continue
             elif (rest := self._known_trouble(hop)) is not None:
@@ -170,8 +182,11 @@ class SmtpCourier:
         """Deliver what one host takes; whether it is worth to try another one."""
         facts = Fact.NOTHING
         while True:
-            session = await self._opener.open(hop)
+            session = await self._opener_for(attempt).open(hop)
             if isinstance(session, Result):
+                busy = session.origin is Origin.PEER and session.reply.temporary
+                if attempt.strict and session.stage in (Stage.STARTTLS, Stage.TLS) and not busy:
+                    session = _unsafe(hop, session.reply.text)
                 attempt.fail(session)
                 diagnosis = diagnose(session.stage, session.reply, session.host)
                 if (
@@ -188,6 +203,15 @@ class SmtpCourier:
             if not session.worn_out:
                 facts |= Fact.RECONNECTED
 
+    def _opener_for(self, attempt: _Attempt) -> Opener:
+        if not attempt.strict or self._lmtp:
+            return self._opener
+        if self._strict is None:
+            manner = self._destination.manner
+            tls = Tls.IMPLICIT if manner.tls is Tls.IMPLICIT else Tls.REQUIRED
+            self._strict = Opener(replace(manner, tls=tls, checked=True), self._settings, self._hosts)
+        return self._strict
+
     # --- one host
 
     async def _converse(self, session: Session, attempt: _Attempt, facts: Fact) -> None:
@@ -198,17 +222,25 @@ class SmtpCourier:
         self._session = session
         again = False
         while attempt.todo and not again and session.usable:
-            batch = attempt.todo[: 1 if attempt.singly else session.max_recipients]
+            if "RRVS" not in session.extensions and not self._lmtp:
+                self._without_unchecked(session, attempt)
+                if not attempt.todo:
+                    break
+            batch = attempt.todo[:1] if attempt.singly else _batch(session, attempt.todo)
             envelope = _envelope_for(attempt.queued, batch, verp=attempt.verp)
             fitting = fit(
                 envelope, attempt.content, session.extensions, session.hop.name, too_small=attempt.too_small
             )
+            terms = envelope.terms
+            if terms is not NO_TERMS and not self._lmtp:
+                fitting = keep_terms(terms, session, time.time()) or fitting
             if isinstance(fitting, Reply):
                 if not self._without_misfits(session, attempt, fitting):
                     break
                 continue
             mode = self._mode(session, fitting, attempt.content)
-            transaction = Transaction(fitting, attempt.content.octets, session.extensions, mode)
+            now = time.time() if terms.by is not None else 0.0
+            transaction = Transaction(fitting, attempt.content.octets, session.extensions, mode, now=now)
             await self._transact(session, transaction, attempt.content, chunked=Mode.CHUNKED in mode)
             session.messages += 1
             self._tell_of_oddity(session)
@@ -249,6 +281,18 @@ class SmtpCourier:
             attempt.later.append(pending)
             attempt.note_failure(pending, result)
         return bool(attempt.todo)
+
+    def _without_unchecked(self, session: Session, attempt: _Attempt) -> None:
+        """Put those aside whose owner has to be checked by a host that can't do so (RFC 7293 5.3)."""
+        result = None
+        for pending in list(attempt.todo):
+            valid = pending.recipient.valid_since
+            if valid is not None and valid.refuse:
+                reply = delivery.NEEDS_RRVS.reply(host=session.hop.name)
+                result = result or Result(reply, Stage.RCPT, Origin.LOCAL, session.hop.name)
+                attempt.todo.remove(pending)
+                attempt.later.append(pending)
+                attempt.note_failure(pending, result)
 
     def _sort(
         self, session: Session, attempt: _Attempt, batch: list[Pending], transaction: Transaction, facts: Fact
@@ -452,6 +496,26 @@ class SmtpCourier:
             transaction.take_final(error.replies)
             cause = delivery.TOO_FEW_REPLIES if error.replies else delivery.IN_DOUBT
             transaction.broken_off(cause.reply(host=session.hop.name))
+
+
+def _batch(session: Session, todo: list[Pending]) -> list[Pending]:
+    """Those that one transaction can serve (RFC 9422 4)."""
+    batch = todo[: session.max_recipients]
+    most = session.extensions.max_domains
+    if not most:
+        return batch
+    domains: set[str] = set()
+    for number, pending in enumerate(batch):
+        domains.add(pending.recipient.address.rpartition("@")[2].lower())
+        if len(domains) > most:
+            return batch[:number]
+    return batch
+
+
+def _unsafe(hop: Hop, why: str) -> Result:
+    """The result for a message that must not travel without TLS."""
+    reply = delivery.NEEDS_REQUIRETLS.reply(host=hop.name, detail=why)
+    return Result(reply, Stage.MAIL, Origin.LOCAL, hop.name)
 
 
 def _envelope_for(queued: Queued, batch: list[Pending], *, verp: bool) -> Envelope:

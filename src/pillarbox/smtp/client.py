@@ -11,15 +11,16 @@ from enum import Enum, Flag, auto
 from typing import TYPE_CHECKING
 
 from pillarbox.mail.catalogue.envelope import RECIPIENT_OK
-from pillarbox.mail.envelope import Body, Notify
+from pillarbox.mail.envelope import NO_TERMS, Body, ByMode, Notify
 from pillarbox.mail.reply import Stage
+from pillarbox.smtp.grammar import format_moment
 from pillarbox.smtp.replies import CLOSING_CODE, Extensions, ProtocolError
 from pillarbox.smtp.wire import stuff
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
-    from pillarbox.mail.envelope import Envelope, Recipient
+    from pillarbox.mail.envelope import Envelope, Recipient, Terms
     from pillarbox.mail.reply import Reply
 
 STARTTLS = b"STARTTLS\r\n"
@@ -56,8 +57,13 @@ def xtext_encode(text: str) -> str:
     return _NOT_XCHAR.sub(lambda m: b"+%02X" % m[0][0], text.encode()).decode("ascii")
 
 
-def mail_command(envelope: Envelope, octets: int, extensions: Extensions, *, hints: bool = True) -> bytes:
-    """MAIL with those parameters that the server offers; without `hints`, only with those that can't be left out."""
+def mail_command(
+    envelope: Envelope, octets: int, extensions: Extensions, *, hints: bool = True, now: float = 0.0
+) -> bytes:
+    """MAIL with those parameters that the server offers; without `hints`, only with those that can't be left out.
+
+    `now` is Unix time, for a deadline.
+    """
     words = [f"MAIL FROM:<{envelope.sender}>"]
     if envelope.smtputf8:
         words.append("SMTPUTF8")  # RFC 6531 3.4
@@ -70,7 +76,20 @@ def mail_command(envelope: Envelope, octets: int, extensions: Extensions, *, hin
             words.append(f"RET={envelope.ret.value}")
         if envelope.envid:
             words.append(f"ENVID={xtext_encode(envelope.envid)}")
+    if envelope.terms is not NO_TERMS:
+        words += _term_words(envelope.terms, extensions, hints=hints, now=now)
     return command(" ".join(words))
+
+
+def _term_words(terms: Terms, extensions: Extensions, *, hints: bool, now: float) -> Iterator[str]:
+    """The parameters for what the sender asked of the way."""
+    by = terms.by
+    if by is not None and "DELIVERBY" in extensions and (hints or by.mode is ByMode.RETURN):
+        yield f"BY={round(by.at - now)};{by.mode.value}{'T' if by.trace else ''}"
+    if hints and terms.priority and "MT-PRIORITY" in extensions:
+        yield f"MT-PRIORITY={terms.priority}"
+    if terms.require_tls:
+        yield "REQUIRETLS"
 
 
 def rcpt_command(recipient: Recipient, extensions: Extensions, *, hints: bool = True) -> bytes:
@@ -84,6 +103,9 @@ def rcpt_command(recipient: Recipient, extensions: Extensions, *, hints: bool = 
         if recipient.orcpt.isascii() and recipient.orcpt:
             kind, _, address = recipient.orcpt.partition(";")
             text += f" ORCPT={kind};{xtext_encode(address)}"
+    valid = recipient.valid_since
+    if valid is not None and "RRVS" in extensions:
+        text += f" RRVS={format_moment(valid.at)};{'R' if valid.refuse else 'C'}"
     return command(text)
 
 
@@ -127,12 +149,18 @@ class Transaction:
     )
 
     def __init__(
-        self, envelope: Envelope, octets: int, extensions: Extensions, mode: Mode = Mode.NOTHING
+        self,
+        envelope: Envelope,
+        octets: int,
+        extensions: Extensions,
+        mode: Mode = Mode.NOTHING,
+        *,
+        now: float = 0.0,
     ) -> None:
-        """Plan the commands for a message of so many octets."""
+        """Plan the commands for a message of so many octets; `now` is Unix time."""
         hints = Mode.WITHOUT_HINTS not in mode
         steps = [(Stage.RSET, -1, RSET)] if Mode.RESET in mode else []
-        steps.append((Stage.MAIL, -1, mail_command(envelope, octets, extensions, hints=hints)))
+        steps.append((Stage.MAIL, -1, mail_command(envelope, octets, extensions, hints=hints, now=now)))
         for index, recipient in enumerate(envelope.recipients):
             steps.append((Stage.RCPT, index, rcpt_command(recipient, extensions, hints=hints)))
         if Mode.CHUNKED not in mode:

@@ -11,7 +11,7 @@ from typing import ClassVar
 import msgspec
 
 from pillarbox.mail.address import Address
-from pillarbox.mail.envelope import Body, Notify, Ret
+from pillarbox.mail.envelope import Body, ByMode, Notify, Ret, ValidSince
 from pillarbox.mail.reply import Reply
 
 
@@ -37,14 +37,33 @@ class Hello(_Event, frozen=True, gc=False):
     name: str
 
 
+class By(msgspec.Struct, frozen=True, gc=False):
+    """BY of MAIL: a time to deliver in, from now on (RFC 2852 4)."""
+
+    seconds: int
+    mode: ByMode
+    trace: bool = False
+
+
+class Wish(msgspec.Struct, frozen=True, gc=False):
+    """What MAIL asks of the way itself, in its own words: times may be counted from now."""
+
+    by: By | None = None
+    hold_for: int = 0  # seconds
+    hold_until: float = 0.0  # Unix time
+    priority: int = 0
+    require_tls: bool = False
+
+
 class MailParameters(msgspec.Struct, frozen=True, gc=False):
-    """The parameters of MAIL. `size` is 0 when it was not announced."""
+    """The parameters of MAIL. `size` is 0 when it was not announced; seldom there is a `wish`."""
 
     size: int = 0
     body: Body = Body.SEVEN_BIT
     smtputf8: bool = False
     ret: Ret | None = None
     envid: str = ""
+    wish: Wish | None = None
 
 
 class MailFrom(_Event, frozen=True, gc=False):
@@ -60,6 +79,7 @@ class RcptTo(_Event, frozen=True, gc=False):
     recipient: Address
     notify: Notify = Notify.UNSAID
     orcpt: str = ""
+    valid_since: ValidSince | None = None
 
 
 class BodyStart(_Event, frozen=True, gc=False):
@@ -130,6 +150,13 @@ class Verify(_Event, frozen=True, gc=False):
     expand: bool
 
 
+class StartQueue(_Event, frozen=True, gc=False):
+    """ETRN: the client's node is up, mail for it may be sent now (RFC 1985). `below` asks for its subdomains too."""
+
+    node: str
+    below: bool = False
+
+
 class TlsWanted(_Event, frozen=True, gc=False):
     """STARTTLS. To grant it, read no more, answer with 220, send that, call `tls_started`, and shake hands."""
 
@@ -146,5 +173,6 @@ Event = (
     | SecretWanted
     | StatusWanted
     | Verify
+    | StartQueue
     | TlsWanted
 )

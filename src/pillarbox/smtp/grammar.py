@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
 from pillarbox.mail.address import Address, AddressError, parse_domain, parse_path
-from pillarbox.mail.catalogue import envelope
-from pillarbox.mail.envelope import Body, Notify, Ret
+from pillarbox.mail.catalogue import envelope, extensions
+from pillarbox.mail.envelope import Body, ByMode, Notify, Ret, ValidSince
 from pillarbox.mail.reply import Reply
-from pillarbox.smtp.events import MailFrom, MailParameters, RcptTo
+from pillarbox.smtp.events import By, MailFrom, MailParameters, RcptTo, StartQueue, Wish
 
 MAX_SIZE_DIGITS = 20  # RFC 1870 3
 MAX_ENVID_OCTETS = 100  # RFC 3461 4.4
@@ -27,6 +29,12 @@ _PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:=([\x21-\x3c\x3e-\x7e\x80
 _XTEXT = re.compile(r"(?:[\x21-\x2a\x2c-\x3c\x3e-\x7e]|\+[0-9A-F]{2})*")
 _HEXCHAR = re.compile(r"\+([0-9A-F]{2})")
 _HELLO_NAME = re.compile(r"[A-Za-z0-9_.:\[\]-]{1,255}", re.ASCII)
+_BY = re.compile(r"([+-]?[0-9]{1,9});([RN])(T?)", re.IGNORECASE | re.ASCII)
+_PRIORITY = re.compile(r"-?[1-9]|0", re.ASCII)
+_DATE_TIME = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,9})?(?:Z|[+-][0-9]{2}:[0-9]{2})",
+    re.IGNORECASE | re.ASCII,
+)
 _UTF8_ORCPT = re.compile(r"\\x\{([0-9A-F]{2,6})\}")
 
 
@@ -115,6 +123,56 @@ def _unescape(found: re.Match[str]) -> str:
     return character
 
 
+def _by(value: str) -> By:
+    found = _BY.fullmatch(value)
+    if found is None:
+        msg = "must be seconds;R or seconds;N"
+        raise _BadValue(msg)
+    by = By(int(found[1]), ByMode(found[2].upper()), bool(found[3]))
+    if by.seconds <= 0 and by.mode is ByMode.RETURN:  # RFC 2852 4
+        msg = "must leave time to deliver in"
+        raise _BadValue(msg)
+    return by
+
+
+def _hold_for(value: str) -> int:
+    if not (value.isascii() and value.isdigit()) or len(value) > 9:  # RFC 4865 4
+        msg = "must be a number of seconds"
+        raise _BadValue(msg)
+    return int(value)
+
+
+def _moment(value: str) -> float:
+    """A date and time of the Internet (RFC 3339 5.6) as Unix time."""
+    if _DATE_TIME.fullmatch(value):
+        try:
+            return datetime.fromisoformat(value.upper()).timestamp()
+        except ValueError:  # the 31st of June
+            pass
+    msg = "must be a date and time such as 2030-01-31T08:00:00Z"
+    raise _BadValue(msg)
+
+
+def format_moment(at: float) -> str:
+    """Write Unix time as a date and time of the Internet; `_moment` reads it."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _priority(value: str) -> int:
+    if not _PRIORITY.fullmatch(value):
+        msg = "must be a number from -9 to 9"
+        raise _BadValue(msg)
+    return int(value)
+
+
+def _valid_since(value: str) -> ValidSince:
+    moment, _, action = value.partition(";")
+    if action.upper() not in ("", "C", "R") or (not action and value.endswith(";")):
+        msg = "must be a date and time, then ;C or ;R"
+        raise _BadValue(msg)
+    return ValidSince(_moment(moment), action.upper() != "C")  # RFC 7293 5.1: to refuse is the default
+
+
 def _flag(value: str) -> bool:  # noqa: ARG001 - the table calls every reader alike; a flag has no value
     return True
 
@@ -131,16 +189,29 @@ _MAIL: dict[str, tuple[str, str, _Reader, bool]] = {
     "RET": ("DSN", "ret", _one_of(Ret), True),
     "ENVID": ("DSN", "envid", _envid, True),
     "AUTH": ("AUTH", "", _ignored, True),
+    "BY": ("DELIVERBY", "by", _by, True),
+    "HOLDFOR": ("FUTURERELEASE", "hold_for", _hold_for, True),
+    "HOLDUNTIL": ("FUTURERELEASE", "hold_until", _moment, True),
+    "MT-PRIORITY": ("MT-PRIORITY", "priority", _priority, True),
+    "REQUIRETLS": ("REQUIRETLS", "require_tls", _flag, False),
 }
+_WISHES = frozenset(Wish.__struct_fields__)
 _RCPT: dict[str, tuple[str, str, _Reader, bool]] = {
     "NOTIFY": ("DSN", "notify", _notify, True),
     "ORCPT": ("DSN", "orcpt", _orcpt, True),
+    "RRVS": ("RRVS", "valid_since", _valid_since, True),
 }
+NOTHING: AbstractSet[str] = frozenset()
 _NO_PARAMETERS = MailParameters()
 
 
-def parse_mail(argument: str, offered: frozenset[str]) -> MailFrom | Reply:
-    """Read what follows MAIL: `FROM:<path> [parameters]`, given the extensions on offer."""
+def parse_mail(
+    argument: str, offered: frozenset[str], suspended: AbstractSet[str] = NOTHING
+) -> MailFrom | Reply:
+    """Read what follows MAIL: `FROM:<path> [parameters]`, given the extensions on offer.
+
+    One that is offered and yet `suspended` can't be used just now.
+    """
     split = _split(argument, "FROM:")
     if split is None:
         return envelope.SENDER_SYNTAX.reply(detail="write MAIL FROM:<address>")
@@ -152,11 +223,17 @@ def parse_mail(argument: str, offered: frozenset[str]) -> MailFrom | Reply:
     if not rest:
         parameters = _NO_PARAMETERS
     else:
-        values = _parameters(rest, _MAIL, offered)
+        values = _parameters(rest, _MAIL, offered, suspended)
         if isinstance(values, Reply):
             return values
         if values.get("body") is Body.BINARY and "BINARYMIME" not in offered:
             return envelope.PARAMETER_UNKNOWN.reply(detail="BODY=BINARYMIME")
+        if values.get("body") is Body.BINARY and "BINARYMIME" in suspended:
+            return extensions.SUSPENDED.reply(detail="BODY=BINARYMIME")
+        if not _WISHES.isdisjoint(values):
+            if "hold_for" in values and "hold_until" in values:  # RFC 4865 4
+                return envelope.PARAMETER_VALUE.reply(detail="HOLDUNTIL does not go with HOLDFOR")
+            values["wish"] = Wish(**{name: values.pop(name) for name in _WISHES & values.keys()})
         parameters = MailParameters(**values)
     if sender is not None and not sender.domain:
         return envelope.SENDER_SYNTAX.reply(detail="domain missing")
@@ -165,7 +242,9 @@ def parse_mail(argument: str, offered: frozenset[str]) -> MailFrom | Reply:
     return MailFrom(sender, parameters)
 
 
-def parse_rcpt(argument: str, offered: frozenset[str], *, smtputf8: bool) -> RcptTo | Reply:
+def parse_rcpt(
+    argument: str, offered: frozenset[str], suspended: AbstractSet[str] = NOTHING, *, smtputf8: bool
+) -> RcptTo | Reply:
     """Read what follows RCPT: `TO:<path> [parameters]`; `smtputf8` tells whether MAIL had that parameter."""
     split = _split(argument, "TO:")
     if split is None:
@@ -181,7 +260,7 @@ def parse_rcpt(argument: str, offered: frozenset[str], *, smtputf8: bool) -> Rcp
         return envelope.NEEDS_SMTPUTF8.reply()
     if not rest:
         return RcptTo(recipient)
-    values = _parameters(rest, _RCPT, offered)
+    values = _parameters(rest, _RCPT, offered, suspended)
     return values if isinstance(values, Reply) else RcptTo(recipient, **values)
 
 
@@ -194,7 +273,10 @@ def _split(argument: str, keyword: str) -> tuple[str, str] | None:
 
 
 def _parameters(
-    text: str, table: dict[str, tuple[str, str, _Reader, bool]], offered: frozenset[str]
+    text: str,
+    table: dict[str, tuple[str, str, _Reader, bool]],
+    offered: frozenset[str],
+    suspended: AbstractSet[str],
 ) -> dict[str, Any] | Reply:
     """Read parameters by their table; each may come once."""
     values: dict[str, Any] = {}
@@ -207,6 +289,8 @@ def _parameters(
         extension, name, reader, wants_value = table.get(keyword, ("", "", _ignored, False))
         if extension not in offered:
             return envelope.PARAMETER_UNKNOWN.reply(detail=keyword)
+        if extension in suspended:
+            return extensions.SUSPENDED.reply(detail=keyword)
         if keyword in seen:
             return envelope.PARAMETER_VALUE.reply(detail=f"{keyword} came twice")
         if (value is not None) != wants_value:
@@ -240,6 +324,18 @@ def parse_bdat(argument: str) -> tuple[int, bool] | None:
     if len(words) == 2 and words[1].upper() != "LAST":
         return None
     return int(words[0]), len(words) == 2
+
+
+def parse_etrn(argument: str) -> StartQueue | None:
+    """Read the argument of ETRN: a domain, or "@" and a domain for all below it as well; None if it is neither.
+
+    The names of queues that RFC 1985 5.3 allows, "#name", are of no use here: there are none.
+    """
+    name = argument.removeprefix("@")
+    try:
+        return StartQueue(parse_domain(name), name != argument) if name else None
+    except AddressError:
+        return None
 
 
 def parse_verify(argument: str) -> Address | None:

@@ -1,17 +1,21 @@
-"""What the sessions of one listener have in common: limits, demands, and the extensions they offer.
+"""What the sessions of one listener have in common: limits, demands, and what they offer.
 
-Which command fits when is in `smtp.states`; the session that uses all this is `smtp.server`.
+Which command fits when is in `smtp.states`, what EHLO says of the extensions in `smtp.extensions`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pillarbox.mail.catalogue import session
+from pillarbox.mail.help import help_lines
 from pillarbox.mail.reply import Cause, Reply
 from pillarbox.mail.units import Octets, Seconds, Settings
 from pillarbox.smtp import sasl
+from pillarbox.smtp.extensions import FUTURERELEASE, ExtensionSettings, dated, keywords
+from pillarbox.smtp.states import ALWAYS, ORDERED, State
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,6 +36,10 @@ class Limits(Settings, frozen=True):
     """The longest line of a message; RFC 5321 4.5.3.1.6 asks for 998."""
     recipients: int = 1000
     """Recipients of one message, refused ones included; RFC 5321 4.5.3.1.8 asks for 100."""
+    recipient_domains: int = 0
+    """Different domains among the recipients of one message (RFC 9422 4.3); 0 for any number."""
+    policy_recipients: int = 0
+    """Accepted recipients above which the whole message is refused (503); 0 for never."""
     messages: int = 1000
     """Messages of one session, refused ones included."""
     errors: int = 20
@@ -52,6 +60,7 @@ class Offer:
 
     keywords: frozenset[str]
     reply: Reply
+    lines: tuple[str, ...]  # of the reply; that of FUTURERELEASE lacks its date
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +94,12 @@ class Profile:
     random: Callable[[int], bytes] | None = (
         None  # octets that nobody can guess; mechanisms with a nonce need it
     )
-    _offers: dict[tuple[bool, ...], Offer] = field(init=False, repr=False, default_factory=dict)
+    extensions: ExtensionSettings = field(default_factory=ExtensionSettings)
+    suspended: set[str] = field(default_factory=set)  # keywords; shared, and changed while sessions are open
+    starts_queue: bool = False  # there are nodes that may ask for their mail
+    knows_since: bool = False  # it is known since when mailboxes or domains are whose they are
+    _offers: dict[tuple[object, ...], Offer] = field(init=False, repr=False, default_factory=dict)
+    _helps: dict[tuple[object, ...], Reply] = field(init=False, repr=False, default_factory=dict)
     _said: dict[Cause, Reply] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -105,6 +119,8 @@ class Profile:
             "STARTTLS": self.offers_tls and not channel.tls,
             "AUTH": not login and bool(self.usable(channel)),
             "HELP": self.helps,
+            "ETRN": self.starts_queue and self.extensions.etrn == "on",
+            "BDAT": self.extensions.chunking == "on",
             "EXPN": False,
             "LHLO": self.lmtp,
             "EHLO": not self.lmtp,
@@ -125,36 +141,41 @@ class Profile:
             return channel.certified if name == "EXTERNAL" else bool(channel.end_point)
         return channel.tls or self.login_in_clear or not (traits.in_clear or self.login_needs_tls)
 
+    def general_help(
+        self, state: State, refusal: Callable[[str], Reply | None], *, channel: Channel, login: bool
+    ) -> Reply:
+        """The verbs that can be used now, `refusal` saying of each why not; made once for all sessions of a kind."""
+        key = (state, *_kind(channel, login=login))
+        reply = self._helps.get(key)
+        if reply is None:
+            offered = (
+                verb for verb in (*ALWAYS, *ORDERED) if self.offers(verb, channel=channel, login=login)
+            )
+            lines = help_lines("", [verb for verb in offered if refusal(verb) is None])
+            reply = self._helps[key] = session.HELP.because(*(lines or ()))
+        return reply
+
     def offer(self, *, extended: bool, channel: Channel, login: bool) -> Offer:
         """What a session that has TLS or a login, or not yet, is offered; nothing after HELO."""
-        known_as = extended, login, channel.tls, channel.certified, bool(channel.end_point)
-        found = self._offers.get(known_as)
+        key = (extended, *_kind(channel, login=login), frozenset(self.suspended))
+        found = self._offers.get(key)
         if found is None:
-            keywords = _keywords(self, channel, login=login) if extended else {}
-            lines = [f"{keyword} {value}".rstrip() for keyword, value in keywords.items()]
+            offered = keywords(self, channel, login=login) if extended else {}
+            lines = (self.hostname, *(f"{keyword} {said}".rstrip() for keyword, said in offered.items()))
             # MAIL may carry AUTH= even when the login is over (RFC 4954 5)
-            known = frozenset(keywords) | ({"AUTH"} if extended and self.offers_login else set())
-            found = Offer(known, session.HELLO.because(self.hostname, *lines))
-            self._offers[known_as] = found
+            known = frozenset(offered) | ({"AUTH"} if extended and self.offers_login else set())
+            found = self._offers[key] = Offer(known, session.HELLO.because(*lines), lines)
         return found
 
+    def welcome(self, offer: Offer, now: float) -> Reply:
+        """The EHLO reply that makes an offer at this Unix time."""
+        if FUTURERELEASE not in offer.keywords:
+            return offer.reply
+        until = now + self.extensions.futurerelease_max_s
+        lines = (dated(line, until) if line.startswith(FUTURERELEASE) else line for line in offer.lines)
+        return session.HELLO.because(*lines)
 
-def _keywords(profile: Profile, channel: Channel, *, login: bool) -> dict[str, str]:
-    """The extensions of a session, each with what EHLO says of it."""
-    limits = profile.limits
-    keywords = {
-        "PIPELINING": "",
-        "SIZE": str(limits.message_octets),
-        "8BITMIME": "",
-        "SMTPUTF8": "",
-        "CHUNKING": "",
-        "BINARYMIME": "",
-        "ENHANCEDSTATUSCODES": "",
-        "DSN": "",
-        "LIMITS": f"RCPTMAX={limits.recipients} MAILMAX={limits.messages}",
-    }
-    if profile.offers("STARTTLS", channel=channel, login=login):
-        keywords["STARTTLS"] = ""
-    if profile.offers("AUTH", channel=channel, login=login):
-        keywords["AUTH"] = " ".join(profile.usable(channel))
-    return keywords
+
+def _kind(channel: Channel, *, login: bool) -> tuple[bool, ...]:
+    """What of a session makes a difference to its offers."""
+    return login, channel.tls, channel.certified, bool(channel.end_point)

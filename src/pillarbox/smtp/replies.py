@@ -124,6 +124,8 @@ class Extensions:
     mechanisms: frozenset[str] = frozenset()  # RFC 4954 3
     max_recipients: int = 0  # LIMITS RCPTMAX (RFC 9422 4.2); 0: not said
     max_messages: int = 0  # LIMITS MAILMAX (RFC 9422 4.1); 0: not said
+    max_domains: int = 0  # LIMITS RCPTDOMAINMAX (RFC 9422 4.3); 0: not said
+    min_by_s: int = 0  # DELIVERBY (RFC 2852 3)
 
     def __contains__(self, keyword: str) -> bool:
         """Whether the server offers it; `keyword` in upper case."""
@@ -141,6 +143,8 @@ def parse_extensions(reply: Reply) -> Extensions:
         mechanisms=frozenset(offered.get("AUTH", ())),
         max_recipients=_number(limits.get("RCPTMAX", "")),
         max_messages=_number(limits.get("MAILMAX", "")),
+        max_domains=_number(limits.get("RCPTDOMAINMAX", "")),
+        min_by_s=_number(next(iter(offered.get("DELIVERBY", ())), "")),
     )
 
 

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from pillarbox.mail.catalogue import auth, content, envelope, policy, session
 from pillarbox.mail.envelope import Body
-from pillarbox.mail.help import help_lines
 from pillarbox.mail.reply import Cause, Reply
-from pillarbox.smtp import exchange, grammar
+from pillarbox.smtp import exchange, grammar, questions
 from pillarbox.smtp.events import (
     BodyDropped,
     BodyEnd,
@@ -25,13 +24,14 @@ from pillarbox.smtp.events import (
     RcptTo,
     SecretWanted,
     Signal,
+    StartQueue,
     StatusWanted,
     TlsWanted,
     Verify,
 )
 from pillarbox.smtp.profile import Channel, Offer, Profile
 from pillarbox.smtp.sasl import MAX_RESPONSE_OCTETS
-from pillarbox.smtp.states import ALWAYS, ORDERED, TRANSITIONS, State
+from pillarbox.smtp.states import ALWAYS, HTTP, ORDERED, TRANSITIONS, WITHOUT_TLS, State
 from pillarbox.smtp.transfer import Transfer
 from pillarbox.smtp.wire import LineFault, LineReader
 
@@ -53,9 +53,8 @@ class _Mode(Enum):
     CLOSED = 6
 
 
-_WITHOUT_TLS = frozenset({"HELO", "EHLO", "LHLO", "NOOP", "STARTTLS", "QUIT"})  # RFC 3207 4
-_HTTP = frozenset({"GET", "POST", "HEAD", "PUT", "OPTIONS", "CONNECT", "DELETE", "TRACE", "PATCH", "PRI"})
 _COMMAND, _SASL, _CLOSED = _Mode.COMMAND, _Mode.SASL, _Mode.CLOSED  # asked about for each command
+_APART = (State.CONNECTED, State.REFUSED, State.WEAK)  # no transaction leads there or away from there
 _TIMED_BY_DATA = (_Mode.DATA, _Mode.CHUNK)
 _MAX_COMMANDS_A_TURN = 50  # answered here, without an event, before others have their turn
 
@@ -72,6 +71,7 @@ class ServerSession:
 
     __slots__ = (
         "_accepted",
+        "_domains",
         "_draining",
         "_errors",
         "_events",
@@ -115,6 +115,7 @@ class ServerSession:
         self._transfer = Transfer(self._events)
         self._mail: MailFrom | None = None
         self._accepted = self._tried = 0
+        self._domains: set[str] = set()  # of the recipients, if they are limited
         self._refused = session.REFUSED
         self.state = State.CONNECTED
         self.parted = False  # whether the client asked for the end of the session
@@ -132,8 +133,10 @@ class ServerSession:
             return
         self._out.append(refusal.bare_wire)  # RFC 2034 4: no enhanced status in a greeting
         self.state = State.REFUSED
-        if refusal.cause is session.NO_MAIL_HERE:
-            self._refused = session.NO_MAIL_HERE  # RFC 7504 3: every command gets the code of the greeting
+        if refusal.cause in (session.NO_MAIL_HERE, auth.TLS_TOO_WEAK):
+            self._refused = (
+                refusal.cause
+            )  # RFC 7504 3, RFC 3207 4.1: every command gets the code of the greeting
         if refusal.code == session.SHUTDOWN.code:
             self._mode = _Mode.CLOSED
 
@@ -245,6 +248,11 @@ class ServerSession:
         self.renew(now)
         self._finish_if_draining()
 
+    def tls_too_weak(self) -> None:
+        """The handshake ended in less than is demanded here (RFC 3207 4.1)."""
+        self.state = State.WEAK
+        self._refused = auth.TLS_TOO_WEAK
+
     # ------------------------------------------------------------------ answers
 
     def answer(self, reply: Reply, *, login: str = "") -> None:
@@ -273,12 +281,12 @@ class ServerSession:
         """Storing the body failed: consume the rest of it, then refuse it with `reply`."""
         self._transfer.fail(reply)
 
-    def welcome(self) -> Reply:
+    def welcome(self, unix_time: float = 0.0) -> Reply:
         """The positive answer to the `Hello` that is owed: the extensions on offer now (RFC 5321 4.1.1.1)."""
         if not isinstance(self._owed, Hello):
             msg = "no greeting is to be answered"
             raise LocalProtocolError(msg)
-        return self._offer_for(self._owed).reply
+        return self._profile.welcome(self._offer_for(self._owed), unix_time)
 
     def _offer_for(self, event: Hello) -> Offer:
         return self._profile.offer(
@@ -321,7 +329,7 @@ class ServerSession:
             self._lines.forget()  # whatever came along in clear must not be taken for encrypted (RFC 3207 6)
             self._mode = _Mode.HANDSHAKE
 
-    def _after_question(self, _event: Verify | StatusWanted, _reply: Reply) -> None:
+    def _after_question(self, _event: Verify | StatusWanted | StartQueue, _reply: Reply) -> None:
         """Nothing: a look-up has no effect on a transaction (RFC 5321 4.1.1.6)."""
 
     def _greeted(self, event: Hello) -> None:
@@ -350,7 +358,9 @@ class ServerSession:
         self._mail = None
         self._transfer.end()
         self._accepted = self._tried = 0
-        if self.state not in (State.CONNECTED, State.REFUSED):
+        if self._domains:
+            self._domains = set()
+        if self.state not in _APART:
             self.state = self._idle_state()
 
     def _drop_body(self) -> None:
@@ -407,21 +417,23 @@ class ServerSession:
         """Why a command can't be taken now whatever its argument, or None."""
         state = self.state
         column = TRANSITIONS[state]
-        if state is State.REFUSED and verb != "QUIT":
+        if (state is State.REFUSED or state is State.WEAK) and verb != "QUIT":
             return self._profile.say(self._refused)
         if verb not in column:
             return self._unknown(verb)
         profile = self._profile
-        if profile.needs_tls and not self.tls and verb not in _WITHOUT_TLS:
+        if profile.needs_tls and not self.tls and verb not in WITHOUT_TLS:
             return auth.TLS_REQUIRED.reply()
         cause = column[verb]
+        if cause is not None and verb == "ETRN" and not questions.knows_etrn(self._profile):
+            return session.NOT_IMPLEMENTED.reply()
         if state is State.MAIL and cause is None and verb in ("DATA", "BDAT"):
             # LMTP has no 554 here (RFC 2033 4.2)
             cause = session.NEED_RCPT if self._tried == 0 or profile.lmtp else content.NO_VALID_RECIPIENTS
         return None if cause is None else cause.reply(verb="LHLO" if profile.lmtp else "EHLO")
 
     def _unknown(self, verb: str) -> Reply:
-        if verb in _HTTP and not self.hello:
+        if verb in HTTP and not self.hello:
             self._out.append(session.UNKNOWN_COMMAND.reply().wire)
             self._mode = _Mode.CLOSED
             return self._profile.say(session.NOT_SMTP)
@@ -459,7 +471,7 @@ class ServerSession:
         if self._messages > limits.messages:
             self._close(session.TOO_MANY_MESSAGES)
             return
-        event = grammar.parse_mail(argument, self.offered)
+        event = grammar.parse_mail(argument, self.offered, self._profile.suspended)
         if self.hello_verb == "HELO" and self._profile.strict_pipelining and self._runs_ahead:
             event = policy.PIPELINED.reply()
         if isinstance(event, Reply):
@@ -471,14 +483,28 @@ class ServerSession:
 
     def _do_rcpt(self, argument: str) -> None:
         assert self._mail is not None  # the table lets RCPT through inside a transaction alone
-        event = grammar.parse_rcpt(argument, self.offered, smtputf8=self._mail.parameters.smtputf8)
-        if self._tried >= self._profile.limits.recipients:
+        profile = self._profile
+        event = grammar.parse_rcpt(
+            argument, self.offered, profile.suspended, smtputf8=self._mail.parameters.smtputf8
+        )
+        if self._tried >= profile.limits.recipients:
             self._out.append(envelope.TOO_MANY_RECIPIENTS.reply().wire)
         elif isinstance(event, Reply):
             self._tried += 1
             self._say(event)
+        elif profile.limits.recipient_domains and self._one_domain_too_many(event):
+            self._tried += 1
+            self._out.append(envelope.TOO_MANY_DOMAINS.reply().wire)
         else:
             self._events.append(event)
+
+    def _one_domain_too_many(self, event: RcptTo) -> bool:
+        """Count the domains of the recipients (RFC 9422 4.3)."""
+        domain = event.recipient.dns_domain
+        if domain not in self._domains and len(self._domains) >= self._profile.limits.recipient_domains:
+            return True
+        self._domains.add(domain)
+        return False
 
     def _do_data(self, argument: str) -> None:
         assert self._mail is not None  # as above
@@ -488,8 +514,15 @@ class ServerSession:
             self._say(session.BINARY_NEEDS_BDAT.reply())
         elif self._profile.strict_pipelining and self._runs_ahead:
             self._say(policy.PIPELINED.reply())
+        elif refusal := self._policy_refusal():
+            self._say(refusal)
         else:
             self._events.append(BodyStart(owed=True))
+
+    def _policy_refusal(self) -> Reply | None:
+        """The message goes to more recipients than one message may, so nobody gets it (RFC 5321 4.5.3.1.10)."""
+        most = self._profile.limits.policy_recipients
+        return envelope.OVER_RECIPIENT_POLICY.reply(limit=most) if 0 < most < self._accepted else None
 
     def _do_rset(self, argument: str) -> None:
         if argument:
@@ -509,33 +542,27 @@ class ServerSession:
             self.parted = True
             self._close(session.CLOSING)
 
+    def _ask(self, question: Event | Reply) -> None:
+        if isinstance(question, Reply):
+            self._say(question)
+        else:
+            self._events.append(question)
+
     def _do_vrfy(self, argument: str) -> None:
-        self._verify(argument, expand=False)
+        self._ask(questions.verify(argument, expand=False))
 
     def _do_expn(self, argument: str) -> None:
-        self._verify(argument, expand=True)
+        self._ask(questions.verify(argument, expand=True))
 
-    def _verify(self, argument: str, *, expand: bool) -> None:
-        if expand or grammar.parse_verify(argument) is not None:
-            self._events.append(Verify(argument, expand))
-        else:
-            self._say(session.BAD_ARGUMENT.reply(detail="An address or a name must follow"))
+    def _do_etrn(self, argument: str) -> None:
+        self._ask(questions.start_queue(argument, self._profile))
 
     def _do_help(self, argument: str) -> None:
-        offers, channel, login = self._profile.offers, self.channel, bool(self.login)
-        usable = [
-            verb
-            for verb in (*ALWAYS, *ORDERED)
-            if offers(verb, channel=channel, login=login) and self._refusal(verb) is None
-        ]
-        if not self._profile.helps:
-            self._say(session.NOT_IMPLEMENTED.reply())
-            return
-        if argument.upper() == "STATUS":
-            self._events.append(StatusWanted())
-            return
-        lines = help_lines(argument, usable)
-        self._say(session.HELP_UNKNOWN.reply() if lines is None else session.HELP.because(*lines))
+        self._ask(questions.help_about(argument, self._profile, self.offered, self._general_help))
+
+    def _general_help(self) -> Reply:
+        login = bool(self.login)
+        return self._profile.general_help(self.state, self._refusal, channel=self.channel, login=login)
 
     # ------------------------------------------------------------------ AUTH and STARTTLS
 
@@ -622,7 +649,10 @@ class ServerSession:
     def _bdat(self, argument: str) -> None:
         """BDAT: even a refused one is followed by its octets, which must not be read as commands (RFC 3030 2)."""
         size = grammar.parse_bdat(argument)
-        refusal = self._refusal("BDAT") or self._transfer.chunk_fault()
+        if self._profile.extensions.chunking == "off":
+            self._close(session.NOT_IMPLEMENTED)  # the octets of the chunk can't be told from commands
+            return
+        refusal = self._refusal("BDAT") or self._transfer.chunk_fault() or self._policy_refusal()
         if size is None:
             fault = session.BAD_ARGUMENT.reply(detail="Write BDAT octets, or BDAT octets LAST")
             self.fail_body(fault)  # a message without this chunk is not the client's message
@@ -659,6 +689,7 @@ _AFTER: dict[type[Event], Callable[[ServerSession, Any, Reply], None]] = {
     Hello: ServerSession._after_hello,  # noqa: SLF001
     StatusWanted: ServerSession._after_question,  # noqa: SLF001
     Verify: ServerSession._after_question,  # noqa: SLF001
+    StartQueue: ServerSession._after_question,  # noqa: SLF001
     SecretWanted: ServerSession._after_secret_wanted,  # noqa: SLF001
     TlsWanted: ServerSession._after_tls_wanted,  # noqa: SLF001
 }

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from pillarbox.mail.catalogue import auth, session
+from pillarbox.mail.catalogue import auth, extensions, session
 from pillarbox.mail.reply import Cause
 
 
@@ -21,11 +21,14 @@ class State(IntEnum):
     RCPT = 4  # at least one recipient accepted
     CHUNKS = 5  # between BDAT chunks
     REFUSED = 6  # the greeting said no; only QUIT is left
+    WEAK = 7  # TLS that is too weak; only QUIT is left
 
 
 ALWAYS = ("HELO", "EHLO", "LHLO", "RSET", "NOOP", "QUIT", "VRFY", "EXPN", "HELP")
-ORDERED = ("MAIL", "RCPT", "DATA", "BDAT", "AUTH", "STARTTLS")
-_NOT_OFFERED = ("ETRN", "ATRN", "TURN", "SEND", "SOML", "SAML")
+ORDERED = ("MAIL", "RCPT", "DATA", "BDAT", "AUTH", "STARTTLS", "ETRN")
+WITHOUT_TLS = frozenset({"HELO", "EHLO", "LHLO", "NOOP", "STARTTLS", "QUIT"})  # RFC 3207 4
+HTTP = frozenset({"GET", "POST", "HEAD", "PUT", "OPTIONS", "CONNECT", "DELETE", "TRACE", "PATCH", "PRI"})
+_NOT_OFFERED = ("ATRN", "TURN", "SEND", "SOML", "SAML")
 
 
 def _column(**refusals: Cause) -> dict[str, Cause | None]:
@@ -37,16 +40,26 @@ def _column(**refusals: Cause) -> dict[str, Cause | None]:
     )
 
 
+_IN_TRANSACTION = {
+    "MAIL": session.NESTED_MAIL,
+    "AUTH": session.AUTH_NOT_NOW,
+    "STARTTLS": session.TLS_NOT_NOW,
+    "ETRN": extensions.ETRN_NOT_NOW,
+}
 # Which command is refused in which state, before anything else about it is looked at (RFC 5321 4.1.4).
 TRANSITIONS: dict[State, dict[str, Cause | None]] = {
     State.CONNECTED: _column(**dict.fromkeys(ORDERED, session.NEED_HELLO)),
     State.GREETED: _column(RCPT=session.NEED_MAIL, DATA=session.NEED_MAIL, BDAT=session.NEED_MAIL),
     State.LOGIN_NEEDED: _column(
-        **dict.fromkeys(("MAIL", "RCPT", "DATA", "BDAT", "VRFY", "EXPN"), auth.LOGIN_REQUIRED)
+        **dict.fromkeys(("MAIL", "RCPT", "DATA", "BDAT", "VRFY", "EXPN", "ETRN"), auth.LOGIN_REQUIRED)
     ),
-    State.MAIL: _column(MAIL=session.NESTED_MAIL, AUTH=session.AUTH_NOT_NOW, STARTTLS=session.TLS_NOT_NOW),
-    State.RCPT: _column(MAIL=session.NESTED_MAIL, AUTH=session.AUTH_NOT_NOW, STARTTLS=session.TLS_NOT_NOW),
-    State.CHUNKS: _column(**dict.fromkeys(("MAIL", "RCPT", "DATA", "AUTH", "STARTTLS"), session.IN_CHUNKS)),
+    State.MAIL: _column(**_IN_TRANSACTION),
+    State.RCPT: _column(**_IN_TRANSACTION),
+    State.CHUNKS: _column(
+        **dict.fromkeys(("MAIL", "RCPT", "DATA", "AUTH", "STARTTLS", "ETRN"), session.IN_CHUNKS)
+    ),
     State.REFUSED: _column(**dict.fromkeys((*ALWAYS, *ORDERED, *_NOT_OFFERED), session.REFUSED))
+    | {"QUIT": None},
+    State.WEAK: _column(**dict.fromkeys((*ALWAYS, *ORDERED, *_NOT_OFFERED), auth.TLS_TOO_WEAK))
     | {"QUIT": None},
 }

@@ -5,10 +5,19 @@ The causes are grouped by the part of a letter's way that earns them; this modul
 
 from __future__ import annotations
 
-from pillarbox.mail.catalogue import auth, content, delivery, envelope, mailbox, policy, session
+from pillarbox.mail.catalogue import (
+    auth,
+    content,
+    delivery,
+    envelope,
+    extensions,
+    mailbox,
+    policy,
+    session,
+)
 from pillarbox.mail.reply import Cause
 
-MODULES = (session, auth, envelope, mailbox, policy, content, delivery)
+MODULES = (session, auth, envelope, mailbox, extensions, policy, content, delivery)
 
 CAUSES: dict[str, Cause] = {
     cause.id: cause for module in MODULES for cause in vars(module).values() if isinstance(cause, Cause)

@@ -263,6 +263,20 @@ TOO_WEAK = Cause(
     setting="auth.min_strength",
     scenarios=("E534-1",),
 )
+TLS_TOO_WEAK = Cause(
+    "auth.tls_too_weak",
+    554,
+    "5.7.0",
+    "Refused: the encryption of this session is too weak",
+    (Stage.ANY,),
+    "RFC 3207 4.1",
+    "The TLS handshake ended in an older version than is demanded.",
+    explanation="The session is encrypted, but not well enough for this server. Only QUIT is left.",
+    who=Who.SENDER_ADMIN,
+    advice="Bring the TLS library of the sending program up to date.",
+    setting="tls.min_version",
+    scenarios=("E554-6",),
+)
 BAD_CREDENTIALS = Cause(
     "auth.bad_credentials",
     535,

@@ -286,6 +286,76 @@ NEEDS_SMTPUTF8 = Cause(
     advice="Use addresses in plain ASCII, if sender and recipient have any.",
     scenarios=("E550-18",),
 )
+NEEDS_REQUIRETLS = Cause(
+    "delivery.needs_requiretls",
+    550,
+    "5.7.30",
+    "{host} does not promise to keep the message under TLS: {detail}",
+    (Stage.MAIL,),
+    "RFC 8689 4.2.1",
+    "The message must not travel without TLS, and this host can't promise that.",
+    explanation=(
+        "The sender asked with REQUIRETLS that the message be handed on only over TLS, to hosts that prove who "
+        "they are and pass the demand on."
+    ),
+    who=Who.RECIPIENT_ADMIN,
+    advice="Send it without that demand, or reach the recipient another way.",
+    scenarios=("E550-19",),
+)
+NEEDS_DELIVERBY = Cause(
+    "delivery.needs_deliverby",
+    550,
+    "5.4.7",
+    "{host} can't be told until when the message is wanted",
+    (Stage.MAIL,),
+    "RFC 2852 4",
+    "The message is to be returned if it comes too late, and the next host does not know how.",
+    explanation=(
+        "The sender asked with BY=...;R that the message arrive in time or not at all. The next host offers no "
+        "DELIVERBY, or only for longer times than are left."
+    ),
+    who=Who.SENDER,
+    advice="Send it without a time, or ask to be notified only.",
+)
+TOO_LATE = Cause(
+    "delivery.too_late",
+    550,
+    "5.4.7",
+    "The time to deliver in is over",
+    (Stage.LOCAL,),
+    "RFC 2852 4",
+    "The message could not be delivered in the time that its sender gave it.",
+    explanation="The sender asked with BY=...;R that the message arrive in time or not at all.",
+    who=Who.SENDER,
+    advice="Send it again if it is still of use.",
+)
+DEADLINE_OVER = Cause(
+    "delivery.deadline_over",
+    451,
+    "4.4.7",
+    "The time to deliver in is over, it is tried further",
+    (Stage.LOCAL,),
+    "RFC 2852 4",
+    "The message is later than its sender wanted.",
+    explanation="The sender asked with BY=...;N to be told when the message does not arrive in time.",
+    who=Who.NOBODY,
+    advice="Nothing needs to be done; it may still arrive.",
+)
+NEEDS_RRVS = Cause(
+    "delivery.needs_rrvs",
+    550,
+    "5.7.19",
+    "{host} can't check since when the mailbox has its owner",
+    (Stage.RCPT,),
+    "RFC 7293 5.3",
+    "The message is for a former owner's eyes only, and the next host can't tell owners apart.",
+    explanation=(
+        "The sender asked with RRVS that nobody get the message who has had the address for a shorter time than "
+        "named, and to refuse it where that can't be checked."
+    ),
+    who=Who.SENDER,
+    advice="Send it without that demand, if its content allows.",
+)
 NEEDS_CONVERSION = Cause(
     "delivery.needs_conversion",
     554,

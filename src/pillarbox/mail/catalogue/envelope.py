@@ -143,6 +143,50 @@ NO_SPACE = Cause(
     setting="limits.min_free",
     scenarios=("E452-1",),
 )
+QUEUE_FULL = Cause(
+    "envelope.queue_full",
+    452,
+    "4.3.1",
+    "Too many messages in the queue, try later",
+    (Stage.MAIL,),
+    "RFC 5321 4.2.2",
+    "The queue holds as many messages as it may.",
+    explanation="A limit keeps a flood, or a destination that is away for long, from filling the queue without end.",
+    who=Who.OPERATOR,
+    advice="Wait; the operator has to see why so much mail is in the queue.",
+    setting="queue.max_messages",
+    scenarios=("E452-6",),
+)
+TOO_MANY_DOMAINS = Cause(
+    "envelope.too_many_domains",
+    452,
+    "4.5.3",
+    "Too many domains, send the rest in another transaction",
+    (Stage.RCPT,),
+    "RFC 9422 4.3",
+    "The recipients of the transaction are of too many domains.",
+    explanation=(
+        "The recipients accepted before are not affected. The limit is announced as RCPTDOMAINMAX among the LIMITS."
+    ),
+    who=Who.NOBODY,
+    advice="Send the rest in another transaction; a mail server does so by itself.",
+    setting="limits.recipient_domains",
+    scenarios=("E452-3",),
+)
+OVER_RECIPIENT_POLICY = Cause(
+    "envelope.over_recipient_policy",
+    503,
+    "5.5.3",
+    "No message to more than {limit} recipients is taken",
+    (Stage.DATA, Stage.BDAT),
+    "RFC 5321 4.5.3.1.10",
+    "The message goes to more recipients than one message may.",
+    explanation="The policy of this server forbids the whole message; none of its recipients gets it.",
+    who=Who.SENDER,
+    advice="Use a mailing list, or send to fewer people.",
+    setting="limits.policy_recipients",
+    scenarios=("E503-8",),
+)
 TOO_MANY_RECIPIENTS = Cause(
     "envelope.too_many_recipients",
     452,
