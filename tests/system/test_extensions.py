@@ -8,7 +8,7 @@ from datetime import datetime
 
 import pytest
 
-from pillarbox.policy.accounts import hash_password
+from pillarbox.policy.passwords import hash_password
 from pillarbox.testing import Late, ScriptedPeer
 
 SUBMISSION = """
