@@ -31,6 +31,7 @@ from argon2 import PasswordHasher
 from pillarbox.inbound.accept import Door
 from pillarbox.inbound.etrn import Etrn, EtrnSettings
 from pillarbox.inbound.greeting import GreetSettings, SlowGreeting
+from pillarbox.inbound.origin import OriginChecks
 from pillarbox.inbound.session import Desk, SmtpProtocol
 from pillarbox.inbound.status import HelpSettings, StatusBoard
 from pillarbox.mail.catalogue import CAUSES, auth, content, extensions, session
@@ -46,7 +47,9 @@ from pillarbox.policy.domains import DomainSettings
 from pillarbox.policy.hooks import Client, Hooks
 from pillarbox.policy.memory import Memory
 from pillarbox.policy.names import DirectorySettings
+from pillarbox.policy.origin import OriginPolicy
 from pillarbox.policy.rules import Role, Rules, RuleSettings
+from pillarbox.policy.signing import SigningKeys
 from pillarbox.policy.terms import TermRules
 from pillarbox.policy.users import (
     Disclosure,
@@ -185,6 +188,8 @@ class Options:
     clock: Callable[[], float] = time.time  # of the memory of policy
     memory_of: Office | None = None  # share the memory of policy with this one, as workers do
     min_free_octets: int = 0
+    origin: OriginPolicy | None = None
+    keys: SigningKeys | None = None
     max_handshakes: int = 100
     auth: AuthSettings | None = None  # accounts of its own for this office, under these rules
     extensions: dict[str, object] = field(default_factory=dict)
@@ -435,6 +440,8 @@ class Office:
             hostname=HOST,
             limits=msgspec.structs.replace(options.limits, min_free_octets=Octets(options.min_free_octets)),
             offer=self.queued.append,
+            origin=self._origin_checks(resolver.lookup),
+            keys=options.keys,
         )
         self.desk = Desk(
             role=options.role,
@@ -464,6 +471,10 @@ class Office:
         with Ledger(self.folder) as ledger:
             return ledger.start(route, below=below)
 
+    def _origin_checks(self, lookup):
+        policy = self.options.origin
+        return OriginChecks(policy, lookup, hostname=HOST) if policy is not None else None
+
     def _protocol(self):
         self.protocols.append(SmtpProtocol(self.desk))
         return self.protocols[-1]
@@ -482,6 +493,11 @@ class Office:
     def drafts(self):
         """Files of messages that are not complete."""
         return list((self.folder / "drafts").iterdir())
+
+    @property
+    def ledger(self):
+        """The store as operators see it."""
+        return Ledger(self.folder)
 
     async def stored(self, number=0):
         """The octets of a message that was accepted, and its envelope."""

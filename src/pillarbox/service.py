@@ -21,6 +21,7 @@ from pillarbox.config.checks import check
 from pillarbox.inbound.accept import Door
 from pillarbox.inbound.etrn import Etrn
 from pillarbox.inbound.greeting import SlowGreeting
+from pillarbox.inbound.origin import OriginChecks
 from pillarbox.inbound.session import Desk, SmtpProtocol
 from pillarbox.inbound.status import StatusBoard
 from pillarbox.mail.address import AddressError, parse_address
@@ -32,8 +33,10 @@ from pillarbox.policy.checks import Tools, line_up
 from pillarbox.policy.directory import Directory
 from pillarbox.policy.hooks import Hooks
 from pillarbox.policy.memory import Memory
+from pillarbox.policy.origin import OriginPolicy
 from pillarbox.policy.quota import mailbox_of
 from pillarbox.policy.rules import Role, Rules
+from pillarbox.policy.signing import SigningKeys, keys_folder
 from pillarbox.policy.terms import TermRules
 from pillarbox.queue.ledger import Ledger
 from pillarbox.queue.manager import Manager
@@ -104,7 +107,9 @@ def _sockets(config: Config) -> list[tuple[str, bool]]:
 
 def get_tools(config: Config, resolver: Resolver, memory: Memory, probe: Probe | None = None) -> Tools:
     """What the checks of a configuration work with; nothing is opened before a check asks."""
-    tools = Tools(config.hostname, Path(config.data), resolver.lookup, memory, probe=probe)
+    tools = Tools(
+        config.hostname, Path(config.data), resolver.lookup, memory, probe=probe, recall=resolver.recall
+    )
     scanner = config.scanner
     if not scanner.clamd and not scanner.rspamd:
         return tools
@@ -137,6 +142,9 @@ class Policy:
             on_error=config.hook.on_error,
         )
         self.tls = server_context(config.tls)
+        self.origin = _origin_checks(config, tools)
+        keys = SigningKeys(keys_folder(Path(config.data))) if config.dkim.sign else None
+        self.keys = keys or None  # without a key signing costs nothing
         self.tls_of_users = server_context(config.tls, asks_client=True)
         self.handshakes = Handshakes(config.tls.max_handshakes)
 
@@ -153,6 +161,25 @@ def try_policy(config: Config) -> None:
 def _key_of(config: Config) -> bytes:
     """Something secret that all workers know and that stays the same."""
     return "".join(account.password for account in config.accounts.values()).encode()
+
+
+def _origin_checks(config: Config, tools: Tools) -> OriginChecks | None:
+    """The checks of who really sent a message; None if none is on, so that they cost nothing."""
+    policy = OriginPolicy(config.spf, config.dkim, config.dmarc, config.arc)
+    if not policy.wants_anything:
+        return None
+    organization = None
+    if config.dmarc.organization == "suffixes":
+        from publicsuffixlist import PublicSuffixList  # noqa: PLC0415 - the list takes 30 ms to read
+
+        suffixes = PublicSuffixList()
+
+        def organization(domain: str) -> str:
+            return suffixes.privatesuffix(domain) or domain
+
+    return OriginChecks(
+        policy, tools.lookup, recall=tools.recall, hostname=config.hostname, organization=organization
+    )
 
 
 def _import_hooks(name: str) -> object:
@@ -288,6 +315,8 @@ class Service:
             limits=config.limits,
             offer=self._offer,
             max_messages=config.queue.max_messages,
+            origin=policy.origin,
+            keys=policy.keys,
         )
         self._terms = TermRules(
             config.extensions, policy.rules, policy.directory, delay_s=self.manager.delay_s

@@ -84,7 +84,14 @@ def _problems(config: Config, file: str) -> Iterator[Problem]:
     """What would keep the server from starting here, as far as it can be seen without starting it."""
     from pillarbox.config import Problem
 
-    for key, problem, advice in (*_files(config), *_addresses(config), *_data(config), *_user(config)):
+    found = (
+        *_files(config),
+        *_addresses(config),
+        *_data(config),
+        *_user(config),
+        *_signing_keys(config),
+    )
+    for key, problem, advice in found:
         yield Problem(file, 0, key, problem, advice)
 
 
@@ -153,6 +160,17 @@ def _data(config: Config) -> Iterator[tuple[str, str, str]]:
         yield "data", f"{nearest} may not be written to", "change its owner to the server's user"
     elif folder.exists() and folder.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         yield "data", f"others may write to {folder}", f"use: chmod go-w {folder}"
+
+
+def _signing_keys(config: Config) -> Iterator[tuple[str, str, str]]:
+    from pillarbox.policy.signing import SigningError, keys_folder, stored_keys
+
+    try:
+        stored_keys(keys_folder(Path(config.data)))
+    except SigningError as error:
+        yield "data", str(error), ""
+    except OSError as error:
+        yield "data", f"{error.filename} cannot be looked into: {error.strerror}", "change its owner"
 
 
 def _user(config: Config) -> Iterator[tuple[str, str, str]]:

@@ -154,6 +154,7 @@ def to_json(message: ListedMessage) -> dict[str, object]:
         "protocol": trace.protocol if trace is not None else None,
         "session": trace.session if trace is not None else None,
         "warned": trace.warned if trace is not None else None,
+        "origin": trace.origin.split("\n") if trace is not None and trace.origin else [],
         "recipients": [_recipient_as_json(one) for one in message.recipients],
     }
 
@@ -239,6 +240,8 @@ def print_message(found: ListedMessage) -> None:
         click.echo("  " + _safe(", ".join(part for part in parts if part)))
         if trace.warned:
             click.echo("  checks on trial would have said: " + _safe(trace.warned))
+        for line in filter(None, trace.origin.split("\n")):
+            click.echo("  " + _safe(" ".join(line.split())))
     for one in found.recipients:
         when = f", next {format_when(one.due, now)}" if one.state == 0 and not one.active else ""
         original = f" (for {one.original})" if one.original else ""

@@ -15,6 +15,8 @@ from pillarbox.config.source import Path, parse_key
 from pillarbox.config.strict import Finding, objection
 from pillarbox.mail.address import AddressError, parse_domain
 from pillarbox.mail.verp import DELIMITER
+from pillarbox.mailauth.keys import MIN_RSA_BITS
+from pillarbox.mailauth.names import a_labels
 from pillarbox.policy.directory import Directory
 from pillarbox.policy.dns_lists import parse_answers
 from pillarbox.policy.rules import Role
@@ -39,6 +41,7 @@ def check(config: Config) -> list[Finding]:
         *_check_accounts(config),
         *_check_names(config),
         *_check_policy(config),
+        *_check_origin(config),
         *_check_verp(config),
         *_check_checks(config),
     ]
@@ -201,6 +204,7 @@ def _check_policy(config: Config) -> Iterator[Finding]:
         ("auth", "trusted_networks", config.auth.trusted_networks),
         ("help", "status_acl", config.help.status_acl),
         ("greylist", "allow_networks", config.greylist.allow_networks),
+        ("dmarc", "except_networks", config.dmarc.except_networks),
     ):
         for number, network in enumerate(networks):
             try:
@@ -249,6 +253,19 @@ def _check_checks(config: Config) -> Iterator[Finding]:
             )
 
 
+def _check_origin(config: Config) -> Iterator[Finding]:
+    """What the checks of who sent a message are told must be of use to them."""
+    if config.dkim.min_bits < MIN_RSA_BITS:
+        yield Finding(("dkim", "min_bits"), f"shorter keys than {MIN_RSA_BITS} bits prove nothing (RFC 8301)")
+    for table, key, names in (
+        ("dmarc", "except_domains", config.dmarc.except_domains),
+        ("arc", "trusted_sealers", config.arc.trusted_sealers),
+    ):
+        for number, name in enumerate(names):
+            if not a_labels(name):
+                yield Finding((table, key, number), "not a domain name")
+
+
 def _objection(text: str) -> Finding:
     """Take the key from the front of an objection: `domain."example.org".deliver: ...` or `route 2: ...`."""
     key, colon, problem = text.partition(": ")
@@ -267,6 +284,21 @@ def unused(config: Config) -> Iterable[str]:
         yield "no [[listen]]: the server takes no mail"
     if any(listener.role is Role.MX for listener in config.listen) and not config.domains:
         yield 'a listener has role = "mx", but there is no [domain."..."]: only relay_networks can send mail'
+    yield from _idle_checks(config)
     for listener in config.listen:
         if listener.login_in_clear and not is_loopback(split_address(listener.address)[0]):
             yield f"{listener.address}: login_in_clear lets everybody on the way read passwords"
+
+
+def _idle_checks(config: Config) -> Iterator[str]:
+    """Checks of who sent a message that are told what to do, but not to look."""
+    for name, settings in (
+        ("spf", config.spf),
+        ("dkim", config.dkim),
+        ("dmarc", config.dmarc),
+        ("arc", config.arc),
+    ):
+        plain = type(settings)()
+        told = [key for key in settings.__struct_fields__ if getattr(settings, key) != getattr(plain, key)]
+        if not settings.check and set(told) - {"sign"}:
+            yield f"{name}.{told[0]} is of no use without {name}.check = true"

@@ -30,6 +30,7 @@ from pillarbox.policy.greylist import GreylistSettings
 from pillarbox.policy.hello import HelloSettings
 from pillarbox.policy.hooks import HookSettings
 from pillarbox.policy.names import DirectorySettings
+from pillarbox.policy.origin import ArcSettings, DkimSettings, DmarcSettings, SpfSettings
 from pillarbox.policy.rates import RateSettings
 from pillarbox.policy.reverse import ReverseSettings
 from pillarbox.policy.routes import RouteSettings
@@ -125,6 +126,10 @@ class Config(Settings, frozen=True):
     suppression: SuppressionSettings = SuppressionSettings()
     relay: SmtpSettings = SmtpSettings()
     dns: ResolverSettings = ResolverSettings()
+    spf: SpfSettings = SpfSettings()
+    dkim: DkimSettings = DkimSettings()
+    dmarc: DmarcSettings = DmarcSettings()
+    arc: ArcSettings = ArcSettings()
     console: ConsoleSettings = ConsoleSettings()
     domains: dict[str, DomainSettings] = msgspec.field(default_factory=dict, name="domain")
     routes: tuple[RouteSettings, ...] = msgspec.field(default=(), name="route")

@@ -12,11 +12,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from pillarbox import observe
+from pillarbox.inbound.origin import Checked, OriginChecks, disown_results, hash_octets, hash_to_sign, is_ours
 from pillarbox.mail import message
 from pillarbox.mail.address import AddressError, parse_address
 from pillarbox.mail.catalogue import content, envelope, extensions
 from pillarbox.mail.envelope import NO_TERMS, Envelope, Notify, Recipient, Terms
 from pillarbox.mail.reply import Reply
+from pillarbox.mail.route import Transport
+from pillarbox.mailauth.dkim import Header, Signer, message_hash, sign
 from pillarbox.policy.hooks import Client, Hooks, Incoming
 from pillarbox.policy.names import Target
 from pillarbox.queue.spool import Draft, Entry, Queued, Spool, SpoolError, Trace, format_id
@@ -27,9 +30,11 @@ if TYPE_CHECKING:
 
     from pillarbox.mail.route import Route
     from pillarbox.policy.directory import Directory
+    from pillarbox.policy.signing import SigningKeys
     from pillarbox.smtp.profile import Limits
 
 _NO_PARAMETERS = MailParameters()
+_ELSEWHERE = frozenset({Transport.MX, Transport.SMTP})  # ways to hosts of others
 _LOOK_S = 1.0  # free space is looked at no more often than this
 
 
@@ -57,6 +62,9 @@ class Letter:
     warned: list[str] = field(default_factory=list)  # what checks that may only warn would have refused
     terms: Terms = NO_TERMS
     max_octets: int = 0  # for its priority; 0 for no such limit
+    origin: Checked | None = None  # what was found about who really sent it
+    signers: tuple[Signer, ...] = ()  # whose keys it is signed with
+    body_hash: bytes = b""  # what they sign of a large body
 
     def keep_head(self, piece: bytes, limit: int) -> None:
         """Remember the beginning of the message until the header section is complete."""
@@ -84,14 +92,21 @@ class Door:
         limits: Limits,
         offer: Callable[[Queued], None],
         max_messages: int = 0,
+        origin: OriginChecks | None = None,
+        keys: SigningKeys | None = None,
     ) -> None:
-        """`offer` takes each message that has become durable; 0 is no limit of messages in the queue."""
+        """`offer` takes each message that has become durable; 0 is no limit of messages in the queue.
+
+        Without `origin` nobody asks who really sent one, without `keys` none is signed.
+        """
         self._spool = spool
         self._directory = directory
         self._hooks = hooks
         self._hostname = hostname
         self._limits = limits
         self._offer = offer
+        self._origin = origin
+        self._keys = keys
         self._telling: set[asyncio.Future[None]] = set()
         self._look_again = 0.0
         self._free_octets = 0
@@ -139,9 +154,58 @@ class Door:
         refusal = self._refusal(head, letter)
         if refusal is not None:
             return self._refuse(letter, refusal)
+        if self._origin is not None and letter.client.stranger:
+            return asyncio.ensure_future(self._admit_checked(self._origin, letter, head))
+        if self._keys is not None and is_ours(letter.client):
+            letter.signers = self._keys.for_authors(head.get_all("from", 2))
+            draft = letter.draft
+            if letter.signers and draft is not None and draft.file is not None:
+                return asyncio.ensure_future(self._admit_large(letter, head, draft))
+        return self._admit(letter, head)
+
+    async def _admit_large(self, letter: Letter, head: message.Head, draft: Draft) -> Reply:
+        """Hash first what will be signed, off the loop."""
+        letter.body_hash = await hash_to_sign(draft, head.body_at)
+        return await self._admit(letter, head)
+
+    def _admit(self, letter: Letter, head: message.Head) -> asyncio.Future[Reply]:
         if "decide_message" in self._hooks.wanted or "notify_received" in self._hooks.wanted:
             return asyncio.ensure_future(self._admit_by_hooks(letter, head))
         return self._commit(letter, head)
+
+    async def _admit_checked(self, origin: OriginChecks, letter: Letter, head: message.Head) -> Reply:
+        """Find out first who really sent it."""
+        draft = letter.draft
+        assert draft is not None  # a complete letter has one
+        try:
+            sealer = self._sealer(letter) if origin.seals else None
+            checked = await origin.check(letter.client, letter.sender, head, draft, sealer)
+            for warning in checked.warnings:
+                letter.warned.append(str(warning))
+                observe.CHECK_WARNED.note(
+                    session=letter.client.session,
+                    cause=warning.cause_id,
+                    stage="body",
+                    client=letter.client.address,
+                    reply=str(warning),
+                )
+            if checked.refusal is not None:
+                return await self._refuse(letter, checked.refusal)
+            letter.origin = checked
+            disown_results(head, draft, self._hostname)
+        except SpoolError as error:
+            return self._not_kept(error, letter)
+        except BaseException:
+            draft.discard()
+            raise
+        return await self._admit(letter, head)
+
+    def _sealer(self, letter: Letter) -> Signer | None:
+        """The key to seal a letter with that is forwarded to another host: that of the first such recipient."""
+        for accepted in letter.recipients if self._keys is not None else ():
+            if any(target.route.transport in _ELSEWHERE for target in accepted.targets):
+                return self._keys.to_seal(accepted.address) if self._keys is not None else None
+        return None
 
     def _refuse(self, letter: Letter, refusal: Reply) -> asyncio.Future[Reply]:
         if letter.draft is not None:
@@ -177,6 +241,7 @@ class Door:
             draft.octets,
             draft.inline() if draft.file is None else None,
             draft.file,
+            findings=letter.origin.findings if letter.origin is not None else (),
         )
         try:
             refusal = await self._hooks.decide("decide_message", incoming, warned=letter.warned)
@@ -217,6 +282,7 @@ class Door:
                 letter.protocol,
                 client.login,
                 "; ".join(letter.warned),
+                origin=letter.origin.told if letter.origin is not None else "",
             ),
         )
         octets = draft.octets
@@ -268,11 +334,15 @@ class Door:
             recipient=only,
             tls_cipher=letter.tls_cipher,
         )
+        added = b""
         if client.login or client.role in ("submission", "sandbox"):
-            received += message.completing_fields(
+            added = message.completing_fields(
                 head, hostname=self._hostname, now=now, random=secrets.token_bytes(8), sender=letter.sender
             )
-        return received
+        if letter.signers and letter.draft is not None:
+            digest = letter.body_hash or hash_octets(letter.draft.inline(), head.body_at)
+            return sign(Header(added + head.section), digest, letter.signers, now=now) + received + added
+        return letter.origin.prefix + received if letter.origin is not None else received + added
 
     def prepare_report(self, report: Envelope, octets: bytes, now: float) -> tuple[Draft, Entry]:
         """Make a delivery report of ours ready to be stored together with the outcome it tells of."""
@@ -282,7 +352,7 @@ class Door:
         targets = [self._targets(recipient.address) for recipient in report.recipients]
         recipients = tuple(Recipient(target.address, Notify.NEVER) for found in targets for target in found)
         routes = tuple(target.route for found in targets for target in found)
-        prefix = message.received_field(
+        prefix = self._sign_report(octets, now) + message.received_field(
             hostname=self._hostname, protocol="local", queue_id=format_id(number), now=now
         )
         entry = Entry(
@@ -294,6 +364,12 @@ class Door:
             Trace(client="local"),
         )
         return draft, entry
+
+    def _sign_report(self, octets: bytes, now: float) -> bytes:
+        if self._keys is None:
+            return b""
+        signers = self._keys.for_authors(message.scan_head(octets).get_all("from", 2))
+        return sign(*message_hash(octets), signers, now=now) if signers else b""
 
     def _targets(self, address: str) -> tuple[Target, ...]:
         """Where mail of our own goes; nowhere if the directory knows no such address."""

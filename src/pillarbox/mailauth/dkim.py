@@ -15,7 +15,14 @@ from functools import lru_cache
 from hashlib import sha256
 
 from pillarbox.mailauth import keys
-from pillarbox.mailauth.canonical import BodyHash, canonical_field, relaxed_field, split_fields
+from pillarbox.mailauth.canonical import (
+    BodyHash,
+    canonical_field,
+    has_bare_line_end,
+    relaxed_field,
+    relaxed_value,
+    split_fields,
+)
 from pillarbox.mailauth.dns import Answer, Plan, Query
 from pillarbox.mailauth.names import a_labels
 from pillarbox.mailauth.tags import TagError, parse_tags, unspaced
@@ -83,12 +90,13 @@ class Verdict:
     bits: int = 0
     testing: bool = False
     notes: tuple[str, ...] = ()
+    loose: bool = False  # something that people see is not covered: text behind l=, or a field that was added
 
 
 class Header:
     """The fields of one message, from which each signature takes those it covers; canonical forms are made once."""
 
-    __slots__ = ("_by_name", "_relaxed", "fields")
+    __slots__ = ("_by_name", "_plain", "_relaxed", "fields")
 
     def __init__(self, section: bytes) -> None:
         self.fields = split_fields(section)
@@ -96,6 +104,8 @@ class Header:
         for number, (name, _) in enumerate(self.fields):
             self._by_name.setdefault(name, []).append(number)
         self._relaxed: dict[int, bytes] = {}
+        # split() takes more for white space than the standard does: not if none of that is there
+        self._plain = not (b"\x0b" in section or b"\x0c" in section or has_bare_line_end(section))
 
     def numbers(self, name: bytes) -> list[int]:
         """Where the fields of this name stand."""
@@ -107,22 +117,26 @@ class Header:
 
     def covered(self, names: Iterable[bytes], form: str) -> list[bytes]:
         """The canonical fields that a list of names means: of each name the lowest first (RFC 6376 5.4.2)."""
-        left = {name: len(numbers) for name, numbers in self._by_name.items()}
+        taken: dict[bytes, int] = {}
         found = []
         for name in names:
-            count = left.get(name, 0)
-            if not count:
+            numbers = self._by_name.get(name)
+            count = taken.get(name, 0)
+            if numbers is None or count == len(numbers):
                 continue
-            left[name] = count - 1
-            number = self._by_name[name][count - 1]
-            if form == "simple":
-                found.append(self.fields[number][1])
-                continue
-            field = self._relaxed.get(number)
-            if field is None:
-                field = self._relaxed[number] = relaxed_field(self.fields[number][1])
-            found.append(field)
+            taken[name] = count + 1
+            number = numbers[-1 - count]
+            found.append(self.fields[number][1] if form == "simple" else self._relax(number))
         return found
+
+    def _relax(self, number: int) -> bytes:
+        field = self._relaxed.get(number)
+        if field is None:
+            name, whole = self.fields[number]
+            value = whole.partition(b":")[2]
+            value = b" ".join(value.split()) if self._plain else relaxed_value(value)
+            field = self._relaxed[number] = name + b":" + value
+        return field
 
 
 def signatures(header: Header, name: bytes = b"dkim-signature") -> list[Signature]:
@@ -243,8 +257,11 @@ def verify(
         verdict = _judge(signature, text, data)
         if verdict.result == "pass":
             break
-    notes = _notes(signature, body, header)
-    return replace(verdict, notes=notes) if notes else verdict
+    added = _added(signature, header)
+    notes = added + _notes_on_limit(signature, body)
+    if not notes:
+        return verdict
+    return replace(verdict, notes=notes, loose=bool(added) or body.hashed < body.octets)
 
 
 def _refuse(signature: Signature, now: float) -> Verdict | None:
@@ -263,7 +280,9 @@ def _refuse(signature: Signature, now: float) -> Verdict | None:
     return None
 
 
-def _verdict(signature: Signature, result: str, detail: str = "") -> Verdict:
+def _verdict(
+    signature: Signature, result: str, detail: str = "", key: keys.KeyRecord | None = None
+) -> Verdict:
     return Verdict(
         result,
         signature.domain.lower(),
@@ -272,6 +291,8 @@ def _verdict(signature: Signature, result: str, detail: str = "") -> Verdict:
         signature.algorithm,
         signature.identity,
         b64encode(signature.signature[:6]).decode(),
+        key.bits if key is not None else 0,
+        testing=key is not None and key.testing,
     )
 
 
@@ -306,8 +327,7 @@ def _judge(signature: Signature, record: str, data: bytes) -> Verdict:
     if key.exact and signature.identity.rpartition("@")[2].lower() != signature.domain.lower():
         return _verdict(signature, "permerror", "the key allows no subdomain in i=")
     good = keys.is_valid(key, signature.signature, data, sha256(data).digest())
-    verdict = _verdict(signature, "pass" if good else "fail", "" if good else "the header was changed")
-    return replace(verdict, bits=key.bits, testing=key.testing)
+    return _verdict(signature, "pass" if good else "fail", "" if good else "the header was changed", key)
 
 
 def misfit(algorithm: str, key: keys.KeyRecord) -> str:
@@ -319,19 +339,21 @@ def misfit(algorithm: str, key: keys.KeyRecord) -> str:
     return ""
 
 
-def _notes(signature: Signature, body: BodyHash, header: Header) -> tuple[str, ...]:
-    """What lets somebody change what people see although the signature holds."""
-    notes = []
-    if body.hashed < body.octets:
-        notes.append(f"l= leaves {body.octets - body.hashed} octets of the body unsigned")
-    elif signature.limit is not None:
-        notes.append("l= lets anybody add to the body")
-    notes += [
+def _added(signature: Signature, header: Header) -> tuple[str, ...]:
+    """Fields that people see and that somebody put above the ones that were signed."""
+    return tuple(
         f"an unsigned {name.decode().title()} field was added"
         for name in (b"from", b"subject")
         if 0 < signature.signed.count(name) < len(header.numbers(name))
-    ]
-    return tuple(notes)
+    )
+
+
+def _notes_on_limit(signature: Signature, body: BodyHash) -> tuple[str, ...]:
+    if signature.limit is None:
+        return ()
+    if body.hashed < body.octets:
+        return (f"l= leaves {body.octets - body.hashed} octets of the body unsigned",)
+    return ("l= lets anybody add to the body",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,15 +367,14 @@ class Signer:
 
 def sign(header: Header, body_hash: bytes, signers: Sequence[Signer], *, now: float) -> bytes:
     """DKIM-Signature fields with line ends, relaxed/relaxed, one for each signer; `body_hash` is that of the relaxed body."""
-    names = [name for name in SIGNED_FIELDS for _ in header.numbers(name)]
-    names += [name for name in SIGNED_FIELDS if name in OVERSIGNED_FIELDS]
+    names = fields_to_sign(header)
     covered = header.covered(names, "relaxed")
-    listed = _listed(tuple(names))
+    h = listed(tuple(names))
     made = b""
     for signer in signers:
         start = (
             f"DKIM-Signature: v=1; a={keys.algorithm(signer.key)}; c=relaxed/relaxed; d={signer.domain};\r\n"
-            f"\ts={signer.selector}; t={int(now)};\r\n\th={listed};\r\n"
+            f"\ts={signer.selector}; t={int(now)};\r\n\th={h};\r\n"
             f"\tbh={b64encode(body_hash).decode()};\r\n\tb="
         ).encode()
         data = b"\r\n".join([*covered, relaxed_field(start)])
@@ -361,8 +382,14 @@ def sign(header: Header, body_hash: bytes, signers: Sequence[Signer], *, now: fl
     return made
 
 
+def fields_to_sign(header: Header) -> list[bytes]:
+    """The names to sign: each as often as it is there, and those that nobody may add once more."""
+    names = [name for name in SIGNED_FIELDS for _ in header.numbers(name)]
+    return names + [name for name in SIGNED_FIELDS if name in OVERSIGNED_FIELDS]
+
+
 @lru_cache(maxsize=512)
-def _listed(names: tuple[bytes, ...]) -> str:
+def listed(names: tuple[bytes, ...]) -> str:
     """h= in lines that are short enough."""
     lines, line = [], ""
     for name in names:

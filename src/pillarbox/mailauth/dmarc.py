@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, TypeAlias
 
 from pillarbox.mailauth.dns import Answer, Plan, Query
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 MAX_AUTHORS = 4  # different domains in From that are looked at
 _MAX_WALK = 8  # queries of one tree walk (RFC 9989 4.10)
 _MAX_WALKS = 6  # for identifiers that may be aligned
+_MAX_REMEMBERED = 1024  # characters of a record that is kept parsed
 _POLICIES = ("none", "quarantine", "reject")
 Organization: TypeAlias = Callable[[str], str]
 """The organizational domain of a domain by a list of public suffixes, for those who don't want the tree walk."""
@@ -68,6 +70,10 @@ class Verdict:
 
 def parse_record(text: str) -> Record | None:
     """Read one TXT record; None if it is none of DMARC. Tags that make no sense count as absent (RFC 9989 4.7)."""
+    return _remembered(text) if len(text) <= _MAX_REMEMBERED else _parse(text)
+
+
+def _parse(text: str) -> Record | None:
     sections = [section.partition("=") for section in text.split(";")]
     name, equals, value = sections[0]
     if name.strip(" \t") != "v" or not equals or value.strip(" \t") != "DMARC1":
@@ -102,6 +108,9 @@ def parse_record(text: str) -> Record | None:
     )
 
 
+_remembered = lru_cache(maxsize=2048)(_parse)
+
+
 def _addresses(value: str) -> tuple[str, ...]:
     found = (part.strip(" \t").partition("!")[0] for part in value.split(","))
     return tuple(uri[7:] for uri in found if uri.lower().startswith("mailto:") and "@" in uri)
@@ -109,13 +118,9 @@ def _addresses(value: str) -> tuple[str, ...]:
 
 def author_domains(fields: Sequence[str]) -> list[str]:
     """The different domains of all addresses in the From fields, in lower case and A-labels; "" for one that is none."""
-    found: list[str] = []
-    for value in fields:
-        for address in _mailboxes(value):
-            domain = _normal(address.rpartition("@")[2]) if "@" in address else ""
-            if domain not in found:
-                found.append(domain)
-    return found
+    addresses = (address for value in fields for address in _mailboxes(value))
+    domains = (_normal(one.rpartition("@")[2]) if "@" in one else "" for one in addresses)
+    return list(dict.fromkeys(domains))
 
 
 def _mailboxes(value: str) -> list[str]:

@@ -35,12 +35,30 @@ class Answer:
 
 Plan: TypeAlias = Generator[Query, Answer, T]
 Lookup: TypeAlias = Callable[[Query], Awaitable[Answer]]
+Recall: TypeAlias = Callable[[Query], Answer | None]  # the answer, if it is remembered
 
 
-async def follow(plan: Plan[T], lookup: Lookup) -> T:
-    """Ask what a plan wants to know, one question after the other, until it has its result."""
+class Done(NamedTuple):
+    """A plan's result."""
+
+    result: Any
+
+
+def begin(plan: Plan[Any], recall: Recall) -> Done | Query:
+    """Run a plan as far as memory answers: to its result, or to the first question that has to be asked."""
     try:
         query = next(plan)
+        while (answer := recall(query)) is not None:
+            query = plan.send(answer)
+    except StopIteration as done:
+        return Done(done.value)
+    return query
+
+
+async def follow(plan: Plan[T], lookup: Lookup, query: Query | None = None) -> T:
+    """Ask what a plan wants to know, one question after the other, until it has its result; go on at `query` if it began."""
+    try:
+        query = query or next(plan)
         while True:
             query = plan.send(await lookup(query))
     except StopIteration as done:

@@ -45,10 +45,11 @@ def format_results(server: str, findings: list[Finding], name: str = "Authentica
 
 def format_value(server: str, findings: list[Finding]) -> str:
     """What stands behind the colon."""
-    return _value(server) + ("".join(f";\r\n\t{_format(one)}" for one in findings) or "; none")
+    return _value(server) + ("".join(f";\r\n\t{format_finding(one)}" for one in findings) or "; none")
 
 
-def _format(finding: Finding) -> str:
+def format_finding(finding: Finding) -> str:
+    """One result as it stands in the field, in one line unless it is long."""
     text = f"{finding.method}={finding.result}"
     if finding.comment:
         text += f" ({_comment(finding.comment)})"

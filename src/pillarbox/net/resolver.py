@@ -86,6 +86,10 @@ class Resolver:
             return None
         return found[1]
 
+    def recall(self, query: Query) -> Answer | None:
+        """The answer to a question if it is remembered: for those who would rather not wait."""
+        return self._remembered(Query(query.name.rstrip(".").lower(), query.kind))
+
     async def lookup(self, query: Query) -> Answer:
         """The answer to one question, from memory if it is still good."""
         key = Query(query.name.rstrip(".").lower(), query.kind)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from pillarbox.mailauth.dns import Lookup
+    from pillarbox.mailauth.dns import Lookup, Recall
     from pillarbox.policy.directory import Directory
     from pillarbox.policy.memory import Memory
     from pillarbox.policy.next_hop import Probe
@@ -66,6 +66,7 @@ class Tools:
     find_virus: FindVirus | None = None
     give_score: GiveScore | None = None
     probe: Probe | None = None
+    recall: Recall = lambda _query: None
 
 
 def line_up(

@@ -21,6 +21,7 @@ from pillarbox import observe
 from pillarbox.mail.catalogue import envelope, policy, session
 from pillarbox.mail.reply import Reply
 from pillarbox.mail.units import Seconds, Settings
+from pillarbox.mailauth.results import Finding
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -100,6 +101,7 @@ class Incoming:
     body: bytes | None
     file: Path | None = None
     scores: list[Score] = field(default_factory=list)  # of the hooks that were asked so far
+    findings: tuple[Finding, ...] = ()  # what SPF, DKIM, DMARC and ARC found, as far as they are checked
 
     def chunks(self) -> Iterator[bytes]:
         """All octets, a piece at a time. It reads from the disk, so call it in a thread, as plain functions are."""

@@ -70,6 +70,19 @@ class FileDraft:
             self.discard()
             raise trouble(error) from error
 
+    def overwrite(self, at: int, octets: bytes) -> None:
+        """Put other octets in place of as many that were written. Raises SpoolError; the draft is then void."""
+        if self._fd < 0:
+            body = bytearray(self.inline())
+            body[at : at + len(octets)] = octets
+            self._pieces = [bytes(body)]
+            return
+        try:
+            os.pwrite(self._fd, octets, at)
+        except OSError as error:
+            self.discard()
+            raise trouble(error) from error
+
     def inline(self) -> bytes:
         """The whole body of a draft that has no file."""
         return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)

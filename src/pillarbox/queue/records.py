@@ -140,8 +140,10 @@ def _terms(kept: _Terms) -> Terms:
 
 def pack_trace(trace: Trace) -> bytes:
     """The trace as a blob."""
-    known = (trace.session, trace.client, trace.helo, trace.protocol, trace.login)
-    return _pack(tuple(map(_octets, (*known, trace.warned) if trace.warned else known)))
+    known: tuple[str, ...] = (trace.session, trace.client, trace.helo, trace.protocol, trace.login)
+    if trace.origin or trace.warned:
+        known = (*known, trace.warned, trace.origin)  # an older version reads what it knows of
+    return _pack(tuple(map(_octets, known)))
 
 
 def unpack_trace(blob: bytes) -> Trace:

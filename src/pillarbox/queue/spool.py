@@ -49,6 +49,7 @@ class Trace(msgspec.Struct, frozen=True, gc=False):
     protocol: str = ""  # ESMTPSA and so on (RFC 3848)
     login: str = ""
     warned: str = ""  # what checks that may only warn would have refused
+    origin: str = ""  # what was found about who really sent it, and what DNS answered: a line each
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
@@ -180,6 +181,9 @@ class Draft(Protocol):
 
     def write(self, piece: bytes) -> None:
         """Append. Raises SpoolError when the disk is full or broken; the draft is then void."""
+
+    def overwrite(self, at: int, octets: bytes) -> None:
+        """Put other octets in place of as many that were written. Raises SpoolError; the draft is then void."""
 
     def keep(self, target: Path) -> None:
         """Sync the file of a large body and move it to `target`, durably; blocks. Raises SpoolError; it is then gone."""

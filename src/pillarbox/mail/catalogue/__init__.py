@@ -12,12 +12,13 @@ from pillarbox.mail.catalogue import (
     envelope,
     extensions,
     mailbox,
+    origin,
     policy,
     session,
 )
 from pillarbox.mail.reply import Cause
 
-MODULES = (session, auth, envelope, mailbox, extensions, policy, content, delivery)
+MODULES = (session, auth, envelope, mailbox, extensions, policy, content, origin, delivery)
 
 CAUSES: dict[str, Cause] = {
     cause.id: cause for module in MODULES for cause in vars(module).values() if isinstance(cause, Cause)

@@ -1,0 +1,290 @@
+"""Find out who really sent a letter: run the plans of SPF, DKIM, DMARC and ARC together, and hash its body.
+
+What follows from the verdicts is in `policy.origin`; the standards are in `mailauth`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pillarbox.mail import message
+from pillarbox.mail.reply import Reply, printable
+from pillarbox.mailauth import arc, dkim, dmarc, spf
+from pillarbox.mailauth.canonical import BodyHash, hash_body
+from pillarbox.mailauth.dns import Answer, Done, Lookup, Plan, Query, Recall, begin, follow
+from pillarbox.mailauth.results import (
+    Finding,
+    format_finding,
+    format_received_spf,
+    format_results,
+    server_of,
+)
+from pillarbox.policy.hooks import Client
+from pillarbox.policy.origin import OriginPolicy, Verdicts
+from pillarbox.queue.spool import Draft
+
+_LIMIT_S = 20.0  # for all look-ups of one check (RFC 7208 4.6.4)
+_LATE = "no answer in time"
+_READ_OCTETS = 262_144
+_MAX_EVIDENCE = 40  # answers that are kept of one message
+_RESULTS_FIELD = re.compile(rb"(?:\A|\n)(authentication-results)[ \t]*:", re.IGNORECASE)
+FORMER_RESULTS = b"X-Foreign-Auth-Results"  # as long as the name that it replaces, so that nothing moves
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What was found about one letter."""
+
+    refusal: Reply | None
+    warnings: tuple[Reply, ...]
+    prefix: bytes  # Authentication-Results and Received-SPF
+    findings: tuple[Finding, ...]
+    told: str  # for the trace: the findings and what DNS answered, a line each
+
+
+class OriginChecks:
+    """The checks of one configuration, for mail of strangers: our own clients are not asked where their mail is from."""
+
+    def __init__(
+        self,
+        policy: OriginPolicy,
+        lookup: Lookup,
+        *,
+        hostname: str,
+        recall: Recall = lambda _query: None,
+        organization: dmarc.Organization | None = None,
+    ) -> None:
+        """`organization` takes the place of DMARC's tree walk."""
+        self._policy = policy
+        self._lookup = lookup
+        self._recall = recall
+        self._hostname = hostname
+        self._organization = organization
+
+    @property
+    def seals(self) -> bool:
+        """Whether forwarded mail is sealed."""
+        return self._policy.arc.check and self._policy.arc.seal
+
+    async def check(
+        self, client: Client, sender: str, head: message.Head, draft: Draft, sealer: dkim.Signer | None = None
+    ) -> Checked:
+        """Look everything up that the settings want to know, and say what follows; with `sealer` seal that (RFC 8617)."""
+        policy = self._policy
+        asked = _Asked(self._lookup, self._recall)
+        spf_client = spf.Client(client.address, client.helo, sender, self._hostname, time.time())
+        body = _Body(dkim.Header(head.section), draft, head.body_at)
+        if sealer is not None:
+            body.to_seal = BodyHash()
+        found = await self._gather(spf_client, head, body, asked)
+        judgement = policy.judge(found, client.address)
+        findings = policy.findings(found, client.address)
+        prefix = format_results(self._hostname, findings)
+        if found.spf is not None and policy.spf.check:
+            prefix += format_received_spf(
+                result=found.spf.result,
+                identity=found.spf.identity,
+                client=client.address,
+                sender=sender,
+                helo=client.helo,
+                receiver=self._hostname,
+                detail=found.spf.detail,
+            )
+        if sealer is not None and body.to_seal is not None and found.arc is not None:
+            digest, chain = body.to_seal.digest(), found.arc.result
+            now, name = spf_client.now, self._hostname
+            prefix = (
+                arc.seal(body.header, digest, sealer, server=name, findings=findings, chain=chain, now=now)
+                + prefix
+            )
+        told = [format_finding(one) for one in findings]
+        told += [_line(query, answer) for query, answer in asked.evidence.items()]
+        return Checked(judgement.refusal, judgement.warnings, prefix, tuple(findings), "\n".join(told))
+
+    async def _gather(self, client: spf.Client, head: message.Head, body: _Body, asked: _Asked) -> Verdicts:
+        policy, now, header = self._policy, client.now, body.header
+        signatures = dkim.signatures(header) if policy.wants_dkim else []
+        chain = arc.parse_chain(header) if policy.arc.check else arc.Chain()
+        bodies = await body.hash_for([*signatures, *chain.bodies])
+        plans: list[tuple[Plan[Any], Any]] = []  # each with what it comes to if DNS takes too long
+        if policy.wants_spf:
+            plans.append((spf.check(client), _late_spf(client)))
+        plans += [(dkim.verify(one, header, bodies, now=now), _late_dkim(one)) for one in signatures]
+        if policy.arc.check:
+            plans.append((arc.verify(chain, header, bodies, now=now), arc.Verdict("temperror", _LATE)))
+        authors = _authors(head) if policy.dmarc.check else []
+        for domain in authors:
+            late = dmarc.Discovery(domain, domain, problem=_LATE, failed=True)
+            plans.append((dmarc.discover(domain, self._organization), late))
+        done = iter(await asked.run(plans))
+        spf_verdict = next(done) if policy.wants_spf else None
+        dkim_verdicts = tuple(policy.weigh(next(done)) for _ in signatures)
+        arc_verdict = next(done) if policy.arc.check else None
+        judged = await asked.run(
+            [
+                (
+                    dmarc.judge(discovery, spf_verdict, dkim_verdicts, self._organization),
+                    dmarc.Verdict("temperror", discovery.domain, detail=_LATE),
+                )
+                for discovery in done
+            ]
+        )
+        if not authors:
+            judged.append(dmarc.Verdict("permerror", detail="no author"))
+        return Verdicts(
+            spf_verdict,
+            dkim_verdicts if policy.wants_dkim else None,
+            tuple(judged) if policy.dmarc.check else None,
+            arc_verdict,
+        )
+
+
+class _Body:
+    """The body of one letter, read once for all that need a hash of it."""
+
+    def __init__(self, header: dkim.Header, draft: Draft, start: int) -> None:
+        self.header = header
+        self.to_seal: BodyHash | None = None  # for a seal of ours
+        self._draft = draft
+        self._start = start
+
+    async def hash_for(self, signatures: Sequence[dkim.Signature]) -> dict[tuple[str, int | None], BodyHash]:
+        """The hashes that these signatures need, and ours."""
+        bodies = dkim.body_hashes(signatures)
+        wanted = [*bodies.values(), *([self.to_seal] if self.to_seal is not None else [])]
+        if wanted:
+            await _feed(wanted, self._draft, self._start)
+        return bodies
+
+
+class _Asked:
+    """The questions of one check, and what was answered."""
+
+    def __init__(self, lookup: Lookup, recall: Recall) -> None:
+        self._lookup = lookup
+        self._recall = recall
+        self.evidence: dict[Query, Answer] = {}
+
+    async def run(self, plans: Sequence[tuple[Plan[Any], Any]]) -> list[Any]:
+        """The results of plans that run together; those for which memory is enough cost no task."""
+        begun = [begin(plan, self._remember) for plan, _ in plans]
+        waiting = [
+            self._within_limit(plan, query, late)
+            for (plan, late), query in zip(plans, begun, strict=True)
+            if isinstance(query, Query)
+        ]
+        if not waiting:
+            return [one.result for one in begun if isinstance(one, Done)]
+        late_ones = iter(await asyncio.gather(*waiting))
+        return [one.result if isinstance(one, Done) else next(late_ones) for one in begun]
+
+    async def _within_limit(self, plan: Plan[Any], query: Query, late: Any) -> Any:
+        """The result of a plan that waits for an answer, or `late` if DNS takes too long."""
+        try:
+            async with asyncio.timeout(_LIMIT_S):
+                return await follow(plan, self._ask, query)
+        except TimeoutError:
+            return late
+
+    def _remember(self, query: Query) -> Answer | None:
+        answer = self._recall(query)
+        if answer is not None:
+            self._note(query, answer)
+        return answer
+
+    async def _ask(self, query: Query) -> Answer:
+        answer = await self._lookup(query)
+        self._note(query, answer)
+        return answer
+
+    def _note(self, query: Query, answer: Answer) -> None:
+        if len(self.evidence) < _MAX_EVIDENCE:
+            self.evidence[query] = answer
+
+
+def _authors(head: message.Head) -> list[str]:
+    """The domains in From; "" beside them if there is more than one From field, which no honest message has."""
+    fields = head.get_all("from", 4)
+    found = dmarc.author_domains(fields)[: dmarc.MAX_AUTHORS]
+    return found if len(fields) < 2 else [*found, ""]
+
+
+def _late_spf(client: spf.Client) -> spf.Verdict:
+    identity, domain = (
+        ("mailfrom", client.sender.rpartition("@")[2]) if client.sender else ("helo", client.helo)
+    )
+    return spf.Verdict("temperror", identity, domain, _LATE)
+
+
+def _late_dkim(one: dkim.Signature) -> dkim.Verdict:
+    return dkim.Verdict("temperror", one.domain.lower(), one.selector, _LATE, one.algorithm)
+
+
+async def _feed(hashes: Iterable[BodyHash], draft: Draft, start: int) -> None:
+    """Hash the body: at once if it is small, in a thread piece by piece if it lies in a file."""
+    if draft.file is None:
+        hash_body((draft.inline()[start:],), hashes)
+    else:
+        await asyncio.to_thread(_hash_file, draft.file, start, tuple(hashes))
+
+
+def _hash_file(path: Path, start: int, hashes: Sequence[BodyHash]) -> None:
+    with path.open("rb", buffering=0) as file:
+        file.seek(start)
+        while piece := file.read(_READ_OCTETS):
+            for one in hashes:
+                one.update(piece)
+
+
+def is_ours(client: Client) -> bool:
+    """Whether a client sends for us, so that what it sends is signed."""
+    return bool(client.login) or client.trusted or client.role in {"submission", "relay"}
+
+
+async def hash_to_sign(draft: Draft, start: int) -> bytes:
+    """What a signature says of a large body, worked out in a thread."""
+    one = BodyHash()
+    await _feed((one,), draft, start)
+    return one.digest()
+
+
+def hash_octets(octets: bytes, start: int) -> bytes:
+    """The same of a body in memory."""
+    one = BodyHash()
+    one.update(octets[start:])
+    return one.digest()
+
+
+def disown_results(head: message.Head, draft: Draft, hostname: str) -> None:
+    """Take our name from fields that a stranger wrote: an Authentication-Results with it is none any more (RFC 8601 5).
+
+    The field gets another name of the same length, in place: nothing moves, and a large body is not written again.
+    Raises SpoolError.
+    """
+    if "authentication-results" not in head:
+        return
+    for found in _RESULTS_FIELD.finditer(head.section):
+        value = _FIELD_END.split(head.section[found.end() : found.end() + _MAX_LOOK], maxsplit=1)[0]
+        if server_of(value.decode("utf-8", "replace")) == hostname.lower():
+            draft.overwrite(found.start(1), FORMER_RESULTS)
+
+
+_FIELD_END = re.compile(rb"\n(?![ \t])")
+_MAX_LOOK = 1024  # octets of a field in which its server must be named
+
+
+def _line(query: Query, answer: Answer) -> str:
+    """One answer as the trace shows it."""
+    if answer.failed:
+        said = f"no answer: {answer.detail}"
+    elif answer.no_domain:
+        said = "no such domain"
+    else:
+        said = " | ".join(str(record) for record in answer.records[:5]) or "nothing"
+    return printable(f"{query.kind} {query.name}: {said}", 400)
