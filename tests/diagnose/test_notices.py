@@ -106,6 +106,11 @@ def test_the_forms_of_many_servers(form):
     assert bounce.message_id == "<1@here.example>"
 
 
+def test_a_transcript_alone():
+    bounce = notice(">>> RCPT To:<bob@two.example>\n<<< 550 5.1.1 No such user", returned="")
+    assert [(one.address, one.stage, one.reply.code) for one in bounce.recipients] == [(BOB, Stage.RCPT, 550)]
+
+
 def test_a_notice_in_html_alone():
     octets = (
         b"From: postmaster@one.example\nSubject: Undeliverable: hello\nContent-Type: text/html; charset=utf-8\n\n"
@@ -115,6 +120,25 @@ def test_a_notice_in_html_alone():
     bounce = read_bounce(octets)
     assert [one.address for one in bounce.recipients] == [BOB]
     assert bounce.recipients[0].verdict.cause.id == "mailbox.unknown"
+
+
+def test_complaints_and_wishes_are_no_bounces():
+    old = (
+        b"From: staff@mail.example\nSubject: complaint about message from 192.0.2.1\nContent-Type: multipart/mixed; boundary=b\n\n"
+        b"--b\nContent-Type: message/rfc822\n\nX-HmXmrOriginalRecipient: bob@two.example\nMessage-ID: <1@here.example>\n\nhello\n--b--\n"
+    )
+    standard = (
+        b"From: fbl@mail.example\nSubject: FW: hello\nContent-Type: multipart/report; report-type=feedback-report; boundary=b\n\n"
+        b"--b\n\nThis is an email abuse report.\n--b\nContent-Type: message/feedback-report\n\nFeedback-Type: opt-out\n"
+        b"Original-Rcpt-To: <bob@two.example>\nReporting-MTA: dns; mail.example\n\n--b\nContent-Type: message/rfc822\n\n"
+        b"Message-ID: <1@here.example>\n\nhello\n--b--\n"
+    )
+    for octets, kind in ((old, "abuse"), (standard, "opt-out")):
+        bounce = read_bounce(octets)
+        assert (bounce.kind, bounce.feedback_type) == (BounceKind.FEEDBACK, kind)
+        assert [one.address for one in bounce.recipients] == [BOB]
+        assert bounce.message_id == "<1@here.example>"
+        assert bounce.recipients[0].verdict.suppress.value == "never"
 
 
 def test_stage_and_host_are_read_from_the_words():

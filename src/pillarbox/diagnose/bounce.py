@@ -58,6 +58,9 @@ _AUTOMATIC_SUBJECT = re.compile(
     r"|abwesen|automatische antwort|r.ponse automatique|absence)",
     re.IGNORECASE,
 )
+_COMPLAINT = re.compile(
+    r"complaint about message|(?:email|e-mail|abuse|spam) (?:feedback )?report\b", re.IGNORECASE
+)
 _REPORTER = re.compile(
     r"(?:program at|mail agent v[\w.]{1,20} at|generating server:|mail system at host|mail delivery (?:agent|system) at|message from)"
     r" {1,3}([A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){1,10})",
@@ -236,6 +239,17 @@ def _feedback(head: Head, parts: list[Part]) -> Bounce | None:
             returned=returned,
             text=_text(parts),
             feedback_type=fields.get("feedback-type").lower() or "abuse",
+        )
+    if returned is not None and _COMPLAINT.search(mime.decode_words(head.get("subject"))):
+        # older feedback loops send the message alone, the recipient in a field of their own
+        named = _TO.findall(returned.get("x-hmxmroriginalrecipient") or returned.get("to")[:4000])
+        return Bounce(
+            BounceKind.FEEDBACK,
+            tuple(without_fault(one, "feedback") for one in named[:1]),
+            message_id=returned.get("message-id"),
+            returned=returned,
+            text=_text(parts),
+            feedback_type="abuse",
         )
     if head.get("subject").strip().lower() == "unsubscribe" and "auto-submitted" in head:
         senders = _TO.findall(head.get("from")[:1000])

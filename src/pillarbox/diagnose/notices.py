@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 
 from pillarbox.mail.reply import Reply, Stage
 
@@ -16,6 +17,8 @@ MAX_LINES = 2000
 MAX_LINE = 2000
 MAX_TOLD = 1000
 _MAX_WORDS = 4000  # of one recipient
+_MAX_SEARCHED = 16384  # characters in which a reply is looked for
+_MAX_REPLIES = 40
 
 _ADDRESS = re.compile(r"[^\s<>\"'`(),:;\[\]=]{1,64}@[^\s<>\"'`(),:;\[\]=#]{1,255}")
 _HEADER = re.compile(
@@ -126,7 +129,7 @@ def read_notice(text: str) -> Notice:
     answer = ""
     for one in (*_paragraphs(own), *_transcript(own)):
         if not one.address:
-            answer = f"{answer}\n{one.words}".strip()
+            answer = f"{answer}\n{one.words}".strip()[:_MAX_WORDS]
             continue
         known = told.setdefault(one.address.lower(), Told(one.address))
         known.add(one.words)
@@ -154,8 +157,9 @@ def find_reply(words: str) -> Reply | None:
 
     Of several the first counts that somebody "said"; then one at the start of a line, then one with a status.
     """
+    words = words[:_MAX_SEARCHED]
     best: tuple[int, re.Match[str]] | None = None
-    for count, found in enumerate(_REPLY.finditer(words)):
+    for found in islice(_REPLY.finditer(words), _MAX_REPLIES):
         before = words[max(0, found.start() - 80) : found.start()]
         start_of_line = not before.rpartition("\n")[2].strip(" \t<>\"'(|-")
         if _SPOKEN.search(before):
@@ -168,8 +172,6 @@ def find_reply(words: str) -> Reply | None:
             continue
         if best is None or rank < best[0]:
             best = (rank, found)
-        if count > 40:
-            break
     if best is not None:
         found = best[1]
         rest = words[found.end() :].strip(" \t\r\n'\"")
@@ -199,7 +201,7 @@ def _one_line(text: str, code: int = 0) -> str:
 
 def _unquoted(lines: list[str]) -> list[str]:
     """Without the marks of a notice that somebody quoted."""
-    quoted = sum(line.startswith(">") for line in lines)
+    quoted = sum(line.startswith(">") and not line.startswith(">>> ") for line in lines)
     if quoted * 2 < len(lines):
         return lines
     return [line[1:].removeprefix(" ") if line.startswith(">") else line for line in lines]
@@ -341,7 +343,7 @@ def _transcript(lines: list[str]) -> Iterator[Told]:
         elif heard := _ANSWER.match(line):
             words = f"{heard[1]}{heard[2] or ' '}{heard[3]}"
             if heard[1][0] in "45":
-                answer = f"{answer}\n{words}".strip()
+                answer = f"{answer}\n{words}".strip()[:_MAX_WORDS]
                 failed = [recipient] if recipient else accepted if command in {"data", "bdat"} else []
                 if not failed and command != "quit":
                     failed = [""]  # about nobody in particular

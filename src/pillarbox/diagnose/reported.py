@@ -23,6 +23,7 @@ _ALIKE = {
     "failure": "failed",
     "delay": "delayed",
 }
+_MAX_DIAGNOSTIC = 4000
 _DONE = ("delivered", "relayed", "expanded")
 _VAGUE = (Certainty.UNKNOWN, Certainty.CODE)
 _SURENESS = {certainty: number for number, certainty in enumerate(Certainty)}
@@ -51,17 +52,18 @@ def of_report(one: RecipientReport, more: Told, notice: Notice, *, alone: bool) 
     action = _ALIKE.get(one.action, one.action)
     if action not in _ACTIONS:
         action = "delayed" if one.status.startswith("4") else "failed"
-    host = one.remote_mta or more.host or find_host(one.diagnostic) or find_host(more.words)
-    stage = find_stage(one.diagnostic) or more.stage or find_stage(more.words)
-    own = [one.diagnostic, more.words]
-    own = [words for words in (notice.answer, more.words) if _goes_on(one.diagnostic, words)][:1] + own
+    diagnostic = one.diagnostic[:_MAX_DIAGNOSTIC]
+    host = one.remote_mta or more.host or find_host(diagnostic) or find_host(more.words)
+    stage = find_stage(diagnostic) or more.stage or find_stage(more.words)
+    own = [diagnostic, more.words]
+    own = [words for words in (notice.answer, more.words) if _goes_on(diagnostic, words)][:1] + own
     reply, verdict = _explain(_sources(own, notice, alone=alone), one.status, action, stage, host)
     return BouncedRecipient(
         address=one.address or one.original,
         original=one.original,
         action=action,
         status=one.status or reply.status,
-        diagnostic=one.diagnostic or more.words,
+        diagnostic=diagnostic or more.words,
         reply=reply,
         verdict=verdict,
         stage=stage,
