@@ -503,3 +503,12 @@ async def test_T10_a_254_counts_as_taken_and_the_operator_hears_of_it(courier_fo
     found = settle(results[0], before, RetrySettings(), 60.0)
     assert found.state is State.DELIVERED
     assert "yet says that it will not deliver it" in found.alarm
+
+
+@pytest.mark.parametrize(
+    ("answer", "heard"), [("501 your name?", 1), ("504 no such name", 1), ("502 what?", 0)]
+)
+async def test_a_name_that_a_host_minds_is_told_even_if_helo_does(courier_for, alarms, answer, heard):
+    async with ScriptedPeer({"EHLO": answer}) as peer:
+        assert (await courier_for(route_to(peer)).deliver(letter()))[0].reply.positive
+    assert len(alarms()) == heard

@@ -146,7 +146,9 @@ ROWS: tuple[Row, ...] = (
     Row((_T.GREETING,), "521", _A.NEXT_HOST, _S.BOUNCE, statuses="- x.0.0 x.3.x", scope=_W.HOST),
     Row((_T.GREETING,), "5xx", _A.NEXT_HOST, _S.BOUNCE, scope=_W.HOST, patience=2),
     # EHLO, HELO, LHLO
-    Row((_T.HELLO,), "500 501 502 504 550", _A.HELO, _S.BOUNCE, needs=_F.EXTENDED, lacks=_F.TLS_REQUIRED, scope=_W.HOST),
+    # A name that is refused is ours to put right, although HELO may do for now.
+    Row((_T.HELLO,), "501 504", _A.HELO, _S.BOUNCE, needs=_F.EXTENDED, lacks=_F.TLS_REQUIRED, scope=_W.HOST, alarm_after=1),
+    Row((_T.HELLO,), "500 502 550", _A.HELO, _S.BOUNCE, needs=_F.EXTENDED, lacks=_F.TLS_REQUIRED, scope=_W.HOST),
     Row((_T.HELLO,), "4xx", _A.NEXT_HOST, _S.RETRY, scope=_W.HOST),
     Row((_T.HELLO,), "5xx", _A.NEXT_HOST, _S.RETRY, needs=_F.TLS_REQUIRED, scope=_W.HOST),
     Row((_T.HELLO,), "5xx", _A.NEXT_HOST, _S.BOUNCE, scope=_W.HOST, patience=2, alarm_after=1),

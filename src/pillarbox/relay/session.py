@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from pillarbox import observe
 from pillarbox.mail.catalogue import delivery
 from pillarbox.mail.reply import Origin, Result, Stage
 from pillarbox.mail.units import Seconds, Settings
-from pillarbox.queue.decisions import Action, Fact, action
+from pillarbox.queue.decisions import Action, Fact, action, find
 from pillarbox.queue.schedule import wants_rest
 from pillarbox.relay.connection import Connection, LinkError, client_context, connect
 from pillarbox.relay.hosts import Hosts, Login
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     import ssl
 
     from pillarbox.mail.reply import Reply
+    from pillarbox.queue.alarms import Alarms
     from pillarbox.relay.plan import Hop
 
 
@@ -143,14 +145,14 @@ class Opener:
         login = Login(f"{hop.host}:{hop.port}", self._manner.user, hash(self._manner.secret))
         if self._manner.user and (refused := self._hosts.refused_login(login, now)) is not None:
             return refused
-        opening = _Opening(hop, self._manner, self._settings, clear=clear)
+        opening = _Opening(hop, self._manner, self._settings, self._hosts.alarms, clear=clear)
         outcome = await opening.run()
         if (
             isinstance(outcome, Result)
             and action(outcome.stage, outcome.reply, opening.facts) is Action.RECONNECT
         ):
             self._hosts.without_tls.put(hop, value=True, until=now + self._settings.without_tls_s)
-            outcome = await _Opening(hop, self._manner, self._settings, clear=True).run()
+            outcome = await _Opening(hop, self._manner, self._settings, self._hosts.alarms, clear=True).run()
         if isinstance(outcome, Result):
             what = action(outcome.stage, outcome.reply, opening.facts, hop.name)
             if what is Action.OTHER_LOGIN:  # and there was none
@@ -172,8 +174,11 @@ class Opener:
 class _Opening:
     """One try to get ready with one host; the steps return what refuses them, or nothing."""
 
-    def __init__(self, hop: Hop, manner: Manner, settings: SmtpSettings, *, clear: bool) -> None:
+    def __init__(
+        self, hop: Hop, manner: Manner, settings: SmtpSettings, alarms: Alarms, *, clear: bool
+    ) -> None:
         self._hop = hop
+        self._alarms = alarms
         self._manner = manner
         self._settings = settings
         self._patience = settings.patience
@@ -258,9 +263,16 @@ class _Opening:
             self._extensions = parse_extensions(answer)
             return None
         facts = self.facts if self._manner.lmtp else self.facts | Fact.EXTENDED
-        if action(Stage.HELLO, answer, facts) is Action.HELO:
+        row = find(Stage.HELLO, answer, facts, self._hop.name)
+        if row.action is Action.HELO:
+            if row.alarm_after:
+                self._tell(f"{self._hop.name} minds our name in EHLO: {answer}", row.alarm_after)
             answer = await self._say("HELO")
         return None if answer.positive else self._result(answer)
+
+    def _tell(self, problem: str, after: int) -> None:
+        if self._alarms.is_due(f"hello {self._hop.name}", after, asyncio.get_running_loop().time()):
+            observe.ALARM.note(problem=problem, cause="hello")
 
     async def _say(self, verb: str) -> Reply:
         line = command(f"{verb} {self._manner.hostname}")
