@@ -8,6 +8,7 @@ from base64 import b64encode
 import dkim as oracle
 import pytest
 
+from pillarbox.mail.envelope import Envelope, Recipient
 from pillarbox.policy.rules import Role
 from pillarbox.policy.signing import SigningError, SigningKeys, activate, make_keys, stored_keys
 
@@ -88,6 +89,15 @@ async def test_a_subdomain_is_signed_by_the_domain_above(post, folder):
 async def test_mail_of_other_authors_is_not_signed(post, author):
     data = await post(MESSAGE.replace(b"alice@example.org", author, 1))
     assert b"DKIM-Signature" not in data
+
+
+async def test_delivery_reports_of_ours_are_signed(open_office, folder):
+    office = await open_office(keys=SigningKeys(folder))
+    report = b"From: MAILER-DAEMON@mx.example.org\r\nSubject: not delivered\r\n\r\nSorry.\r\n"
+    envelope = Envelope("", (Recipient("alice@example.org"),))
+    draft, entry = office.door.prepare_report(envelope, report, time.time())
+    assert passes(entry.prefix + draft.inline(), folder) == [True, True]
+    draft.discard()
 
 
 async def test_mail_of_strangers_is_not_signed(post):
