@@ -68,6 +68,7 @@ READS_PEERS = {
     "queue/outcome.py": "what a report says of codes that other servers answer with",
     "diagnose/transcript.py": "a paste without marks is told apart by the codes that stand for turns of speech",
     "diagnose/exchanges.py": "which reply answers which command depends on the codes of those before it",
+    "diagnose/lint.py": "which code may stand where is what is judged",
     "diagnose/fates.py": "which refusal is only an echo of another is told by its code",
 }
 

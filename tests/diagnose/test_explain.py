@@ -164,7 +164,7 @@ def test_how_a_text_is_written(name, kind, notation, host):
         (
             "qmail.log",
             [
-                ("bob@example.net", PERMANENT, None),
+                ("bob@example.net", PERMANENT, Stage.RCPT),
                 ("carol@example.org", TEMPORARY, None),
                 ("dan@example.com", ACCEPTED, Stage.BODY),
             ],

@@ -25,6 +25,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pillarbox.diagnose.lint import faults_of, lint
+from pillarbox.diagnose.transcript import Side
 from pillarbox.inbound.etrn import EtrnSettings
 from pillarbox.mail.catalogue import CAUSES
 from pillarbox.policy.rules import Role
@@ -170,6 +172,46 @@ def test_a_script_shows_the_codes_that_it_is_named_after(path):
 def test_on_the_bare_core(new_core, path):
     script = read_script(path)
     play_on_core(script, new_core(**script.options), path=path)
+
+
+# What the clients of some scripts do wrong on purpose, by the rule of the linter that has to notice it.
+DELIBERATE = {
+    "E500-1_E500-2_E500-3_bad_lines": {"unknown-command", "command-characters", "command-line-end"},
+    "E500-6_http": {"unknown-command"},
+    "E501-1_hello_without_a_name": {"bad-argument"},
+    "E501-2_sender_that_cannot_be_read": {"bad-argument"},
+    "E501-3_recipient_that_cannot_be_read": {"bad-argument"},
+    "E501-5_argument_where_none_belongs": {"bad-argument"},
+    "E501-8_bdat_without_a_number": {"bad-argument"},
+    "E503-1_E503-2_E503-3_order_of_commands": {"command-order"},
+    "E503-5_between_chunks": {"command-order"},
+    "E502-2_starttls_and_auth_not_offered": {"not-offered"},
+    "E554-4_smuggled_message": {"text-line-end"},
+}
+
+
+def record(script, core):
+    """The session as smtplib would record it: the one notation that shows every octet."""
+    lines = []
+    for sent, _expected in script.blocks():
+        if sent == "T":
+            core.start_tls()
+        elif sent != "X":
+            if sent:
+                lines.append(f"send: {sent!r}")
+            core.feed(sent)
+            lines += [f"reply: {line!r}" for line in core.take().splitlines(keepends=True)]
+    return "\n".join(lines)
+
+
+@scripts
+def test_the_server_keeps_to_every_rule_of_the_linter(new_core, path):
+    script = read_script(path)
+    found = lint(record(script, new_core(**script.options)))
+    assert found.exchanges
+    assert [(fault.rule.id, fault.detail) for fault in faults_of(found, Side.SERVER)] == []
+    noticed = {fault.rule.id for fault in faults_of(found, Side.CLIENT)}
+    assert DELIBERATE.get(path.stem, set()) <= noticed
 
 
 @scripts

@@ -32,7 +32,12 @@ _COMMANDS = {
         "suppression",
         "Show and change the list of addresses to which nothing is sent.",
     ),
-    "explain": ("pillarbox.cli.explain", "explain", "Explain a reply, a code, a status or a cause."),
+    "explain": (
+        "pillarbox.cli.explain",
+        "explain",
+        "Explain a code, a reply, a transcript, a log or a bounce.",
+    ),
+    "lint": ("pillarbox.cli.lint", "lint", "Judge the transcript of a session by the standards."),
     "check-config": ("pillarbox.cli.check_config", "check_config", "Check a configuration file."),
     "quota": ("pillarbox.cli.quota", "quota", "Show how full mailboxes are, and count them anew."),
     "dkim": ("pillarbox.cli.dkim", "dkim", "Make, list and change the keys that mail is signed with."),

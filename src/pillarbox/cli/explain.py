@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pillarbox.cli.outcome import Exit
-from pillarbox.cli.show import fail, is_colourful, show_json
+from pillarbox.cli.show import is_colourful, read_text, show_json
 from pillarbox.diagnose.diagnosis import Kind, Outcome
 from pillarbox.observe import visible
 
@@ -42,7 +42,6 @@ _TITLES = {
     Outcome.UNSENT: ("not sent", "yellow"),
     Outcome.UNKNOWN: ("not known", "white"),
 }
-_MAX_OCTETS = 16 * 1024 * 1024 + 4  # enough for every character that is looked at
 _SHOWN_CAUSES = 12
 _SHOWN_GROUPS = 25
 _SHOWN_ADDRESSES = 8
@@ -97,15 +96,9 @@ def _asked(words: Sequence[str], path: Path | None) -> str:
         raise click.UsageError("give either a text or --file")
     if words:
         return " ".join(words)
-    if path is not None and str(path) != "-":
-        try:
-            with path.open("rb") as file:
-                return _decode(file.read(_MAX_OCTETS))
-        except OSError as error:
-            fail(f"cannot read {path}: {error.strerror}", Exit.NO_INPUT)
-    if sys.stdin.isatty():
+    if path is None and sys.stdin.isatty():
         click.echo("Paste what is to be explained, then press Ctrl-D on a line of its own.", err=True)
-    return _decode(sys.stdin.buffer.read(_MAX_OCTETS))
+    return read_text(path or Path("-"))
 
 
 def _is_file(word: str) -> bool:
@@ -115,13 +108,6 @@ def _is_file(word: str) -> bool:
         return Path(word).is_file() and not look_up(word).known
     except (OSError, ValueError):
         return False
-
-
-def _decode(octets: bytes) -> str:
-    """Text from a file; Windows likes to write UTF-16."""
-    if octets.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return octets.decode("utf-16", "replace")
-    return octets.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
 
 
 class _Page:

@@ -18,8 +18,11 @@ from pillarbox.observe import visible
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from pillarbox.cli.outcome import Exit
+
+_MAX_OCTETS = 16 * 1024 * 1024 + 4  # enough for every character that is looked at
 
 
 def is_colourful(stream: object = None) -> bool:
@@ -32,6 +35,26 @@ def fail(text: str, status: Exit) -> NoReturn:
     """End with a message on standard error."""
     click.echo(click.style("pillarbox: ", fg="red") + visible(text), err=True, color=is_colourful(sys.stderr))
     sys.exit(status)
+
+
+def read_text(path: Path) -> str:
+    """The text of a file, or of standard input for "-", for commands that read what people paste."""
+    if str(path) == "-":
+        return decode(sys.stdin.buffer.read(_MAX_OCTETS))
+    try:
+        with path.open("rb") as file:
+            return decode(file.read(_MAX_OCTETS))
+    except OSError as error:
+        from pillarbox.cli.outcome import Exit
+
+        fail(f"cannot read {path}: {error.strerror}", Exit.NO_INPUT)
+
+
+def decode(octets: bytes) -> str:
+    """Text from a file; Windows likes to write UTF-16."""
+    if octets.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return octets.decode("utf-16", "replace")
+    return octets.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
 
 
 def show_json(value: object) -> None:

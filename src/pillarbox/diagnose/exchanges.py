@@ -16,6 +16,7 @@ from pillarbox.mail.reply import Reply, Stage, parse_reply
 
 MAX_LINES = 200  # of one reply; the rest is not looked at
 _KEPT_CHARACTERS = 2000  # of a line of a reply
+_BAD_SEQUENCE = 503  # the command itself was refused, whoever it is for
 
 _REPLY_LINE = re.compile(r"\d{3}(?:[ \t_-].*)?", re.ASCII | re.DOTALL)
 _PATH = re.compile(r"[^:]{0,40}:[ \t]*(?:<([^<>]*)>?|([^\s<>]+))")
@@ -82,6 +83,7 @@ class Session:
     exchanges: list[Exchange] = field(default_factory=list)
     strays: list[Line] = field(default_factory=list)  # what a server said that is no reply
     is_lmtp: bool = False
+    missing_finals: int = 0  # recipients of the last message that LMTP has no answer for
 
     @property
     def host(self) -> str:
@@ -129,6 +131,7 @@ class _Pairing:
                 self._take(line)
         if self._said:
             self._finish_reply()
+        self._session.missing_finals = max(self._finals, 0)
         self._rest()
 
     def _take(self, line: Line) -> None:
@@ -205,21 +208,29 @@ class _Pairing:
         exchange = Exchange("BDAT", stage, line, reply, said, chunk)
         if last:
             self._final = Exchange("BDAT", stage, line, None)
-            is_refused = reply is None or reply.permanent
+            is_refused = reply is None or reply.code == _BAD_SEQUENCE
             self._finals = self._accepted - 1 if self._session.is_lmtp and not is_refused else 0
             self._accepted = 0
         return exchange
 
     def _chunk_lines(self, octets: int) -> Iterator[Line]:
         """The lines of a chunk, if the recording has them: as many as fit its size."""
+        is_exact = self._session.recording.is_exact
         while self._pending and octets > 0:
-            line = self._pending[0]
-            size = len(line.text.encode("utf-8", "surrogateescape")) + len(line.end)
+            line = self._pending.popleft()
+            size = len(line.text if is_exact else line.text.encode("utf-8", "surrogateescape")) + len(
+                line.end
+            )
+            if is_exact and size > octets:  # the next command stands on the same line
+                yield Line(line.number, line.side, line.text[:octets], "")
+                self._pending.appendleft(Line(line.number, line.side, line.text[octets:], line.end))
+                return
             is_command = verb_of(line.text) in ("BDAT", "QUIT", "RSET", "MAIL") and size != octets
-            if size > octets or (is_command and not self._session.recording.is_exact):
+            if size > octets or (is_command and not is_exact):
+                self._pending.appendleft(line)
                 return
             octets -= size
-            yield self._pending.popleft()
+            yield line
 
     def _follow(self, exchange: Exchange, reply: Reply) -> None:
         """What the reply makes of the client's next line."""

@@ -11,11 +11,12 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from pillarbox.diagnose import meaning
+from pillarbox.diagnose.bounce import BounceKind, read_bounce
 from pillarbox.diagnose.diagnosis import Account, Diagnosis, Finding, Kind, Outcome, Role
 from pillarbox.diagnose.diagnostic import reply_in, stage_in
 from pillarbox.diagnose.exchanges import Exchange, Session, pair
 from pillarbox.diagnose.fates import Fate, follow, outcome_of
-from pillarbox.diagnose.judge import judge, unanswered, unsent
+from pillarbox.diagnose.judge import by_verdict, judge, unanswered, unsent
 from pillarbox.diagnose.logs import Event, read_events
 from pillarbox.diagnose.transcript import read_recordings
 from pillarbox.mail.catalogue import delivery
@@ -30,6 +31,16 @@ _CUT = "The text is very long; only its beginning was read."
 _EXCEPTION = re.compile(
     r"""(?:['"](?P<address>[^'"\s]{1,320})['"]: )?\((?P<code>[2-5]\d\d), b?(?P<text>'(?:[^'\\]|\\.){0,1000}'|"(?:[^"\\]|\\.){0,1000}")"""
 )
+_MESSAGE = re.compile(
+    r"(?:From |[A-Za-z][A-Za-z0-9-]{1,40}:[ \t])[^\n]*\n(?:[ \t]|[A-Za-z][A-Za-z0-9-]{1,40}:[ \t])"
+)
+_ACTIONS = {
+    "failed": Outcome.PERMANENT,
+    "delayed": Outcome.TEMPORARY,
+    "delivered": Outcome.ACCEPTED,
+    "relayed": Outcome.ACCEPTED,
+    "expanded": Outcome.ACCEPTED,
+}
 _ADDRESS = re.compile(r"<?([^\s<>:;,()\"']{1,64}@[A-Za-z0-9.-]{1,253}[A-Za-z0-9])>?")
 
 
@@ -48,6 +59,8 @@ def _find(text: str) -> Diagnosis:
     asked = text.strip()
     if len(asked) <= _MAX_SINGLE and "\n" not in asked and (single := _single(asked)) is not None:
         return single
+    if (bounce := _of_bounce(text)) is not None:
+        return bounce
     sessions = [pair(recording) for recording in read_recordings(text)]
     notation, events = read_events(text)
     if any(session.has_client and len(session.exchanges) > 1 for session in sessions):
@@ -195,6 +208,35 @@ def _told(event: Event, *, is_settled: bool) -> Account:
             is_settled=is_settled,
         )
     return replace(found, message=event.message, line=event.line)
+
+
+# --- bounces ---------------------------------------------------------------------------------------------------------
+
+
+def _of_bounce(text: str) -> Diagnosis | None:
+    """A message that came back, with its header section."""
+    if not _MESSAGE.match(text):
+        return None
+    bounce = read_bounce(text.encode("utf-8", "surrogateescape"))
+    if bounce.kind is BounceKind.NONE or not bounce.recipients:
+        return None
+    accounts, findings = [], []
+    for place, one in enumerate(bounce.recipients):
+        host = one.remote_mta or bounce.reporting_mta
+        outcome = _ACTIONS.get(one.action, Outcome.UNKNOWN)
+        found = judge(
+            one.reply, outcome=outcome, stage=one.stage, host=host, address=one.address, is_settled=True
+        )
+        if outcome in (Outcome.TEMPORARY, Outcome.PERMANENT):
+            found = by_verdict(found, one.verdict)
+        accounts.append(replace(found, reply=place, message=bounce.queue_id, line=0))
+        findings.append(Finding(0, "", one.stage or Stage.ANY, one.reply, Role.CAUSE))
+    notes = []
+    if bounce.message_id:
+        notes.append(f"About the message {printable(bounce.message_id)}.")
+    return Diagnosis(
+        Kind.BOUNCE, bounce.kind.value, bounce.reporting_mta, tuple(accounts), tuple(findings), tuple(notes)
+    )
 
 
 # --- sentences -------------------------------------------------------------------------------------------------------

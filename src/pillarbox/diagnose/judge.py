@@ -5,11 +5,11 @@ Why the host said it is found by `classify`; where the replies are found is the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from pillarbox.diagnose.causes import Category, Retry, Suppress
-from pillarbox.diagnose.classify import Certainty, classify
+from pillarbox.diagnose.classify import Certainty, Verdict, classify
 from pillarbox.diagnose.diagnosis import Account, Outcome
 from pillarbox.diagnose.meaning import Basis, look_up_reply
 from pillarbox.mail.catalogue import delivery
@@ -109,6 +109,26 @@ def judge(
         host=host,
         dialect=opinion.dialect,
         ours=opinion.ours,
+    )
+
+
+def by_verdict(account: Account, verdict: Verdict) -> Account:
+    """The same account, with a verdict that rests on more than the reply: the whole text of a bounce."""
+    if verdict.certainty is Certainty.UNKNOWN:
+        return account
+    cause, retry = verdict.cause, verdict.retry
+    return replace(
+        account,
+        cause=cause.id,
+        meaning=cause.meaning,
+        who=cause.who,
+        advice=cause.advice,
+        retry=retry,
+        wait_s=verdict.wait_s,
+        next_step=_next_step(account.outcome, retry, verdict.wait_s, is_settled=True),
+        suppress=verdict.suppress,
+        certainty=verdict.certainty,
+        dialect=verdict.dialect,
     )
 
 

@@ -202,7 +202,7 @@ def _choose(rows: Sequence[str]) -> tuple[Notation | None, _Tally]:
             side = found["mark"] not in notation.client
             tally.matched += 1
             tally.replies[side] += bool(_REPLY.match(said))
-            tally.commands[side] += verb_of(said.partition("\r")[0]) in VERBS
+            tally.commands[side] += verb_of(said.partition("\n")[0].rstrip("\r")) in VERBS
     best = max(range(len(NOTATIONS)), key=lambda number: (tallies[number].fits, tallies[number].matched))
     return (NOTATIONS[best] if tallies[best].fits else None), tallies[best]
 
@@ -228,8 +228,10 @@ def _read_marked(rows: Sequence[str], notation: Notation, *, is_reversed: bool) 
             continue
         peers.setdefault(key, marks.get("peer") or "")
         side = Side.CLIENT if (found["mark"] in notation.client) is not is_reversed else Side.SERVER
+        text = notation.decode(found["text"])
         lines = sessions.setdefault(key, [])
-        lines += _said(number, side, notation.decode(found["text"]), is_exact=notation.is_exact)
+        if text or notation is not _EXIM:  # which marks the end of a connection so, too
+            lines += _said(number, side, text, is_exact=notation.is_exact)
     return [
         Recording(
             notation.name, tuple(lines), _host(peers.get(key, "")), notation.shows_bodies, notation.is_exact
