@@ -7,6 +7,7 @@ import datetime as dt
 import inspect
 import itertools
 import json
+import re
 import textwrap
 import types
 import typing
@@ -18,15 +19,21 @@ import msgspec
 
 from pillarbox import observe
 from pillarbox.cli.commands import cli
+from pillarbox.cli.explain import EXITS
 from pillarbox.config.settings import Config
-from pillarbox.diagnose.causes import peer_causes
+from pillarbox.diagnose.causes import Retry, Suppress, peer_causes
+from pillarbox.diagnose.classify import Certainty
+from pillarbox.diagnose.diagnosis import Account, Finding, Kind, Outcome
 from pillarbox.diagnose.dialects import Pattern, book
+from pillarbox.diagnose.rules import RULES
+from pillarbox.diagnose.transcript import Side
 from pillarbox.mail.catalogue import CAUSES
 from pillarbox.mail.reply import Stage
 from pillarbox.mail.units import Octets, Rate, Seconds, Settings, format_duration, format_size
 from pillarbox.queue.decisions import ROWS, Action, Fact, Pace, Row, Step
 
 REFERENCE = Path(__file__).parent / "reference"
+WORDS = {"certainty": Certainty, "retry": Retry, "suppress": Suppress}
 NAMES = {
     Seconds: "duration",
     Octets: "size",
@@ -294,6 +301,77 @@ def pattern_row(pattern: Pattern, usual_source: str) -> str:
     return f"| `{pattern.id}` | {pattern.condition} | {words} | {means} | `{sample}` |"
 
 
+def commented(kind: type) -> dict[str, str]:
+    """The comments behind the fields of a class."""
+    found = re.findall(r"^    (\w+): [^#\n]*?(?:# (.*))?$", inspect.getsource(kind), re.MULTILINE)
+    return {name: text[:1].upper() + text[1:] for name, text in found}
+
+
+def explanations() -> list[str]:
+    """What `pillarbox explain` tells programs."""
+    lines = [
+        "# What explain tells programs\n",
+        "The exit statuses of `pillarbox explain`, and the keys of its `--json`. Keys are only ever added.\n",
+        "## Outcomes and exit statuses\n",
+        "| outcome | exit status | meaning |",
+        "|---|---|---|",
+    ]
+    values = re.findall(r'^    (\w+) = "[^"]+"(?:  # (.*))?$', inspect.getsource(Outcome), re.MULTILINE)
+    for name, comment in values:
+        status = str(int(EXITS[Outcome[name]])) if Outcome[name] in EXITS else "that of the worst"
+        lines.append(f"| `{Outcome[name].value}` | {status} | {comment[:1].upper()}{comment[1:]} |")
+    lines += [
+        "\nA look-up of a code, a status or an id that is known ends with 0, a text that is not understood with 65, wrong use with 64, a file that cannot be read with 66.\n",
+        "Of several recipients a permanent refusal counts more than one that may pass, and that more than success.",
+        "\n## Keys\n",
+        "| key | meaning |",
+        "|---|---|",
+        "| `kind` | " + ", ".join(f"`{one.value}`" for one in Kind) + " |",
+        "| `notation` | How the text is written |",
+        "| `known` | Whether anything could be told |",
+        "| `outcome` | Of all recipients together |",
+        "| `host` | The server that answered, if the text has its name |",
+        "| `recipients` | A list, see below |",
+        "| `replies` | A list, see below |",
+        "| `notes` | Sentences about what is odd |",
+        "| `explanation` | Of a single code, status, id or reply, as the catalogue has it; else null |",
+    ]
+    for title, kind, more in (
+        ("recipients", Account, {}),
+        ("replies", Finding, {"code": "Of the reply", "status": "The enhanced status", "text": "Its lines"}),
+    ):
+        lines += [f"\n## Keys of each of `{title}`\n", "| key | meaning |", "|---|---|"]
+        known = {
+            name: text for name, text in commented(kind).items() if (title, name) != ("replies", "reply")
+        }
+        lines += [f"| `{name}` | {text or name.capitalize()} |" for name, text in (known | more).items()]
+    lines += ["\n## Words for `certainty`, `retry` and `suppress`\n"]
+    lines += [f"- `{key}`: {', '.join(f'`{one.value}`' for one in kind)}" for key, kind in WORDS.items()]
+    return lines
+
+
+def lint_rules() -> list[str]:
+    """What `pillarbox lint` judges."""
+    lines = [
+        "# Rules of lint\n",
+        "What `pillarbox lint` finds in a transcript. An error is what the standard forbids; a warning is allowed, or not certain, and asks for trouble.\n",
+    ]
+    for side in (Side.SERVER, Side.CLIENT):
+        lines += [f"## The {side.value}\n", "| rule | | says | clause |", "|---|---|---|---|"]
+        lines += [
+            f"| `{rule.id}` | {rule.severity.value} | {rule.says} | {rule.clause} |"
+            for rule in RULES.values()
+            if rule.side is side
+        ]
+        lines.append("")
+    lines += [
+        "## Exit status and JSON\n",
+        "0 no fault, 1 faults, 65 not a transcript, 64 and 66 wrong use or input. With `--json`: `notation`, `sessions`, `exchanges`,",
+        "and `faults`, a list with the keys `line` (from 1), `rule`, `severity`, `side`, `says`, `detail` and `clause`.",
+    ]
+    return lines
+
+
 def pages() -> dict[str, str]:
     """All pages by file name."""
     intro = [
@@ -307,6 +385,8 @@ def pages() -> dict[str, str]:
         "dialects.md": "\n".join(dialects()) + "\n",
         "metrics.md": "\n".join(metrics()) + "\n",
         "decisions.md": "\n".join(decisions()) + "\n",
+        "explain.md": "\n".join(explanations()) + "\n",
+        "lint.md": "\n".join(lint_rules()) + "\n",
     }
 
 

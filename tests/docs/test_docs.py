@@ -1,6 +1,7 @@
 """The generated pages follow the code, and what the README shows works."""
 
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -21,7 +22,7 @@ def generator():
     return module
 
 
-@pytest.mark.parametrize("name", ["configuration.md", "replies.md", "cli.md", "metrics.md", "decisions.md"])
+@pytest.mark.parametrize("name", generator().pages())
 def test_generated_pages_are_up_to_date(name):
     assert (ROOT / "docs/reference" / name).read_text() == generator().pages()[name], "run `make docs`"
 
@@ -53,6 +54,26 @@ def test_the_threat_model_names_tests_that_exist():
         r"`(\w+/test_\w+\.py)(?:::(\w+))?`", (ROOT / "docs/explanation/threat-model.md").read_text()
     ):
         assert f"def {name or 'test_'}" in (ROOT / "tests" / file).read_text(), (file, name)
+
+
+def test_the_examples_of_explain_and_lint_print_what_is_shown(tmp_path):
+    page = (ROOT / "docs/howto/understand-a-refusal.md").read_text()
+    for block in re.findall(r"^```\n(.*?)\n```$", page, re.DOTALL | re.MULTILINE):
+        command, _, shown = block.removeprefix("$ ").partition("\n")
+        if command.startswith("cat "):
+            (tmp_path / command.removeprefix("cat ")).write_text(shown + "\n")
+            continue
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        done = subprocess.run(
+            ["/bin/sh", "-c", f"{command} 2>&1"],
+            cwd=tmp_path,
+            env=os.environ | {"PATH": path},
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        assert done.stdout.rstrip() == shown
 
 
 def toml_blocks():

@@ -20,7 +20,7 @@ from pillarbox.diagnose.diagnosis import Kind, Outcome
 from pillarbox.observe import visible
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from pillarbox.diagnose.diagnosis import Account, Diagnosis, Finding
     from pillarbox.diagnose.meaning import Explanation
@@ -45,6 +45,7 @@ _TITLES = {
 _SHOWN_CAUSES = 12
 _SHOWN_GROUPS = 25
 _SHOWN_ADDRESSES = 8
+_SHOWN_ECHOES = 6
 _SHOWN_REPLY = 600
 _LABEL = 12
 _MIN_WIDTH, _USUAL_WIDTH, _MAX_WIDTH = 40, 80, 100
@@ -130,10 +131,9 @@ class _Page:
         if found.kind is not Kind.REPLY:
             self._heading(found)
         self._accounts(found)
-        for note in found.notes:
-            self._row("note", note)
-        if found.kind is Kind.REPLY and explanation is not None:
-            self._row("standard", explanation.clause)
+        if found.kind is not Kind.REPLY:
+            for note in found.notes:
+                self._row("note", note)
         if len(found.recipients) > 1:
             self._sum(found.recipients)
 
@@ -192,9 +192,14 @@ class _Page:
             self._row("tried again", account.next_step)
             self._row("suppress", _suppression(account))
             self._row("how sure", _certainty(account))
-        self._row("an echo", _echoes(account, found.replies))
+        self._row("an echo", _echoes(accounts, found.replies))
         if account.attempts > 1:
             self._row("attempts", str(account.attempts))
+        if found.kind is Kind.REPLY and found.explanation is not None:
+            self._row("standard", found.explanation.clause)
+            for note in found.notes:
+                self._row("note", note)
+            return
         self._echo()
 
     def _sum(self, accounts: Sequence[Account]) -> None:
@@ -235,7 +240,7 @@ def _grouped(found: Diagnosis) -> list[list[Account]]:
     def kind(account: Account) -> tuple[object, ...]:
         finding = found.replies[account.reply] if account.reply is not None else None
         said = str(finding.reply) if finding is not None and account.outcome is not Outcome.ACCEPTED else ""
-        return (account.outcome, account.happened, account.cause, account.meaning, account.echoes, said)
+        return (account.outcome, account.happened, account.cause, account.meaning, account.attempts, said)
 
     order: dict[tuple[object, ...], int] = {}
     for account in found.recipients:
@@ -277,16 +282,13 @@ def _certainty(account: Account) -> str:
     return f"{told} ({account.dialect})" if account.dialect else told
 
 
-def _echoes(account: Account, findings: Sequence[Finding]) -> str:
+def _echoes(accounts: Sequence[Account], findings: Sequence[Finding]) -> str:
     """The replies that need no attention of their own."""
-    shown = [findings[place] for place in account.echoes]
-    if not shown:
+    places = sorted({place for account in accounts for place in account.echoes})
+    if not places:
         return ""
-    lines = _numbers(finding.line for finding in shown)
-    codes = ", ".join(dict.fromkeys(str(finding.reply.code) for finding in shown))
-    return f"{codes} (line {lines}) only follows from this"
-
-
-def _numbers(values: Iterable[int]) -> str:
-    found = list(dict.fromkeys(values))
-    return ", ".join(str(value) for value in found[:6]) + (", ..." if len(found) > 6 else "")
+    lines = list(dict.fromkeys(findings[place].line for place in places))
+    codes = ", ".join(dict.fromkeys(str(findings[place].reply.code) for place in places))
+    shown = ", ".join(str(line) for line in lines[:_SHOWN_ECHOES])
+    more = ", ..." if len(lines) > _SHOWN_ECHOES else ""
+    return f"{codes} (line{'s' if len(lines) > 1 else ''} {shown}{more}) only follows from this"

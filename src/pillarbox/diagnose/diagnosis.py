@@ -37,7 +37,7 @@ class Outcome(StrEnum):
     IN_DOUBT = "in doubt"  # the answer to the message got lost
     UNSENT = "unsent"  # not refused; the sending side stopped
     MIXED = "mixed"  # recipients with different outcomes; only of the whole
-    UNKNOWN = "unknown"
+    UNKNOWN = "unknown"  # the text does not tell, or nobody was refused anything
 
 
 class Role(StrEnum):
@@ -54,9 +54,9 @@ class Finding:
 
     line: int  # where it begins, from 1
     command: str  # what it answers; "" for a greeting, or if that does not stand in the text
-    stage: Stage
+    stage: Stage  # where it stands in the session
     reply: Reply
-    role: Role
+    role: Role  # cause: it decided about somebody; echo: it follows from an earlier refusal; answer: neither
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,19 +64,21 @@ class Account:
     """What became of mail to one recipient, and what follows."""
 
     address: str  # "" if the text does not tell, or if it is about the whole session
-    outcome: Outcome
+    outcome: Outcome  # one of the outcomes above, but for "mixed"
     happened: str  # one sentence
     cause: str  # id of an entry of the list of causes, or "" if nothing was refused
     meaning: str  # the cause in plain words
     who: Who  # whose move it is
     advice: str  # what to do
     retry: Retry  # what a sending server does with the message
-    will_retry: bool
+    will_retry: bool  # whether it is tried again without anybody's help
     wait_s: float  # how long it should wait at least; 0 leaves it to its schedule
     next_step: str  # whether and when it is tried again, as a sentence
     suppress: Suppress  # whether to stop mail to the address
     certainty: Certainty  # what the cause rests on
-    stage: Stage | None = None  # where it was decided
+    stage: Stage | None = (
+        None  # where it was decided: dns, connect, greeting, hello, mail, rcpt, data, body, ...
+    )
     host: str = ""  # who decided
     dialect: str = ""  # whose words these are, if known: "gmail", "exchange", ...
     ours: str = ""  # id of the cause of this server's catalogue whose words these are, if any

@@ -154,7 +154,7 @@ class _Inspection:
         reply = exchange.reply
         assert reply is not None
         for line in exchange.said:
-            self._check_reply_line(line)
+            self._check_reply_line(line, exchange)
         first, last = exchange.said[0], exchange.said[-1]
         code = first.text[:3]
         if not "2" <= code[0] <= "5" or not "0" <= code[1] <= "5":
@@ -169,7 +169,7 @@ class _Inspection:
             self._add(last.number, rules.REPLY_WITHOUT_END, printable(last.text, 60))
         self._check_status(exchange, reply)
 
-    def _check_reply_line(self, line: Line) -> None:
+    def _check_reply_line(self, line: Line, exchange: Exchange) -> None:
         octets = len(line.text.encode("utf-8", "surrogateescape")) + 2
         if octets > rules.MAX_REPLY_OCTETS:
             self._add(line.number, rules.LONG_REPLY_LINE, f"{octets} octets")
@@ -178,7 +178,7 @@ class _Inspection:
         if line.text[3:4] == "_":
             self._add(line.number, rules.UNREADABLE_REPLY, printable(line.text, 60))
         if any(not ("\x20" <= one <= "\x7e" or one == "\t") for one in line.text if one != "\r") and not (
-            line.text.isprintable() and self._offers("SMTPUTF8")
+            line.text.isprintable() and (self._offers("SMTPUTF8") or "SMTPUTF8" in exchange.command.upper())
         ):
             self._add(line.number, rules.REPLY_CHARACTERS, printable(line.text, 60))
 
@@ -197,8 +197,9 @@ class _Inspection:
             self._add(
                 number, rules.STATUS_VARIES, ", ".join(one or "none" for one in dict.fromkeys(statuses))
             )
-        if first and first[0] != str(reply.code)[0]:
-            self._add(number, rules.STATUS_CLASS, f"{reply.code} with {first}")
+        for line, status in zip(exchange.said, statuses, strict=True):
+            if status and status[0] != line.text[0]:
+                self._add(line.number, rules.STATUS_CLASS, f"{line.text[:3]} with {status}")
         if first and registry.of_status(first) is None:
             self._add(number, rules.STATUS_UNREGISTERED, first)
         if not first and self._offers("ENHANCEDSTATUSCODES"):
@@ -249,7 +250,7 @@ class _Inspection:
         )
         if names_itself and not (_DOMAIN.fullmatch(word) and ("." in word or word.startswith("["))):
             self._add(exchange.line, rules.NAME_MISSING, printable(str(reply), 60))
-        if reply.code in (251, 551) and not re.search(r"<[^<>\s]{1,256}>", reply.text[:1000]):
+        if reply.code in (251, 551) and exchange.verb in ("RCPT", "VRFY") and not re.search(r"<[^<>\s]{1,256}>", reply.text[:1000]):
             self._add(exchange.line, rules.NEW_ADDRESS_MISSING, printable(str(reply), 60))
 
     def _check_service(self, exchange: Exchange, reply: Reply) -> None:
