@@ -250,7 +250,11 @@ class _Inspection:
         )
         if names_itself and not (_DOMAIN.fullmatch(word) and ("." in word or word.startswith("["))):
             self._add(exchange.line, rules.NAME_MISSING, printable(str(reply), 60))
-        if reply.code in (251, 551) and exchange.verb in ("RCPT", "VRFY") and not re.search(r"<[^<>\s]{1,256}>", reply.text[:1000]):
+        if (
+            reply.code in (251, 551)
+            and exchange.verb in ("RCPT", "VRFY")
+            and not re.search(r"<[^<>\s]{1,256}>", reply.text[:1000])
+        ):
             self._add(exchange.line, rules.NEW_ADDRESS_MISSING, printable(str(reply), 60))
 
     def _check_service(self, exchange: Exchange, reply: Reply) -> None:
