@@ -103,7 +103,7 @@ def small_disk(tmp_path):
         pytest.skip("mounting a small file system needs root")
     folder = tmp_path / "data"
     folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder]
+    command = ["mount", "-t", "tmpfs", "-o", "size=8m,mode=700", "tmpfs", folder]
     mounted = subprocess.run(command, check=False, capture_output=True)
     if mounted.returncode != 0:
         pytest.skip(f"mounting is not allowed here: {mounted.stderr.decode().strip()}")
