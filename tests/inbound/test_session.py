@@ -13,7 +13,6 @@ from pillarbox.mail.catalogue import content, envelope
 from pillarbox.mail.catalogue import session as causes
 from pillarbox.mail.units import Octets, Seconds
 from pillarbox.net.listener import ConnectionLimits
-from pillarbox.policy import accounts as accounts_module
 from pillarbox.policy.hooks import Action
 from pillarbox.policy.rules import Role
 from pillarbox.queue.spool import SpoolError
@@ -536,15 +535,6 @@ async def test_E500_5_an_answer_to_a_challenge_may_only_be_so_long(open_office, 
     caller, reply = await begin(office, b"AUTH LOGIN")
     assert reply[:4] == b"334 "
     assert (await caller.ask(b"A" * 12_289))[:9] == b"500 5.5.6"
-    assert (await caller.ask(b"AUTH PLAIN " + PLAIN))[:3] == b"235"
-
-
-async def test_E454_2_who_finds_too_many_logins_waiting_is_put_off(open_office, begin, accounts, monkeypatch):
-    monkeypatch.setattr(accounts_module, "_MAX_WAITING", 0)
-    office = await open_office(login=True, login_in_clear=True)
-    caller, reply = await begin(office, b"AUTH PLAIN " + PLAIN)
-    assert reply[:9] == b"454 4.7.0"
-    monkeypatch.undo()
     assert (await caller.ask(b"AUTH PLAIN " + PLAIN))[:3] == b"235"
 
 
