@@ -192,6 +192,7 @@ class Options:
     keys: SigningKeys | None = None
     max_handshakes: int = 100
     auth: AuthSettings | None = None  # accounts of its own for this office, under these rules
+    sources: tuple[object, ...] = ()  # further directories of accounts
     extensions: dict[str, object] = field(default_factory=dict)
     etrn: EtrnSettings = field(default_factory=EtrnSettings)
 
@@ -237,9 +238,12 @@ def build_settings(name, password):
     )
 
 
-def build_accounts(settings=None):
+def build_accounts(settings=None, sources=()):
+    configured = ConfigAccounts(
+        {name: build_settings(name, password) for name, password in PASSWORDS.items()}
+    )
     return Accounts(
-        [ConfigAccounts({name: build_settings(name, password) for name, password in PASSWORDS.items()})],
+        [configured, *sources],
         settings or AuthSettings(),
         key=b"secret",
     )
@@ -407,7 +411,7 @@ class Office:
     def __init__(self, options, folder, accounts, context):
         self.options = options
         self.folder = folder
-        self.accounts = accounts if options.auth is None else build_accounts(options.auth)
+        self.accounts = accounts if options.auth is None else build_accounts(options.auth, options.sources)
         self.context = context
         self.queued = []  # what was offered to the queue
         self.protocols = []

@@ -28,6 +28,8 @@ from pillarbox.mail.address import AddressError, parse_address
 from pillarbox.net.listener import Connections, bind, comes_here, listen
 from pillarbox.net.resolver import Resolver
 from pillarbox.net.tls import Handshakes, ListenerContext, renewable_context, server_context
+from pillarbox.policy.account import Source
+from pillarbox.policy.account_store import FILE, StoredAccounts
 from pillarbox.policy.accounts import Accounts, ConfigAccounts
 from pillarbox.policy.checks import Tools, line_up
 from pillarbox.policy.directory import Directory
@@ -132,7 +134,7 @@ class Policy:
         """Raises ValueError or ImportError for what can't work."""
         self.directory = Directory(config.directory)
         self.directory.read_files()
-        self.accounts = Accounts([ConfigAccounts(config.accounts)], config.auth, key=_key_of(config))
+        self.accounts = _accounts(config)
         self.rules = Rules(config.policy, self.directory)
         plugins = [*map(_import_hooks, config.hooks), *plugins]
         self.hooks = Hooks(
@@ -158,9 +160,17 @@ def try_policy(config: Config) -> None:
     Policy(config, get_tools(config, Resolver(config.dns), Memory(Path(config.data))))
 
 
-def _key_of(config: Config) -> bytes:
-    """Something secret that all workers know and that stays the same."""
-    return "".join(account.password for account in config.accounts.values()).encode()
+def _accounts(config: Config) -> Accounts:
+    """All directories of accounts. The key is something secret that all workers know and that stays the same."""
+    sources: list[Source] = [ConfigAccounts(config.accounts)] if config.accounts else []
+    key = "".join(account.password for account in config.accounts.values()).encode()
+    file = Path(config.data) / FILE
+    if file.exists() or any(listener.role is Role.SUBMISSION for listener in config.listen):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        stored = StoredAccounts(file, config.auth.mechanisms)
+        sources.append(stored)
+        key += stored.key()
+    return Accounts(sources, config.auth, key=key)
 
 
 def _origin_checks(config: Config, tools: Tools) -> OriginChecks | None:
@@ -343,7 +353,7 @@ class Service:
             strict_pipelining=config.greet.strict_pipelining and settings.role is Role.MX,
             lmtp=settings.role is Role.LMTP,
             offers_tls=policy.tls is not None and settings.tls == "starttls",
-            offers_login=bool(config.accounts) and settings.role is not Role.LMTP,
+            offers_login=bool(mechanisms) and settings.role is not Role.LMTP,
             login_needs_tls=config.auth.require_tls,
             mechanisms=mechanisms,
             min_strength=policy.accounts.min_strength,

@@ -123,7 +123,7 @@ BAD = [
     ),
     (
         '[[listen]]\naddress = ":587"\nrole = "submission"\n',
-        3, "listen[1].role", "nobody could log in: there is no account", "[account.NAME]",
+        3, "listen[1].role", "nobody could log in: there is no certificate", "[tls]",
     ),
     ('[tls]\nkey = "/k.pem"\n', 2, "tls.key", "of no use without certificate", "add certificate"),
     ('[tls]\nclient_ca = "/ca.pem"\n', 2, "tls.client_ca", "of no use without certificate", "add certificate"),

@@ -7,6 +7,7 @@ from hashlib import sha256
 import pytest
 
 from pillarbox.mail.units import Seconds
+from pillarbox.policy.account_store import StoredAccounts
 from pillarbox.policy.accounts import AuthSettings
 from pillarbox.smtp.profile import Limits
 from pillarbox.smtp.scram import ScramClient
@@ -88,6 +89,21 @@ async def test_E454_1_too_many_handshakes(open_office, begin, certificates, unti
     assert (await second.ask(b"STARTTLS"))[:3] == b"220"
     await second.upgrade(certificates.client)
     assert (await second.ask(b"EHLO client.example"))[:3] == b"250"
+
+
+async def test_E454_2_a_damaged_file_of_accounts_says_nothing_about_the_password(
+    open_office, begin, certificates, tmp_path, noted
+):
+    (tmp_path / "accounts.db").write_bytes(b"no database" * 1000)
+    sources = (StoredAccounts(tmp_path / "accounts.db", ("SCRAM-SHA-256",)),)
+    office = await open_office(
+        **SECURE, mechanisms="SCRAM-SHA-256 PLAIN", auth=AuthSettings(), sources=sources
+    )
+    caller, _ = await begin(office, tls=certificates.client)
+    assert (await caller.ask(plain("kept.there@example.org", "x")))[:9] == b"454 4.7.0"
+    assert (await scram(caller, "kept.there@example.org", "x"))[:9] == b"454 4.7.0"
+    assert (await caller.ask(plain("alice@example.org", "wonderland")))[:9] == b"235 2.7.0"
+    assert {name for name, _ in noted} >= {"accounts.down", "login.failed", "login.ok"}
 
 
 async def test_E454_3_too_many_logins_at_once(open_office, begin, certificates):

@@ -112,15 +112,8 @@ def _check_demands(listener: ListenSettings, config: Config) -> Iterator[tuple[s
         yield "require_tls", "TLS is demanded but not offered", 'remove tls = "none"'
     elif listener.require_tls and not certificate:
         yield "require_tls", "there is no certificate for TLS", advice
-    if listener.role is Role.SUBMISSION:
-        if not config.accounts:
-            yield (
-                "role",
-                "nobody could log in: there is no account",
-                "add a table [account.NAME] with a password",
-            )
-        elif not certificate and not listener.login_in_clear:
-            yield "role", "nobody could log in: there is no certificate for TLS", advice
+    if listener.role is Role.SUBMISSION and not certificate and not listener.login_in_clear:
+        yield "role", "nobody could log in: there is no certificate for TLS", advice
 
 
 def _check_accounts(config: Config) -> Iterator[Finding]:

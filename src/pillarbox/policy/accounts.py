@@ -23,7 +23,7 @@ from pillarbox.policy.lists import Networks
 from pillarbox.policy.passwords import Passwords, TooManyWaiting, digest_app_password, keys_of_nobody
 from pillarbox.smtp.events import Login, Proof, SecretWanted
 from pillarbox.smtp.sasl import BY_KEYS, BY_TOKEN, Strength
-from pillarbox.smtp.scram import ITERATIONS, PLUS, ScramKeys, parse_keys
+from pillarbox.smtp.scram import ITERATIONS, PLUS, ScramKeys, format_keys, parse_keys
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -160,19 +160,19 @@ class Accounts:
         self._trusted = Networks(settings.trusted_networks)
 
     def mechanisms(self, *, certificates: bool = False) -> tuple[str, ...]:
-        """Those of the settings that can work with these directories."""
+        """Those of the settings that can work with these directories; none if there is no directory."""
         return tuple(name for name in self._settings.mechanisms if self._can(name, certificates=certificates))
 
     def _can(self, name: str, *, certificates: bool) -> bool:
         if name in BY_TOKEN:
             return self._tokens is not None
         if name == "EXTERNAL":
-            return certificates
+            return certificates and bool(self._sources)
         if name in BY_KEYS or name == "CRAM-MD5":
             return bool(self._sources) and all(
                 name.removesuffix(PLUS) in source.keyed for source in self._sources
             )
-        return True
+        return bool(self._sources)
 
     @property
     def min_strength(self) -> Strength:
@@ -257,7 +257,9 @@ class Accounts:
         if not app:
             known = await source.verify(account, password)
             if known is None:
-                known = await self._passwords.matches(account.password, password)
+                keys = next(iter(account.keys.items()), None)
+                kept = account.password or (format_keys(*keys) if keys else "")
+                known = await self._passwords.matches(kept, password)
             if not known:
                 return False
         await source.logged_in(account, password, app)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from argon2 import PasswordHasher
 from argon2.exceptions import Argon2Error, InvalidHashError
 
-from pillarbox.smtp.scram import HASHES, ScramKeys, derive_keys
+from pillarbox.smtp.scram import HASHES, ScramError, ScramKeys, derive_keys, parse_keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,7 +51,10 @@ class Passwords:
         self._right: OrderedDict[bytes, float] = OrderedDict()  # when each is to be forgotten
 
     async def matches(self, hashed: str, password: str) -> bool:
-        """Whether a password belongs to a hash; "" stands for an account that there is not. Raises TooManyWaiting."""
+        """Whether a password belongs to a hash, or to keys for SCRAM; "" stands for an account that there is not.
+
+        Raises TooManyWaiting.
+        """
         mark = hmac.digest(self._key, f"{hashed}\0{password}".encode(), "sha256")
         now = time.monotonic()
         if hashed and self._right.get(mark, 0.0) > now:
@@ -75,8 +78,11 @@ class Passwords:
 
     def _verify(self, hashed: str, password: str) -> bool:
         try:
+            if hashed.startswith("SCRAM"):
+                mechanism, keys = parse_keys(hashed)
+                return derive_keys(mechanism, password, keys.salt, keys.iterations) == keys
             return self._hasher.verify(hashed, password)
-        except (Argon2Error, InvalidHashError):
+        except (Argon2Error, InvalidHashError, ScramError):
             return False
 
     def close(self) -> None:
@@ -114,3 +120,9 @@ def digest_app_password(secret: str) -> str:
     """What is kept of an app password: it is long and random, so no slow hash is needed."""
     plain = secret.replace("-", "").replace(" ", "").lower()
     return hashlib.sha256(plain.encode()).hexdigest()
+
+
+def new_app_password() -> str:
+    """Twenty letters and digits, in groups that can be typed: nobody can guess a hundred bits."""
+    letters = "".join(secrets.choice("abcdefghijklmnopqrstuvwxyz234567") for _ in range(20))
+    return "-".join(letters[start : start + 4] for start in range(0, 20, 4))
