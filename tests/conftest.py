@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import os
 import re
 import socket
 import ssl
 import struct
+import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -259,10 +260,17 @@ def build_rules(options):
     ), directory
 
 
+@functools.cache
+def loop_beside():
+    """An event loop in a thread of its own, for decisions that the bare core waits for."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, daemon=True).start()
+    return loop
+
+
 def at_once(work):
-    """The result of a coroutine, in whatever loop may be running here."""
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(asyncio.run, work).result()
+    """The result of a coroutine, whatever loop may be running here."""
+    return asyncio.run_coroutine_threadsafe(work, loop_beside()).result()
 
 
 NOW = 1_900_000_000.0  # Unix time for the bare core
