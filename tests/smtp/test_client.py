@@ -1,7 +1,5 @@
 """The client's side of a conversation, without any input or output."""
 
-import base64
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +13,6 @@ from pillarbox.smtp.client import (
     Next,
     Transaction,
     command,
-    login_lines,
     mail_command,
     rcpt_command,
 )
@@ -78,13 +75,6 @@ def test_no_text_can_become_a_second_command(text):
 def test_envid_and_orcpt_hide_control_characters_in_xtext():
     assert b"\r" not in mail_command(envelope(envid="a\r\nb"), 1, FULL).removesuffix(b"\r\n")
     assert rcpt_command(Recipient("x@y.test", orcpt="rfc822;a\r\nb"), FULL).count(b"\r\n") == 1
-
-
-def test_logins():
-    assert login_lines("PLAIN", "u", "p\xe4") == (
-        b"AUTH PLAIN " + base64.b64encode("\0u\0p\xe4".encode()) + b"\r\n",
-    )
-    assert login_lines("LOGIN", "u", "p") == (b"AUTH LOGIN\r\n", b"dQ==\r\n", b"cA==\r\n")
 
 
 # --- what the server offers

@@ -6,11 +6,13 @@ What is said is `smtp.client`'s business; deliveries of the queue go through `re
 from __future__ import annotations
 
 import contextlib
+import secrets
 import socket
 import time
 from typing import TYPE_CHECKING, Protocol
 
 from pillarbox.mail.address import AddressError, parse_domain
+from pillarbox.smtp import login
 from pillarbox.smtp.client import (
     LONE_DOT,
     QUIT,
@@ -20,9 +22,9 @@ from pillarbox.smtp.client import (
     Next,
     Transaction,
     command,
-    login_lines,
 )
 from pillarbox.smtp.replies import CLOSING_CODE, Extensions, ProtocolError, ReplyReader, parse_extensions
+from pillarbox.smtp.sasl import NONCE_OCTETS
 
 if TYPE_CHECKING:
     import ssl
@@ -154,12 +156,19 @@ class Dialogue:
 
     def login(self, mechanism: str, user: str, password: str) -> Reply:
         """Log in; the secret is not shown to the watcher."""
-        first, *answers = login_lines(mechanism, user, password)
-        reply = self.ask(first, [f"AUTH {mechanism}" + (" <secret>" if mechanism == "PLAIN" else "")])
-        for answer in answers:
-            if not reply.intermediate:
-                break
+        exchange = login.mechanism(mechanism, user, password, nonce=secrets.token_bytes(NONCE_OCTETS))
+        reply = self.ask(
+            login.auth_command(mechanism, exchange.initial),
+            [f"AUTH {mechanism}" + (" <secret>" if exchange.initial else "")],
+        )
+        while reply.intermediate:
+            try:
+                answer = login.answer_line(exchange.step(login.read_challenge(reply.text)))
+            except ValueError as error:
+                raise ProtocolError(str(error)) from error
             reply = self.ask(answer, ["<secret>"])
+        if reply.positive and not exchange.content:
+            raise ProtocolError("the server did not show that it knows the password")
         return reply
 
     def transact(

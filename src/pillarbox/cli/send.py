@@ -26,7 +26,8 @@ from pillarbox.mail.address import AddressError, parse_address
 from pillarbox.mail.envelope import Body, Envelope, Notify, Recipient, Ret
 from pillarbox.mail.reply import Stage
 from pillarbox.observe import visible
-from pillarbox.smtp.client import MECHANISMS, mail_command, rcpt_command
+from pillarbox.smtp import login
+from pillarbox.smtp.client import mail_command, rcpt_command
 from pillarbox.smtp.replies import ProtocolError
 
 if TYPE_CHECKING:
@@ -372,7 +373,8 @@ def _converse(
         reply, extensions = dialogue.hello(plan.helo, lmtp=plan.lmtp)
         _go_on(plan, Stage.HELLO, reply)
     if plan.user:
-        mechanism = next((name for name in MECHANISMS if name in extensions.mechanisms), MECHANISMS[0])
+        usable = login.choose(extensions.mechanisms, token=False, end_point=b"")
+        mechanism = usable[0] if usable else "PLAIN"
         _go_on(plan, Stage.AUTH, dialogue.login(mechanism, plan.user, plan.password))
     if not plan.pipelining:
         from dataclasses import replace

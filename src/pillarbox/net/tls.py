@@ -109,7 +109,11 @@ def _read(key: str, file: str) -> bytes:
 
 def _end_point(chain: bytes) -> bytes:
     """The hash of the first certificate, by the algorithm of its signature; MD5 and SHA-1 count as SHA-256 (RFC 5929 4.1)."""
-    certificate = x509.load_pem_x509_certificate(chain)
+    return certificate_hash(x509.load_pem_x509_certificate(chain))
+
+
+def certificate_hash(certificate: x509.Certificate) -> bytes:
+    """What SCRAM binds a login to."""
     algorithm = certificate.signature_hash_algorithm
     if algorithm is None:
         return b""  # as with Ed25519: nothing is defined for it

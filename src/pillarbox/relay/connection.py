@@ -14,7 +14,10 @@ from functools import lru_cache
 from itertools import takewhile
 from typing import TYPE_CHECKING, cast
 
+from cryptography import x509
+
 from pillarbox.mail.catalogue import delivery
+from pillarbox.net.tls import certificate_hash
 from pillarbox.smtp.client import QUIT, STARTTLS
 from pillarbox.smtp.replies import CLOSING_CODE, GOODBYE_CODE, ProtocolError, ReplyReader
 
@@ -269,6 +272,12 @@ class Connection(asyncio.Protocol):
         """
         self._tls_next = True
         return (await self.ask(STARTTLS, 1, limit_s, "STARTTLS"))[0]
+
+    def end_point(self) -> bytes:
+        """The hash of the host's certificate; none without TLS."""
+        connection = self._transport.get_extra_info("ssl_object") if self._transport is not None else None
+        shown = connection.getpeercert(binary_form=True) if connection is not None else None
+        return certificate_hash(x509.load_der_x509_certificate(shown)) if shown else b""
 
     async def start_tls(self, context: ssl.SSLContext, server_name: str, limit_s: float) -> None:
         """Encrypt the connection. Raises LinkError, after which it can only be closed."""

@@ -67,8 +67,15 @@ class Destination:
             self.manner = Manner(hostname, Tls.NONE, lmtp=True)
             return
         fixed = self._fixed = parse_fixed_host(route.target)
-        secret = settings.passwords.get(f"{fixed.user}@{fixed.host}", "")
-        self.manner = Manner(hostname, fixed.tls, lmtp=lmtp, user=fixed.user, secret=secret)
+        account = f"{fixed.user}@{fixed.host}"
+        self.manner = Manner(
+            hostname,
+            fixed.tls,
+            lmtp=lmtp,
+            user=fixed.user,
+            secret=settings.passwords.get(account, ""),
+            token_file=settings.token_files.get(account, ""),
+        )
 
     @property
     def name(self) -> str:

@@ -6,13 +6,15 @@ Sending the messages, and trying other hosts, is `relay.transaction`'s business.
 from __future__ import annotations
 
 import asyncio
+import secrets
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from pillarbox import observe
-from pillarbox.mail.catalogue import delivery
+from pillarbox.mail.catalogue import auth, delivery
 from pillarbox.mail.reply import Origin, Result, Stage
 from pillarbox.mail.units import Seconds, Settings
 from pillarbox.queue.decisions import Action, Fact, action, find
@@ -20,8 +22,10 @@ from pillarbox.queue.schedule import wants_rest
 from pillarbox.relay.connection import Connection, LinkError, client_context, connect
 from pillarbox.relay.hosts import Hosts, Login
 from pillarbox.relay.plan import Tls
-from pillarbox.smtp.client import MECHANISMS, command, login_lines
+from pillarbox.smtp import login
+from pillarbox.smtp.client import command
 from pillarbox.smtp.replies import Extensions, parse_extensions
+from pillarbox.smtp.sasl import NONCE_OCTETS
 
 if TYPE_CHECKING:
     import ssl
@@ -66,6 +70,8 @@ class SmtpSettings(Settings, frozen=True):
     """File with the certificates to trust; "" for those of the system."""
     passwords: dict[str, str] = msgspec.field(default_factory=dict)
     """Passwords by "user@host", for routes that name a user."""
+    token_files: dict[str, str] = msgspec.field(default_factory=dict)
+    """Files with an OAuth token, by "user@host". They are read at each login; another program has to renew them."""
     families: tuple[str, ...] = ("ipv6", "ipv4")
     """The kinds of addresses to use, the preferred one first."""
     verp: tuple[str, ...] = ()
@@ -93,6 +99,7 @@ class Manner:
     lmtp: bool = False
     user: str = ""
     secret: str = ""
+    token_file: str = ""
     exchanger: bool = (
         False  # found by MX: its certificate names anything, and it must not greet with our own name
     )
@@ -142,8 +149,8 @@ class Opener:
         clear = tls is Tls.NONE or (
             tls is Tls.OPPORTUNISTIC and self._hosts.without_tls.get(hop, now) is not None
         )
-        login = Login(f"{hop.host}:{hop.port}", self._manner.user, hash(self._manner.secret))
-        if self._manner.user and (refused := self._hosts.refused_login(login, now)) is not None:
+        attempt = Login(f"{hop.host}:{hop.port}", self._manner.user, hash(self._manner.secret))
+        if self._manner.user and (refused := self._hosts.refused_login(attempt, now)) is not None:
             return refused
         opening = _Opening(hop, self._manner, self._settings, self._hosts.alarms, clear=clear)
         outcome = await opening.run()
@@ -156,12 +163,12 @@ class Opener:
         if isinstance(outcome, Result):
             what = action(outcome.stage, outcome.reply, opening.facts, hop.name)
             if what is Action.OTHER_LOGIN:  # and there was none
-                return self._hosts.refuse_login(login, outcome, asyncio.get_running_loop().time())
+                return self._hosts.refuse_login(attempt, outcome, asyncio.get_running_loop().time())
             about_us = outcome.reply.cause is delivery.TOO_BUSY or self._manner.checked  # not about the host
             if wants_rest(outcome) and not about_us:
                 self._hosts.rest(hop, outcome, asyncio.get_running_loop().time(), self._settings.dead_s)
             return outcome
-        self._hosts.logins.forget(login)
+        self._hosts.logins.forget(attempt)
         outcome.max_messages = min(
             outcome.max_messages, self._hosts.max_messages.get(hop, now) or outcome.max_messages
         )
@@ -300,24 +307,57 @@ class _Opening:
         if not manner.user:
             return None
         self._stage = Stage.AUTH
-        offered = [name for name in MECHANISMS if name in self._extensions.mechanisms]
-        safe = (
-            self._encrypted or manner.tls is Tls.NONE
-        )  # a password in clear only where the route asks for it
-        if not offered or not safe:
+        # a password in clear only where the route asks for it
+        safe = self._encrypted or manner.tls is Tls.NONE
+        offered = login.choose(
+            self._extensions.mechanisms,
+            token=bool(manner.token_file),
+            end_point=self._connection.end_point() if self._encrypted else b"",
+        )
+        secret = (
+            manner.secret if not manner.token_file else await asyncio.to_thread(_token, manner.token_file)
+        )
+        if not offered or not safe or secret is None:
             return self._result(delivery.LOGIN_NOT_POSSIBLE.reply(host=self._hop.name))
         for mechanism in offered:
-            answer = await self._try_login(mechanism)
+            answer = await self._try_login(mechanism, secret)
             if answer.positive:
                 return None
-            if action(Stage.AUTH, answer, self.facts) is not Action.OTHER_LOGIN:
+            if answer.code == auth.PASSWORD_TRANSITION.code:
+                continue  # it asks for a mechanism that shows the password, and that comes later in the list
+            if answer.cause is not None or action(Stage.AUTH, answer, self.facts) is not Action.OTHER_LOGIN:
                 break
         return self._result(answer)
 
-    async def _try_login(self, mechanism: str) -> Reply:
-        for line in login_lines(mechanism, self._manner.user, self._manner.secret):
-            answer = (await self._connection.ask(line, 1, self._patience.auth_s, "AUTH"))[0]
-            if not answer.intermediate:
-                return answer
-        # a challenge too many: cancel it (RFC 4954 4)
-        return (await self._connection.ask(b"*\r\n", 1, self._patience.auth_s, "AUTH"))[0]
+    async def _try_login(self, name: str, secret: str) -> Reply:
+        """Log in by one mechanism. A host that has to prove that it knows the password, and can't, gets no other chance."""
+        exchange = login.mechanism(
+            name,
+            self._manner.user,
+            secret,
+            nonce=secrets.token_bytes(NONCE_OCTETS),
+            end_point=self._connection.end_point(),
+        )
+        answer = await self._say_auth(login.auth_command(name, exchange.initial))
+        while answer.intermediate:
+            try:
+                # in a thread: the host says how often the password is hashed
+                said = await asyncio.to_thread(exchange.step, login.read_challenge(answer.text))
+            except ValueError:
+                refused = await self._say_auth(login.CANCEL)
+                return refused if exchange.content else delivery.RELAY_UNPROVEN.reply(host=self._hop.name)
+            answer = await self._say_auth(login.answer_line(said))
+        if answer.positive and not exchange.content:
+            return delivery.RELAY_UNPROVEN.reply(host=self._hop.name)
+        return answer
+
+    async def _say_auth(self, line: bytes) -> Reply:
+        return (await self._connection.ask(line, 1, self._patience.auth_s, "AUTH"))[0]
+
+
+def _token(file: str) -> str | None:
+    """The token in a file; None if there is none."""
+    try:
+        return Path(file).read_text("utf-8").strip() or None
+    except (OSError, ValueError):
+        return None

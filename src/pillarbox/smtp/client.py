@@ -1,11 +1,10 @@
 """Speak SMTP and LMTP as the client: write each command, and settle one reply for each recipient.
 
-Without input or output: `relay` carries the octets, keeps the time, and chooses the hosts.
+How to log in is in `smtp.login`. Without input or output: `relay` carries the octets, keeps the time, and chooses the hosts.
 """
 
 from __future__ import annotations
 
-import base64
 import re
 from enum import Enum, Flag, auto
 from typing import TYPE_CHECKING
@@ -27,7 +26,6 @@ STARTTLS = b"STARTTLS\r\n"
 QUIT = b"QUIT\r\n"
 RSET = b"RSET\r\n"
 LONE_DOT = b".\r\n"
-MECHANISMS = ("PLAIN", "LOGIN")  # those we can use, the best first
 _LINE_END = re.compile(rb"\r\n|\r|\n")
 _NOT_IN_COMMANDS = re.compile(r"[\x00-\x1f\x7f]")
 _NOT_XCHAR = re.compile(rb"[^\x21-\x2a\x2c-\x3c\x3e-\x7e]")
@@ -39,17 +37,6 @@ def command(text: str) -> bytes:
         msg = "control characters in a command"
         raise ValueError(msg)
     return text.encode("utf-8", "surrogateescape") + b"\r\n"
-
-
-def login_lines(mechanism: str, user: str, secret: str) -> tuple[bytes, ...]:
-    """The AUTH command, and the answers to the challenges that follow it (RFC 4954 4, RFC 4616 2)."""
-    if mechanism == "PLAIN":
-        return (b"AUTH PLAIN " + _base64(f"\0{user}\0{secret}") + b"\r\n",)
-    return b"AUTH LOGIN\r\n", _base64(user) + b"\r\n", _base64(secret) + b"\r\n"
-
-
-def _base64(text: str) -> bytes:
-    return base64.b64encode(text.encode("utf-8"))
 
 
 def xtext_encode(text: str) -> str:

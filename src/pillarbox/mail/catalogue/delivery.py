@@ -270,6 +270,22 @@ LOGIN_NOT_POSSIBLE = Cause(
     advice="The operator should check the route: its port, TLS and user name.",
     setting="relay.passwords",
 )
+RELAY_UNPROVEN = Cause(
+    "delivery.relay_unproven",
+    451,
+    "4.7.0",
+    "{host} could not show that it knows the password",
+    (Stage.AUTH,),
+    "RFC 5802 3",
+    "The relay may not be the one that it should be.",
+    explanation=(
+        "With SCRAM both sides prove that they know the password. The relay did not, so nothing was sent, and no "
+        "weaker mechanism was tried, which would have shown it the password."
+    ),
+    who=Who.OPERATOR,
+    advice="Check the route and the certificate of the relay; if both are right, ask those who run it.",
+    setting="relay.passwords",
+)
 NEEDS_SMTPUTF8 = Cause(
     "delivery.needs_smtputf8",
     550,
