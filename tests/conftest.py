@@ -194,6 +194,7 @@ class Options:
     max_handshakes: int = 100
     auth: AuthSettings | None = None  # accounts of its own for this office, under these rules
     sources: tuple[object, ...] = ()  # further directories of accounts
+    tokens: object = None  # what checks tokens
     extensions: dict[str, object] = field(default_factory=dict)
     etrn: EtrnSettings = field(default_factory=EtrnSettings)
 
@@ -239,13 +240,14 @@ def build_settings(name, password):
     )
 
 
-def build_accounts(settings=None, sources=()):
+def build_accounts(settings=None, sources=(), tokens=None):
     configured = ConfigAccounts(
         {name: build_settings(name, password) for name, password in PASSWORDS.items()}
     )
     return Accounts(
         [configured, *sources],
         settings or AuthSettings(),
+        tokens=tokens,
         key=b"secret",
     )
 
@@ -419,7 +421,11 @@ class Office:
     def __init__(self, options, folder, accounts, context):
         self.options = options
         self.folder = folder
-        self.accounts = accounts if options.auth is None else build_accounts(options.auth, options.sources)
+        self.accounts = (
+            accounts
+            if options.auth is None
+            else build_accounts(options.auth, options.sources, options.tokens)
+        )
         self.context = context
         self.queued = []  # what was offered to the queue
         self.protocols = []

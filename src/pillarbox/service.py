@@ -30,7 +30,7 @@ from pillarbox.net.resolver import Resolver
 from pillarbox.net.tls import Handshakes, ListenerContext, renewable_context, server_context
 from pillarbox.policy.account import Source
 from pillarbox.policy.account_store import FILE, StoredAccounts
-from pillarbox.policy.accounts import Accounts, ConfigAccounts
+from pillarbox.policy.accounts import Accounts, ConfigAccounts, Tokens
 from pillarbox.policy.checks import Tools, line_up
 from pillarbox.policy.directory import Directory
 from pillarbox.policy.hooks import Hooks
@@ -170,7 +170,20 @@ def _accounts(config: Config) -> Accounts:
         stored = StoredAccounts(file, config.auth.mechanisms)
         sources.append(stored)
         key += stored.key()
-    return Accounts(sources, config.auth, key=key)
+    return Accounts(sources, config.auth, tokens=_tokens(config), key=key)
+
+
+def _tokens(config: Config) -> Tokens | None:
+    """What checks tokens, if there is a provider. Raises ImportError without the library for it."""
+    if not config.oidc.issuer:
+        return None
+    try:
+        from pillarbox.policy.tokens import OidcTokens  # noqa: PLC0415 - it is an extra
+    except ImportError as error:
+        raise ImportError(
+            f"oidc: this needs more software: pip install 'pillarbox[oidc]' ({error.name})"
+        ) from error
+    return OidcTokens(config.oidc)
 
 
 def _origin_checks(config: Config, tools: Tools) -> OriginChecks | None:

@@ -132,6 +132,7 @@ BAD = [
         3, "account.bob.scram[1]", "not SCRAM keys", "pillarbox user hash --scram",
     ),
     ('[auth]\nmechanisms = ["SCRAM-SHA256"]\n', 2, "auth.mechanisms[1]", "no such", 'mean "SCRAM-SHA-256"?'),
+    ('[oidc]\nissuer = "https://id.example"\n', 2, "oidc.issuer", "of no use without audience", "add audience"),
     ('[auth]\nmechanisms = ["GSSAPI"]\n', 2, "auth.mechanisms[1]", "no such", "there are SCRAM-SHA-256-PLUS"),
     ('[auth]\nmin_strength = "scram"\nmechanisms = ["PLAIN"]\n', 3, "auth.mechanisms", "none of them", ""),
     ('[auth]\ntrusted_networks = ["x"]\n', 2, "auth.trusted_networks[1]", "not appear", "192.0.2.0/24"),

@@ -127,6 +127,8 @@ def _check_accounts(config: Config) -> Iterator[Finding]:
                 parse_keys(keys)
             except ValueError as error:
                 yield objection(("account", name, "scram", number), str(error))
+    if config.oidc.issuer and not config.oidc.audience:
+        yield Finding(("oidc", "issuer"), "of no use without audience", "add audience = ... to [oidc]")
     settings = config.auth
     for number, mechanism in enumerate(settings.mechanisms):
         if mechanism not in TRAITS:

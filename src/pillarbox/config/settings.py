@@ -18,7 +18,7 @@ from pillarbox.net.listener import ConnectionLimits
 from pillarbox.net.resolver import ResolverSettings
 from pillarbox.net.tls import TlsSettings
 from pillarbox.observe import LogSettings
-from pillarbox.policy.accounts import AccountSettings, AuthSettings
+from pillarbox.policy.accounts import AccountSettings, AuthSettings, OidcSettings
 from pillarbox.policy.attachments import AttachmentSettings
 from pillarbox.policy.checks import CheckSettings
 from pillarbox.policy.dns_lists import DnsListSettings
@@ -102,6 +102,7 @@ class Config(Settings, frozen=True):
     listen: tuple[ListenSettings, ...] = ()
     tls: TlsSettings = TlsSettings()
     auth: AuthSettings = AuthSettings()
+    oidc: OidcSettings = OidcSettings()
     policy: RuleSettings = RuleSettings()
     hook: HookSettings = HookSettings()
     help: HelpSettings = HelpSettings()

@@ -59,6 +59,19 @@ class AuthSettings(Settings, frozen=True):
     """Networks whose failed logins are not counted, such as that of a webmail server."""
 
 
+class OidcSettings(Settings, frozen=True):
+    """The OpenID provider whose tokens let users log in: `[oidc]`. It needs the extra `oidc`."""
+
+    issuer: str = ""
+    """What its tokens name as their issuer, an https address; "" for no such logins."""
+    audience: str = ""
+    """What they name as their audience: this server, as it is registered with the provider."""
+    keys_url: str = ""
+    """Where its keys are; "" to ask `issuer`/.well-known/openid-configuration."""
+    claim: str = "email"
+    """The claim that holds the name of the account."""
+
+
 class AccountSettings(Settings, frozen=True):
     """One account that may log in: `[account.NAME]`."""
 

@@ -19,7 +19,7 @@ AUTHENTICATED = Cause(
     who=Who.NOBODY,
     advice="Nothing needs to be done.",
     setting="account",
-    scenarios=("E235-1", "E235-2", "E235-3"),
+    scenarios=("E235-1", "E235-2", "E235-3", "E235-4"),
 )
 CHALLENGE = Cause(
     "auth.challenge",
@@ -32,7 +32,7 @@ CHALLENGE = Cause(
     explanation="Mechanisms such as LOGIN ask for one thing after another. The text is in base64.",
     who=Who.NOBODY,
     advice="Answer in base64, or send an asterisk to give up.",
-    scenarios=("E334-1", "E334-2"),
+    scenarios=("E334-1", "E334-2", "E334-3"),
 )
 BACKEND_DOWN = Cause(
     "auth.backend_down",
