@@ -687,6 +687,7 @@ def certificates(tmp_path_factory):
 @pytest.fixture(scope="session")
 def accounts():
     found = build_accounts()
+    found._passwords._nobody = _QUICK.hash("nobody")  # dialogues are played hundreds of times
     yield found
     asyncio.run(found.close())
 

@@ -45,6 +45,7 @@ class Passwords:
         """At most `max_waiting` wait at once."""
         self._max_waiting = max_waiting
         self._hasher = PasswordHasher()
+        self._nobody = NOBODY
         self._pool = ThreadPoolExecutor(_THREADS, "login", initializer=_be_nice)
         self._waiting = 0
         self._key = secrets.token_bytes(32)
@@ -59,7 +60,7 @@ class Passwords:
         now = time.monotonic()
         if hashed and self._right.get(mark, 0.0) > now:
             return True
-        right = await self._in_pool(self._verify, hashed or NOBODY, password) and bool(hashed)
+        right = await self._in_pool(self._verify, hashed or self._nobody, password) and bool(hashed)
         if right:
             self._right[mark] = now + _KEEP_S
             self._right.move_to_end(mark)
