@@ -164,3 +164,21 @@ async def test_each_failure_is_noted(open_office, begin, certificates, noted):
         ("bob@example.org", "SCRAM-SHA-256", "auth.bad_credentials"),
     ]
     assert not any("wrong" in str(facts) for facts in failures)
+
+
+async def test_a_flood_of_logins_holds_nobody_up(open_office, begin, certificates):
+    """By the order of what happens: a whole message is taken while most of the flood still waits."""
+    office = await open_office(**SECURE, auth=AuthSettings())
+    flood = [(await begin(office, tls=certificates.client))[0] for _ in range(8)]
+    caller, _ = await begin(office, plain("bob@example.org", "builder"), tls=certificates.client)
+    waiting = [asyncio.create_task(one.ask(plain("zoe@example.org", "x"))) for one in flood]
+    await asyncio.sleep(0)
+    for line in (
+        b"MAIL FROM:<bob@example.org>",
+        b"RCPT TO:<alice@example.org>",
+        b"DATA",
+        b"Subject: x\r\n\r\nx\r\n.",
+    ):
+        assert (await caller.ask(line))[:1] in {b"2", b"3"}
+    assert sum(task.done() for task in waiting) < 4
+    assert {reply[:3] for reply in await asyncio.gather(*waiting)} == {b"535"}
