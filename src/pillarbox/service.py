@@ -341,6 +341,7 @@ class Service:
             origin=policy.origin,
             keys=policy.keys,
         )
+        self.door.check_from = config.auth.check_from
         self._terms = TermRules(
             config.extensions, policy.rules, policy.directory, delay_s=self.manager.delay_s
         )

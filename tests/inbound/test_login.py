@@ -182,3 +182,23 @@ async def test_a_flood_of_logins_holds_nobody_up(open_office, begin, certificate
         assert (await caller.ask(line))[:1] in {b"2", b"3"}
     assert sum(task.done() for task in waiting) < 4
     assert {reply[:3] for reply in await asyncio.gather(*waiting)} == {b"535"}
+
+
+@pytest.mark.parametrize(
+    ("author", "reply"),
+    [
+        (b"From: Alice <alice@example.org>\r\n", b"250"),
+        (b"From: anything@wonder.example\r\n", b"250"),
+        (b"", b"250"),  # what is left out is added, and is the sender's
+        (b"From: Bob <bob@example.org>\r\n", b"550 5.7.1"),
+        (b"From: alice@example.org, bob@example.org\r\n", b"550 5.7.1"),
+        (b"From: alice@example.org\r\nFrom: bob@example.org\r\n", b"550 5.7.1"),
+        (b"From: undisclosed:;\r\n", b"550 5.7.1"),
+    ],
+)
+async def test_whom_an_account_may_name_as_the_author(open_office, begin, certificates, author, reply):
+    office = await open_office(**SECURE)
+    caller, _ = await begin(office, plain("alice@example.org", "wonderland"), tls=certificates.client)
+    for line in b"MAIL FROM:<alice@example.org>", b"RCPT TO:<bob@example.org>", b"DATA":
+        await caller.ask(line)
+    assert (await caller.ask(author + b"Subject: x\r\n\r\nx\r\n.")).startswith(reply)

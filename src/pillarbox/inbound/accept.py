@@ -15,11 +15,13 @@ from pillarbox import observe
 from pillarbox.inbound.origin import Checked, OriginChecks, disown_results, hash_octets, hash_to_sign, is_ours
 from pillarbox.mail import message
 from pillarbox.mail.address import AddressError, parse_address
+from pillarbox.mail.authors import addresses
 from pillarbox.mail.catalogue import content, envelope, extensions
 from pillarbox.mail.envelope import NO_TERMS, Envelope, Notify, Recipient, Terms
 from pillarbox.mail.reply import Reply
 from pillarbox.mail.route import Transport
 from pillarbox.mailauth.dkim import Header, Signer, message_hash, sign
+from pillarbox.policy.account import owns
 from pillarbox.policy.hooks import Client, Hooks, Incoming
 from pillarbox.policy.names import Target
 from pillarbox.queue.spool import Draft, Entry, Queued, Spool, SpoolError, Trace, format_id
@@ -99,6 +101,7 @@ class Door:
 
         Without `origin` nobody asks who really sent one, without `keys` none is signed.
         """
+        self.check_from = True  # who logged in may name only own addresses as the author
         self._spool = spool
         self._directory = directory
         self._hooks = hooks
@@ -229,6 +232,11 @@ class Door:
             return content.HEADER_TOO_BIG.reply(limit=self._limits.header_octets)
         if 0 < letter.max_octets < (letter.draft.octets if letter.draft is not None else 0):
             return extensions.TOO_BIG_FOR_PRIORITY.reply(limit=letter.max_octets)
+        senders = letter.client.senders
+        if senders and self.check_from:
+            named = [author for value in head.get_all("from") for author in addresses(value)]
+            if not all(owns(senders, author) for author in named) or (not named and "from" in head):
+                return content.AUTHOR_NOT_OWNED.reply()
         return None
 
     async def _admit_by_hooks(self, letter: Letter, head: message.Head) -> Reply:

@@ -51,6 +51,8 @@ class AuthSettings(Settings, frozen=True):
     tokens, "bound" those that are bound to the TLS session."""
     disclose_state: bool = False
     """Tell somebody who knows the password that the account is disabled (525)."""
+    check_from: bool = True
+    """Hold an account that may use only some sender addresses to them in the From field, too (550)."""
     max_waiting: int = 64
     """Passwords that may wait to be checked; further logins are put off (454)."""
     max_delay_s: Seconds = Seconds(30)

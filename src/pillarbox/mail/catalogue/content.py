@@ -82,6 +82,19 @@ TOO_BIG = Cause(
     setting="limits.message",
     scenarios=("E552-2", "E552-3"),
 )
+AUTHOR_NOT_OWNED = Cause(
+    "content.author_not_owned",
+    550,
+    "5.7.1",
+    "This login may not use this address in From",
+    (Stage.BODY,),
+    "RFC 6409 8.1",
+    "The From field names an address that the account does not own.",
+    explanation="Each account may name only those addresses as the author that were given to it.",
+    who=Who.SENDER,
+    advice="Set the address of the account in the mail program, or ask the operator to allow this one.",
+    setting="auth.check_from",
+)
 HEADER_TOO_BIG = Cause(
     "content.header_too_big",
     552,
