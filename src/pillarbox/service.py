@@ -170,20 +170,24 @@ def _accounts(config: Config) -> Accounts:
         stored = StoredAccounts(file, config.auth.mechanisms)
         sources.append(stored)
         key += stored.key()
+    if config.sql_accounts.url:
+        sources.append(_extra("postgres", "policy.account_sql").SqlAccounts(config.sql_accounts))
     return Accounts(sources, config.auth, tokens=_tokens(config), key=key)
 
 
 def _tokens(config: Config) -> Tokens | None:
     """What checks tokens, if there is a provider. Raises ImportError without the library for it."""
-    if not config.oidc.issuer:
-        return None
+    return _extra("oidc", "policy.tokens").OidcTokens(config.oidc) if config.oidc.issuer else None
+
+
+def _extra(extra: str, module: str) -> Any:
+    """A module of ours that needs more software. Raises ImportError, which names what to install."""
     try:
-        from pillarbox.policy.tokens import OidcTokens  # noqa: PLC0415 - it is an extra
+        return importlib.import_module(f"pillarbox.{module}")
     except ImportError as error:
         raise ImportError(
-            f"oidc: this needs more software: pip install 'pillarbox[oidc]' ({error.name})"
+            f"more software is needed: pip install 'pillarbox[{extra}]' ({error.name})"
         ) from error
-    return OidcTokens(config.oidc)
 
 
 def _origin_checks(config: Config, tools: Tools) -> OriginChecks | None:

@@ -18,7 +18,7 @@ from pillarbox.net.listener import ConnectionLimits
 from pillarbox.net.resolver import ResolverSettings
 from pillarbox.net.tls import TlsSettings
 from pillarbox.observe import LogSettings
-from pillarbox.policy.accounts import AccountSettings, AuthSettings, OidcSettings
+from pillarbox.policy.accounts import AccountSettings, AuthSettings, OidcSettings, SqlSettings
 from pillarbox.policy.attachments import AttachmentSettings
 from pillarbox.policy.checks import CheckSettings
 from pillarbox.policy.dns_lists import DnsListSettings
@@ -103,6 +103,7 @@ class Config(Settings, frozen=True):
     tls: TlsSettings = TlsSettings()
     auth: AuthSettings = AuthSettings()
     oidc: OidcSettings = OidcSettings()
+    sql_accounts: SqlSettings = SqlSettings()
     policy: RuleSettings = RuleSettings()
     hook: HookSettings = HookSettings()
     help: HelpSettings = HelpSettings()

@@ -74,6 +74,16 @@ class OidcSettings(Settings, frozen=True):
     """The claim that holds the name of the account."""
 
 
+class SqlSettings(Settings, frozen=True):
+    """Accounts in a PostgreSQL database: `[sql_accounts]`. It needs the extra `postgres`."""
+
+    url: str = ""
+    """Where it is, such as "postgresql://pillarbox@db.example.org/mail"; "" for none. A password can be in `PGPASSFILE`."""
+    query: str = "SELECT password, senders, enabled FROM account WHERE name = $1"
+    """What finds an account by its name in lower case. The columns are `password`, an argon2 hash; `scram`, keys for
+    SCRAM-SHA-256; `senders`, a text with spaces between or an array; and `enabled`. All may be left out."""
+
+
 class AccountSettings(Settings, frozen=True):
     """One account that may log in: `[account.NAME]`."""
 
