@@ -12,7 +12,7 @@ import resource
 import secrets
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -166,13 +166,13 @@ def _accounts(config: Config) -> Accounts:
     key = "".join(account.password for account in config.accounts.values()).encode()
     file = Path(config.data) / FILE
     if file.exists() or any(listener.role is Role.SUBMISSION for listener in config.listen):
-        file.parent.mkdir(parents=True, exist_ok=True)
         stored = StoredAccounts(file, config.auth.mechanisms)
         sources.append(stored)
-        key += stored.key()
+        if file.exists():
+            key += stored.key()
     if config.sql_accounts.url:
         sources.append(_extra("postgres", "policy.account_sql").SqlAccounts(config.sql_accounts))
-    return Accounts(sources, config.auth, tokens=_tokens(config), key=key)
+    return Accounts(sources, config.auth, tokens=_tokens(config), key=key or secrets.token_bytes(32))
 
 
 def _tokens(config: Config) -> Tokens | None:

@@ -196,7 +196,9 @@ async def test_a_flood_of_logins_holds_nobody_up(open_office, begin, certificate
         (b"From: undisclosed:;\r\n", b"550 5.7.1"),
     ],
 )
-async def test_whom_an_account_may_name_as_the_author(open_office, begin, certificates, author, reply):
+async def test_E550_21_whom_an_account_may_name_as_the_author(
+    open_office, begin, certificates, author, reply
+):
     office = await open_office(**SECURE)
     caller, _ = await begin(office, plain("alice@example.org", "wonderland"), tls=certificates.client)
     for line in b"MAIL FROM:<alice@example.org>", b"RCPT TO:<bob@example.org>", b"DATA":

@@ -313,6 +313,8 @@ class StoredAccounts:
         return found
 
     def _find(self, name: str) -> Account | None:
+        if not self._file.exists():
+            return None  # `pillarbox user` makes it
         store = self._opened()
         now = time.monotonic()
         if now >= self._counted:

@@ -94,6 +94,7 @@ AUTHOR_NOT_OWNED = Cause(
     who=Who.SENDER,
     advice="Set the address of the account in the mail program, or ask the operator to allow this one.",
     setting="auth.check_from",
+    scenarios=("E550-21",),
 )
 HEADER_TOO_BIG = Cause(
     "content.header_too_big",
