@@ -6,15 +6,16 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-import asyncpg
 import pytest
 
 from pillarbox.mail.catalogue import auth
-from pillarbox.policy.account_sql import SqlAccounts
 from pillarbox.policy.accounts import Accounts, AuthSettings, Peer, SqlSettings
 from pillarbox.policy.passwords import hash_password, scram_keys
 from pillarbox.smtp.events import Login, SecretWanted
 from pillarbox.smtp.scram import format_keys
+
+asyncpg = pytest.importorskip("asyncpg")
+SqlAccounts = pytest.importorskip("pillarbox.policy.account_sql").SqlAccounts
 
 pytestmark = [pytest.mark.interop, pytest.mark.xdist_group("postgres")]
 PEER = Peer("192.0.2.1")

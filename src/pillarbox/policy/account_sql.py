@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-import asyncpg  # type: ignore[import-untyped]  # it has no types
+import asyncpg
 
 from pillarbox.policy.account import Account, SourceDown
 from pillarbox.smtp.scram import parse_keys
