@@ -22,7 +22,7 @@ from pillarbox.mailauth.results import (
     Finding,
     format_finding,
     format_received_spf,
-    format_results,
+    join_findings,
     server_of,
 )
 from pillarbox.policy.hooks import Client
@@ -85,7 +85,9 @@ class OriginChecks:
         found = await self._gather(spf_client, head, body, asked)
         judgement = policy.judge(found, client.address)
         findings = policy.findings(found, client.address)
-        prefix = format_results(self._hostname, findings)
+        told = [format_finding(one) for one in findings]
+        said = join_findings(self._hostname, told)
+        prefix = f"Authentication-Results: {said}\r\n".encode("utf-8", "surrogateescape")
         if found.spf is not None and policy.spf.check:
             prefix += format_received_spf(
                 result=found.spf.result,
@@ -103,7 +105,6 @@ class OriginChecks:
                 arc.seal(body.header, digest, sealer, server=name, findings=findings, chain=chain, now=now)
                 + prefix
             )
-        told = [format_finding(one) for one in findings]
         told += [_line(query, answer) for query, answer in asked.evidence.items()]
         return Checked(judgement.refusal, judgement.warnings, prefix, tuple(findings), "\n".join(told))
 

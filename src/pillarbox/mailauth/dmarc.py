@@ -21,6 +21,7 @@ _MAX_WALK = 8  # queries of one tree walk (RFC 9989 4.10)
 _MAX_WALKS = 6  # for identifiers that may be aligned
 _MAX_REMEMBERED = 1024  # characters of a record that is kept parsed
 _POLICIES = ("none", "quarantine", "reject")
+_SPECIAL = frozenset('"(),:;\\')  # what an ordinary list of mailboxes does not have
 Organization: TypeAlias = Callable[[str], str]
 """The organizational domain of a domain by a list of public suffixes, for those who don't want the tree walk."""
 
@@ -125,6 +126,15 @@ def author_domains(fields: Sequence[str]) -> list[str]:
 
 def _mailboxes(value: str) -> list[str]:
     """The addresses in a list of mailboxes (RFC 5322 3.4): what stands in angle brackets, or else the bare words."""
+    _, opened, rest = value.partition("<")
+    if (
+        opened
+        and rest.endswith(">")
+        and _SPECIAL.isdisjoint(value)
+        and rest.count(">") == 1
+        and "<" not in rest
+    ):
+        return [rest[:-1]]  # what nearly everybody writes: a name, and one address in angle brackets
     found: list[str] = []
     bare: list[str] = []
     angle: list[str] | None = None

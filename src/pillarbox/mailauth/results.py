@@ -45,7 +45,12 @@ def format_results(server: str, findings: list[Finding], name: str = "Authentica
 
 def format_value(server: str, findings: list[Finding]) -> str:
     """What stands behind the colon."""
-    return _value(server) + ("".join(f";\r\n\t{format_finding(one)}" for one in findings) or "; none")
+    return join_findings(server, [format_finding(one) for one in findings])
+
+
+def join_findings(server: str, formatted: list[str]) -> str:
+    """The same of findings that are formatted already."""
+    return _value(server) + ("".join(f";\r\n\t{one}" for one in formatted) or "; none")
 
 
 def format_finding(finding: Finding) -> str:
