@@ -67,6 +67,7 @@ _SPARE_FILES = 128  # kept for the store, the log and deliveries when connection
 # Settings of parts that live as long as the worker; of `listen` all but addresses and implicit TLS can change.
 _FIXED = (
     "hostname",
+    "user",
     "data",
     "workers",
     "event_loop",
