@@ -178,7 +178,9 @@ async def test_mail_is_held_until_it_is_due_and_survives_a_restart(serve, dial, 
         await server.start()
         (first,) = await mailbox("bob").filled()
         assert first["Subject"] == "soon"
-        (left,) = server.queue()
+        (left,) = await server.until(
+            lambda: len(found := server.queue()) == 1 and found
+        )  # it is recorded a moment later
     due, received = (
         datetime.fromisoformat(text) for text in (left["recipients"][0]["due"], left["received_at"])
     )
