@@ -72,6 +72,10 @@ class Channel:
     end_point: bytes = b""  # the hash of our certificate (RFC 5929 4.1)
 
 
+PLAIN_CHANNEL, TLS_CHANNEL = Channel(), Channel(tls=True)  # as much as is known of it at first
+_NOTHING: frozenset[str] = frozenset()
+
+
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Profile:
     """What all sessions of one listener have in common."""
@@ -157,7 +161,8 @@ class Profile:
 
     def offer(self, *, extended: bool, channel: Channel, login: bool) -> Offer:
         """What a session that has TLS or a login, or not yet, is offered; nothing after HELO."""
-        key = (extended, *_kind(channel, login=login), frozenset(self.suspended))
+        suspended = frozenset(self.suspended) if self.suspended else _NOTHING
+        key = (extended, login, channel.tls, channel.certified, bool(channel.end_point), suspended)
         found = self._offers.get(key)
         if found is None:
             offered = keywords(self, channel, login=login) if extended else {}

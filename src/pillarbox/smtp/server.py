@@ -29,7 +29,7 @@ from pillarbox.smtp.events import (
     TlsWanted,
     Verify,
 )
-from pillarbox.smtp.profile import Channel, Offer, Profile
+from pillarbox.smtp.profile import PLAIN_CHANNEL, TLS_CHANNEL, Offer, Profile
 from pillarbox.smtp.sasl import MAX_RESPONSE_OCTETS
 from pillarbox.smtp.states import ALWAYS, HTTP, ORDERED, TRANSITIONS, WITHOUT_TLS, State
 from pillarbox.smtp.transfer import Transfer
@@ -81,6 +81,7 @@ class ServerSession:
         "_mail",
         "_messages",
         "_mode",
+        "_offer",
         "_out",
         "_owed",
         "_profile",
@@ -109,6 +110,7 @@ class ServerSession:
         self._events: list[Event] = []
         self._mode = _Mode.COMMAND
         self._owed: Event | None = None
+        self._offer: Offer | None = None  # in the answer to the `Hello` that is owed
         self._errors = self._messages = self._failures = 0
         self._draining = False
         self._exchange: exchange.Exchange | None = None
@@ -120,7 +122,7 @@ class ServerSession:
         self.state = State.CONNECTED
         self.parted = False  # whether the client asked for the end of the session
         self.tls = tls
-        self.channel = Channel(tls=tls)  # the driver sets more, once it knows more
+        self.channel = TLS_CHANNEL if tls else PLAIN_CHANNEL  # the driver sets more, once it knows more
         self.login = ""  # the account that logged in
         self.hello = self.hello_verb = ""
         self.offered: frozenset[str] = frozenset()
@@ -241,7 +243,7 @@ class ServerSession:
         self._mode = _Mode.COMMAND
         self._reset()
         self.tls = True
-        self.channel = Channel(tls=True)
+        self.channel = TLS_CHANNEL
         self.hello = self.hello_verb = self.login = ""
         self.state = State.CONNECTED
         self.offered = frozenset()
@@ -286,12 +288,9 @@ class ServerSession:
         if not isinstance(self._owed, Hello):
             msg = "no greeting is to be answered"
             raise LocalProtocolError(msg)
-        return self._profile.welcome(self._offer_for(self._owed), unix_time)
-
-    def _offer_for(self, event: Hello) -> Offer:
-        return self._profile.offer(
-            extended=event.verb != "HELO", channel=self.channel, login=bool(self.login)
-        )
+        extended, login = self._owed.verb != "HELO", bool(self.login)
+        self._offer = self._profile.offer(extended=extended, channel=self.channel, login=login)
+        return self._profile.welcome(self._offer, unix_time)
 
     # What an answer changes, one method an event.
 
@@ -336,7 +335,8 @@ class ServerSession:
         self._drop_body()
         self._reset()
         self.hello, self.hello_verb = event.name, event.verb
-        self.offered = self._offer_for(event).keywords
+        if self._offer is not None:
+            self.offered = self._offer.keywords
         self.state = self._idle_state()
 
     def _logged_in(self, reply: Reply, login: str) -> None:
