@@ -73,7 +73,7 @@ docs: venv  ## write the generated reference pages, and the site of replies that
 .PHONY: transcripts
 transcripts: venv peers  ## record anew what was said in the tests of the scenarios
 	rm -f docs/transcripts/E*.txt
-	PILLARBOX_TRANSCRIPTS=docs/transcripts $(PYTEST) -n $(WORKERS) --dist loadgroup -k "E or live_server"
+	PILLARBOX_TRANSCRIPTS=docs/transcripts $(PYTEST) -n $(WORKERS) --dist loadgroup -k "test_E2 or test_E3 or test_E4 or test_E5 or live_server"
 	$(BIN)/python docs/site.py
 
 .PHONY: peers
