@@ -451,6 +451,7 @@ class Office:
         plugins = list(line_up(options.checks, directory, tools, options.plugins))
         self.hooks = Hooks(plugins, hostname=HOST, limit_s=options.hook_limit_s)
         self.connections = Connections(options.connections)
+        terms = TermRules(options.extension_settings, rules, directory)
         self.door = Door(
             self.spool,
             directory,
@@ -460,6 +461,7 @@ class Office:
             offer=self.queued.append,
             origin=self._origin_checks(resolver.lookup),
             keys=options.keys,
+            terms=terms,
         )
         self.desk = Desk(
             role=options.role,
@@ -474,7 +476,7 @@ class Office:
                 SlowGreeting(options.greet, options.profile, self.hooks) if options.greet.delay_s else None
             ),
             handshakes=Handshakes(options.max_handshakes),
-            terms=TermRules(options.extension_settings, rules, directory),
+            terms=terms,
             etrn=Etrn(options.etrn, directory, busy=lambda: False, start=self._start),
             tls=self.context,
             implicit_tls=options.tls == "implicit",

@@ -335,6 +335,9 @@ class Service:
     def _open_desks(self) -> None:
         """Give each listener what its sessions share; sessions that are open keep what they had."""
         config, policy = self.config, self._policy
+        self._terms = TermRules(
+            config.extensions, policy.rules, policy.directory, delay_s=self.manager.delay_s
+        )
         self.door = Door(
             self.spool,
             policy.directory,
@@ -345,11 +348,9 @@ class Service:
             max_messages=config.queue.max_messages,
             origin=policy.origin,
             keys=policy.keys,
+            terms=self._terms if config.extensions.rrvs == "on" else None,
         )
         self.door.check_from = config.auth.check_from
-        self._terms = TermRules(
-            config.extensions, policy.rules, policy.directory, delay_s=self.manager.delay_s
-        )
         self._etrn = Etrn(
             config.etrn, policy.directory, busy=lambda: self.manager.busy, start=self._start_route
         )

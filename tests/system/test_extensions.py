@@ -231,6 +231,91 @@ async def test_urgent_mail_goes_first_after_a_restart(serve, send):
     assert [message.split(b"Subject: ")[1].split()[0] for message in peer.messages] == [b"5", b"0", b"-1"]
 
 
+# --- only for those whom the sender knows (RFC 7293)
+
+OWNERS = """
+[domain."example.org"]
+deliver = "maildir:{folder}/mail/{{user}}"
+users = ["alice", "bob"]
+[domain."example.org".user.carol]
+since = 2024-06-01T00:00:00Z
+"""
+FIELD = b"Require-Recipient-Valid-Since: %s; Sat, 1 Jun 2019 09:23:01 -0700\r\n"
+
+
+@pytest.mark.parametrize("size", [10, 1_500_000])
+async def test_a_new_owner_gets_nothing_and_others_do_not_see_the_field(serve, send, mailbox, tmp_path, size):
+    async with ScriptedPeer() as peer:
+        server = await serve(to(peer, mailboxes(tmp_path) + OWNERS.format(folder=tmp_path)))
+        body = b"\r\n" + b"0123456789\r\n" * (size // 10)
+        fields = FIELD % b"carol@example.org" + b"To: all\r\n" + FIELD % b"bob@example.org"
+        await send(
+            server.port,
+            *[f"{name}@example.org" for name in ("alice", "bob", "carol")],
+            sender="a@sender.example",
+            message=fields + b"Subject: x\r\n" + body,
+        )
+        (report,) = await mailbox("a").filled()
+        for name in ("alice", "bob"):
+            (copy,) = await mailbox(name).filled()
+            assert copy["Require-Recipient-Valid-Since"] is None
+            assert (copy["To"], copy["Subject"]) == ("all", "x")
+            assert copy.get_payload().encode() == body[2:].replace(b"\r\n", b"\n")
+        assert not mailbox("carol").files
+    text = report.as_string()
+    assert "Status: 5.7.17" in text
+    assert "Final-Recipient: rfc822;carol@example.org" in text.replace("; ", ";")
+
+
+async def test_a_host_with_rrvs_is_told_since_when_a_recipient_is_known(serve, send, tmp_path):
+    async with ScriptedPeer(extensions=("RRVS",)) as peer:
+        server = await serve(to(peer, OWNERS.format(folder=tmp_path)))
+        sent = await send(
+            server.port,
+            "x@far.example RRVS=2024-01-01T00:00:00Z",
+            "y@far.example RRVS=2024-01-01T00:00:00Z;C",
+            "z@far.example",
+            sender="a@sender.example",
+            message=FIELD % b"z@far.example" + b"Subject: x\r\n\r\nx\r\n",
+        )
+        for number in range(3):
+            await server.reached("delivered", sent.id, number)
+    said = [command.partition("<")[2] for command in peer.commands if command.startswith("RCPT")]
+    assert said == [
+        "x@far.example> RRVS=2024-01-01T00:00:00Z;R",
+        "y@far.example> RRVS=2024-01-01T00:00:00Z;C",
+        "z@far.example> RRVS=2019-06-01T16:23:01Z;C",
+    ]
+
+
+async def test_a_host_without_rrvs_gets_the_field_for_each_recipient_alone(serve, send, mailbox, tmp_path):
+    async with ScriptedPeer(extensions=()) as peer:
+        server = await serve(to(peer, mailboxes(tmp_path) + OWNERS.format(folder=tmp_path)))
+        sent = await send(
+            server.port,
+            "u@far.example",
+            "w@far.example",
+            "x@far.example RRVS=2024-01-01T00:00:00Z;C",
+            "y@far.example RRVS=2024-01-01T00:00:00Z",
+            sender="a@sender.example",
+        )
+        for number in range(3):
+            await server.reached("delivered", sent.id, number)
+        (report,) = await mailbox("a").filled()
+        again = await send(
+            server.port,
+            "z@far.example",
+            sender="a@sender.example",
+            message=FIELD % b"z@far.example" + b"Subject: x\r\n\r\nx\r\n",
+        )
+        await server.reached("delivered", again.id)
+    assert "Status: 5.7.19" in report.as_string()
+    assert [message.count(b"Require-Recipient-Valid-Since: ") for message in peer.messages] == [0, 1, 1]
+    assert peer.messages[1].startswith(
+        b"Require-Recipient-Valid-Since: x@far.example;\r\n\tMon, 01 Jan 2024 00:00:00 +0000\r\nReceived: "
+    )
+
+
 # --- TLS all the way
 
 

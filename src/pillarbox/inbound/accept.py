@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pillarbox import observe
 from pillarbox.inbound.origin import Checked, OriginChecks, disown_results, hash_octets, hash_to_sign, is_ours
+from pillarbox.inbound.owners import check_owners
 from pillarbox.mail import message
 from pillarbox.mail.address import AddressError, parse_address
 from pillarbox.mail.authors import addresses
@@ -20,6 +21,7 @@ from pillarbox.mail.catalogue import content, envelope, extensions
 from pillarbox.mail.envelope import NO_TERMS, Envelope, Notify, Recipient, Terms
 from pillarbox.mail.reply import Reply
 from pillarbox.mail.route import Transport
+from pillarbox.mail.since import FIELD as VALID_SINCE
 from pillarbox.mailauth.dkim import Header, Signer, message_hash, sign
 from pillarbox.policy.account import owns
 from pillarbox.policy.hooks import Client, Hooks, Incoming
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from pillarbox.mail.route import Route
     from pillarbox.policy.directory import Directory
     from pillarbox.policy.signing import SigningKeys
+    from pillarbox.policy.terms import TermRules
     from pillarbox.smtp.profile import Limits
 
 _NO_PARAMETERS = MailParameters()
@@ -96,10 +99,12 @@ class Door:
         max_messages: int = 0,
         origin: OriginChecks | None = None,
         keys: SigningKeys | None = None,
+        terms: TermRules | None = None,
     ) -> None:
         """`offer` takes each message that has become durable; 0 is no limit of messages in the queue.
 
-        Without `origin` nobody asks who really sent one, without `keys` none is signed.
+        Without `origin` nobody asks who really sent one, without `keys` none is signed, and without `terms` the header
+        section is not asked since when the sender knows a recipient.
         """
         self.check_from = True  # who logged in may name only own addresses as the author
         self._spool = spool
@@ -110,6 +115,7 @@ class Door:
         self._offer = offer
         self._origin = origin
         self._keys = keys
+        self._terms = terms
         self._telling: set[asyncio.Future[None]] = set()
         self._look_again = 0.0
         self._free_octets = 0
@@ -155,6 +161,8 @@ class Door:
         """
         head = message.scan_head(bytes(letter.head), self._limits.header_octets)
         refusal = self._refusal(head, letter)
+        if refusal is None and self._terms is not None and VALID_SINCE in head:
+            refusal = check_owners(self._terms, head, letter)
         if refusal is not None:
             return self._refuse(letter, refusal)
         if self._origin is not None and letter.client.stranger:
@@ -341,6 +349,7 @@ class Door:
             client="" if client.address == "local" else client.address,
             recipient=only,
             tls_cipher=letter.tls_cipher,
+            priority=letter.terms.priority,
         )
         added = b""
         if client.login or client.role in ("submission", "sandbox"):

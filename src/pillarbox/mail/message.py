@@ -208,8 +208,9 @@ def received_field(  # noqa: PLR0913 - one argument for each clause of the field
     client_name: str = "",
     recipient: str = "",
     tls_cipher: str = "",
+    priority: int = 0,
 ) -> bytes:
-    """The trace field of this hop, folded, with its line end (RFC 5321 4.4, RFC 3848, RFC 8314 4.3).
+    """The trace field of this hop, folded, with its line end (RFC 5321 4.4, RFC 3848, RFC 6710, RFC 8314 4.3).
 
     `client` is a bare IP address, or "" for mail made on this host; `client_name` its verified host name.
     `recipient` is to be given only if the message has exactly one, lest others learn of it (RFC 5321 7.2).
@@ -226,6 +227,8 @@ def received_field(  # noqa: PLR0913 - one argument for each clause of the field
         clauses = f"\r\n\tfor <{_CONTROL.sub('?', recipient[:400])}>"
     if tls_cipher and (name := _cipher_name(tls_cipher)):
         clauses += f"\r\n\ttls {name}"
+    if priority:
+        clauses += f"\r\n\tPRIORITY {priority}"
     text = (
         f"Received: {source}by {hostname} (Pillarbox) with {protocol} id {queue_id}{clauses};"
         f"\r\n\t{_date_of_second(int(now))}\r\n"

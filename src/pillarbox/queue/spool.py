@@ -71,6 +71,7 @@ class Content(msgspec.Struct, frozen=True, gc=False):
     inline: bytes | None
     path: Path | None
     body_octets: int
+    skipped: int = 0  # octets at the start of the file that are left out
 
     @property
     def octets(self) -> int:
@@ -84,6 +85,7 @@ class Content(msgspec.Struct, frozen=True, gc=False):
             return
         yield self.prefix
         with self.path.open("rb", buffering=0) as file:
+            file.seek(self.skipped)
             while piece := file.read(octets):
                 yield piece
 
@@ -92,6 +94,7 @@ class Content(msgspec.Struct, frozen=True, gc=False):
         if self.path is None:
             return (self.prefix + (self.inline or b""))[:limit]
         with self.path.open("rb") as file:
+            file.seek(self.skipped)
             return (self.prefix + file.read(limit))[:limit]
 
 

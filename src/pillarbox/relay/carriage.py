@@ -9,12 +9,16 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from pillarbox.mail.address import AddressError, parse_address
 from pillarbox.mail.catalogue import delivery
 from pillarbox.mail.envelope import Body, ByMode
+from pillarbox.mail.message import scan_head
+from pillarbox.mail.since import field_for, known_since
 
 if TYPE_CHECKING:
-    from pillarbox.mail.envelope import Envelope, Terms
+    from pillarbox.mail.envelope import Envelope, Recipient, Terms
     from pillarbox.mail.reply import Reply
     from pillarbox.queue.spool import Content
     from pillarbox.relay.session import Session
@@ -62,6 +66,18 @@ def keep_terms(terms: Terms, session: Session, now: float) -> Reply | None:
         if "DELIVERBY" not in extensions or left_s < extensions.min_by_s:
             return delivery.NEEDS_DELIVERBY.reply(host=host)
     return None
+
+
+def tunnel(content: Content, recipient: Recipient) -> Content:
+    """The message for one recipient with a field that says since when the sender knows the address (RFC 7293 5).
+
+    The hosts behind one without RRVS may heed it. Raises OSError if the message can't be read.
+    """
+    valid, address = recipient.valid_since, recipient.address
+    if valid is None or address.lower() in known_since(scan_head(content.head())):
+        return content
+    field = field_for(address if needs_smtputf8(address) else ascii_address(address), valid.at)
+    return msgspec.structs.replace(content, prefix=field + content.prefix)
 
 
 def _fit_body(body: Body, content: Content, extensions: Extensions) -> Body | None:

@@ -5,13 +5,18 @@ Where the octets then go is the business of `maildir`, `pipe`, `webhook` and `ha
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
+
+import msgspec
 
 from pillarbox import observe
 from pillarbox.mail import message
 from pillarbox.mail.catalogue import delivery
 from pillarbox.mail.envelope import Body
 from pillarbox.mail.reply import Origin, Reply, Result, Stage
+from pillarbox.mail.since import without_fields
 from pillarbox.queue.spool import format_id
 
 if TYPE_CHECKING:
@@ -40,6 +45,8 @@ class FinalCourier:
 
     async def deliver(self, queued: Queued) -> Mapping[int, Result]:
         """Try each pending recipient once; the keys are their numbers. Never raises."""
+        if any(one.valid_since is not None for one in queued.envelope.recipients):
+            queued = await asyncio.to_thread(_without_demand, queued)
         return {pending.number: await self._attempt(queued, pending) for pending in queued.pending}
 
     async def close(self) -> None:
@@ -53,6 +60,31 @@ class FinalCourier:
                 error, message=format_id(queued.id), recipient=pending.recipient.address
             )
             return here(delivery.INTERNAL_ERROR.reply(incident=incident))
+
+
+def _without_demand(queued: Queued) -> Queued:
+    """The message without the fields that say since when the sender knows its recipients: they have done their work.
+
+    One that can't be read stays as it is, for the attempt to find out.
+    """
+    content = content_of(queued)
+    try:
+        start = content.head(message.MAX_HEAD_OCTETS)
+    except OSError:
+        return queued
+    section = message.scan_head(start).section
+    left = without_fields(section)
+    if left == section:
+        return queued
+    moved = len(section) - len(content.prefix)  # octets of the body that are now in front of it
+    content = msgspec.structs.replace(
+        content,
+        prefix=left,
+        inline=None if content.inline is None else content.inline[moved:],
+        body_octets=content.body_octets - moved,
+        skipped=moved,
+    )
+    return replace(queued, content=content)
 
 
 def content_of(queued: Queued) -> Content:

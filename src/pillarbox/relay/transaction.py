@@ -18,7 +18,7 @@ from pillarbox.mail.verp import verp_address
 from pillarbox.queue.decisions import Action, Fact, Scope, Step, action, diagnose, find
 from pillarbox.queue.schedule import wants_rest
 from pillarbox.queue.spool import format_id
-from pillarbox.relay.carriage import fit, keep_terms, needs_smtputf8
+from pillarbox.relay.carriage import fit, keep_terms, needs_smtputf8, tunnel
 from pillarbox.relay.connection import LinkError
 from pillarbox.relay.plan import Hop, Tls, family_of
 from pillarbox.relay.session import Opener, Session, SmtpSettings
@@ -222,14 +222,19 @@ class SmtpCourier:
         self._session = session
         again = False
         while attempt.todo and not again and session.usable:
-            if "RRVS" not in session.extensions and not self._lmtp:
+            checks = self._lmtp or "RRVS" in session.extensions
+            if not checks:
                 self._without_unchecked(session, attempt)
                 if not attempt.todo:
                     break
             batch = attempt.todo[:1] if attempt.singly else _batch(session, attempt.todo)
+            content = attempt.content
+            if not checks:
+                batch = _apart(batch)
+                content = tunnel(content, batch[0].recipient)
             envelope = _envelope_for(attempt.queued, batch, verp=attempt.verp)
             fitting = fit(
-                envelope, attempt.content, session.extensions, session.hop.name, too_small=attempt.too_small
+                envelope, content, session.extensions, session.hop.name, too_small=attempt.too_small
             )
             terms = envelope.terms
             if terms is not NO_TERMS and not self._lmtp:
@@ -238,10 +243,10 @@ class SmtpCourier:
                 if not self._without_misfits(session, attempt, fitting):
                     break
                 continue
-            mode = self._mode(session, fitting, attempt.content)
+            mode = self._mode(session, fitting, content)
             now = time.time() if terms.by is not None else 0.0
-            transaction = Transaction(fitting, attempt.content.octets, session.extensions, mode, now=now)
-            await self._transact(session, transaction, attempt.content, chunked=Mode.CHUNKED in mode)
+            transaction = Transaction(fitting, content.octets, session.extensions, mode, now=now)
+            await self._transact(session, transaction, content, chunked=Mode.CHUNKED in mode)
             session.messages += 1
             self._tell_of_oddity(session)
             session.dirty = transaction.dirty
@@ -509,6 +514,14 @@ def _batch(session: Session, todo: list[Pending]) -> list[Pending]:
         domains.add(pending.recipient.address.rpartition("@")[2].lower())
         if len(domains) > most:
             return batch[:number]
+    return batch
+
+
+def _apart(batch: list[Pending]) -> list[Pending]:
+    """Those that a host without RRVS gets at once: a field about one recipient is not for the eyes of the others."""
+    for number, pending in enumerate(batch):
+        if pending.recipient.valid_since is not None:
+            return batch[: number or 1]
     return batch
 
 
