@@ -7,13 +7,39 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pillarbox.mail.catalogue import CAUSES, delivery
-from pillarbox.mail.envelope import Body, Envelope, Notify, Recipient, Ret
+from pillarbox.mail.envelope import (
+    NO_TERMS,
+    Body,
+    ByMode,
+    Deadline,
+    Envelope,
+    Notify,
+    Recipient,
+    Ret,
+    Terms,
+    ValidSince,
+)
 from pillarbox.mail.reply import Origin, Reply, Result, Stage, parse_reply
 from pillarbox.queue import records
 from pillarbox.queue.spool import Trace
 
 octets = st.binary(max_size=40).map(lambda raw: raw.decode("utf-8", "surrogateescape"))
-recipients = st.builds(Recipient, octets, st.integers(0, 15).map(Notify), octets, octets)
+moments = st.floats(0, 4e9)
+recipients = st.builds(
+    Recipient,
+    octets,
+    st.integers(0, 15).map(Notify),
+    octets,
+    octets,
+    st.none() | st.builds(ValidSince, moments, st.booleans()),
+)
+terms = st.just(NO_TERMS) | st.builds(
+    Terms,
+    st.none() | st.builds(Deadline, moments, st.sampled_from(ByMode), st.booleans()),
+    moments,
+    st.integers(-9, 9),
+    st.booleans(),
+)
 envelopes = st.builds(
     Envelope,
     octets,
@@ -22,6 +48,7 @@ envelopes = st.builds(
     st.booleans(),
     st.none() | st.sampled_from(Ret),
     octets,
+    terms,
 )
 replies = st.builds(
     lambda code, lines: parse_reply([b"%d " % code + line for line in lines]),

@@ -1,11 +1,17 @@
 """Opening the store: workers that start together make it together."""
 
 import threading
+import time
 
 import apsw
+import msgspec
 import pytest
 
+from pillarbox.mail.envelope import NO_TERMS, ByMode, Deadline, Envelope, Recipient, Terms, ValidSince
+from pillarbox.mail.route import Route, Transport
 from pillarbox.queue import schema
+from pillarbox.queue.spool import SLOTS, Entry, Trace
+from pillarbox.queue.sqlite import SqliteSpool
 
 
 @pytest.mark.parametrize("begin", ["BEGIN IMMEDIATE", "BEGIN EXCLUSIVE"])
@@ -30,3 +36,67 @@ def test_a_store_that_stays_locked_is_not_waited_for_for_ever(tmp_path, monkeypa
     with pytest.raises(apsw.BusyError):
         schema.connect(tmp_path / schema.FILE)
     other.close()
+
+
+TERMS = [
+    Terms(Deadline(4e9, ByMode.NOTIFY, trace=True)),
+    Terms(hold_until=1.5),
+    Terms(priority=-9),
+    Terms(require_tls=True),
+    Terms(Deadline(4e9, ByMode.RETURN), 1.5, 9, require_tls=True),
+]
+
+
+@pytest.mark.parametrize("terms", TERMS)
+async def test_what_the_sender_asked_for_survives_a_restart(tmp_path, terms):
+    recipients = (
+        Recipient("a@far.example", valid_since=ValidSince(1e9)),
+        Recipient("b@far.example", valid_since=ValidSince(2e9, refuse=False)),
+        Recipient("c@far.example"),
+    )
+    envelope = Envelope("a@sender.example", recipients, terms=terms)
+    spool, now = SqliteSpool(tmp_path), time.time()
+    draft = spool.draft()
+    draft.write(b"Subject: x\r\n\r\n")
+    routes = (Route(Transport.MX, "far.example"),) * 3
+    await spool.commit(draft, Entry(spool.new_id(now), envelope, routes, now, b"", Trace()))
+    await spool.close()
+    again = SqliteSpool(tmp_path)
+    (found,) = await again.due(time.time() + 1, 10, ())
+    assert found.envelope == envelope
+    await again.close()
+
+
+@pytest.mark.parametrize("version", range(1, schema.VERSION))
+async def test_a_store_of_each_older_version_opens_with_its_mail(tmp_path, version):
+    """Records of the first version end before what was added later."""
+    old = apsw.Connection(str(tmp_path / schema.FILE))
+    for statements in schema._VERSIONS[:version]:
+        old.execute(statements)
+    old.execute(f"PRAGMA user_version = {version}")
+    number, now = 7 << 16, time.time()
+    envelope = (b"a@sender.example", [(b"x@far.example", 0, b"", b"")], "7BIT", False, None, b"")
+    trace = [b"session", b"192.0.2.1:25", b"client.example", b"ESMTP", b""]
+    pack = msgspec.msgpack.encode
+    prefix, body = b"Received: x\r\n", b"Subject: old\r\n\r\nmail\r\n"
+    old.execute(
+        "INSERT INTO message VALUES (?, ?, ?, ?, ?, ?)",
+        (number, pack(envelope), prefix, pack(trace), now - 60, len(body)),
+    )
+    old.execute("INSERT INTO body VALUES (?, ?)", (number, body))
+    old.execute(
+        "INSERT INTO recipient (message, number, slot, state, claimed, due, destination, attempts)"
+        " VALUES (?, 0, ?, 0, 0, ?, 'mx:far.example', 2)",
+        (number, number % SLOTS, now - 1),
+    )
+    old.close()
+    spool = SqliteSpool(tmp_path)
+    (found,) = await spool.due(time.time(), 10, ())
+    assert found.envelope == Envelope("a@sender.example", (Recipient("x@far.example"),))
+    assert found.envelope.terms is NO_TERMS
+    (pending,) = found.pending
+    assert (pending.route, pending.attempts) == (Route(Transport.MX, "far.example"), 2)
+    content = await spool.load(found.id)
+    assert b"".join(content.chunks()) == prefix + body
+    await spool.close()
+    assert schema._version(schema.connect(tmp_path / schema.FILE)) == schema.VERSION
