@@ -51,6 +51,17 @@ def route_to(peer: ScriptedPeer, options: str = "") -> str:
     return f"smtp://127.0.0.1:{peer.port}{options}"
 
 
+def recipients_of(peer):
+    """The recipients of each transaction."""
+    told = []
+    for command in peer.commands:
+        if command.startswith("MAIL"):
+            told.append([])
+        elif command.startswith("RCPT"):
+            told[-1].append(command.partition("<")[2].partition(">")[0])
+    return told
+
+
 # --- the ordinary way
 
 
@@ -605,3 +616,16 @@ async def test_no_password_goes_in_clear_unless_the_route_says_so(courier_for):
         results = await courier_for(login_route(peer, "?tls=opportunistic")).deliver(letter())
     assert causes(results) == {0: "delivery.login_not_possible"}
     assert not any(one.startswith("AUTH") for one in peer.commands)
+
+
+# --- limits that a host announces (RFC 9422)
+
+
+async def test_a_transaction_has_recipients_of_no_more_domains_than_the_host_takes(courier_for):
+    async with ScriptedPeer(extensions=("PIPELINING", "LIMITS RCPTDOMAINMAX=2")) as peer:
+        courier = courier_for(route_to(peer))
+        addresses = ["a@one.test", "b@two.test", "c@ONE.test", "d@three.test", "e@four.test", "f@five.test"]
+        results = await courier.deliver(letter(*addresses))
+    assert all(result.reply.positive for result in results.values())
+    assert len(results) == len(addresses)
+    assert recipients_of(peer) == [addresses[:3], addresses[3:5], addresses[5:]]

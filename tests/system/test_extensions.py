@@ -9,7 +9,7 @@ from datetime import datetime
 import pytest
 
 from pillarbox.policy.passwords import hash_password
-from pillarbox.testing import Late, ScriptedPeer
+from pillarbox.testing import Late, ScriptedPeer, StartTls
 
 SUBMISSION = """
 [[listen]]
@@ -325,17 +325,78 @@ async def test_E550_19_mail_that_must_stay_under_tls(serve, dial, mailbox, certi
     async with ScriptedPeer(extensions=("STARTTLS",)) as peer:
         server = await serve(to(peer, extra))
         caller = await _under_tls(dial, server.port)
-        assert (await mail(caller, "REQUIRETLS")).startswith(b"250")
-        await caller.ask(b"RCPT TO:<x@far.example>")
-        await caller.ask(b"DATA")
-        await caller.send(b"Subject: secret\r\n\r\nnot for all\r\n.\r\n")
-        queue_id = (await caller.reply()).split()[-1].decode()
+        queue_id = await _hand_in_secret(caller, "x@far.example")
         failed = await server.reached("failed", queue_id)
         (report,) = await mailbox("a").filled()
     assert failed["reply"].startswith("550 5.7.30")
     assert not peer.messages
     assert "Status: 5.7.30" in report.as_string()
     assert "not for all" not in report.as_string()  # the header section alone goes back
+
+
+@pytest.fixture
+def verified(tmp_path):
+    """The TLS settings of a host with a certificate for 127.0.0.1, and a file with who issued it."""
+    import trustme  # noqa: PLC0415
+
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    return context, f'[relay]\nca_file = "{tmp_path}/ca.pem"\n'
+
+
+async def test_a_verified_host_gets_mail_that_must_stay_under_tls(serve, dial, verified, tmp_path):
+    context, trust = verified
+    tls = await _own_certificate(tmp_path)
+    extra = f'[tls]\ncertificate = "{tls}"\nkey = "{tls}"\n{trust}'
+    script = {"STARTTLS": StartTls(context)}
+    async with ScriptedPeer(script, extensions=("STARTTLS", "REQUIRETLS")) as peer:
+        server = await serve(to(peer, extra))
+        queue_id = await _hand_in_secret(await _under_tls(dial, server.port), "x@far.example")
+        await server.reached("delivered", queue_id)
+    (visit,) = peer.visits
+    assert visit.encrypted
+    assert visit.commands.index("STARTTLS") < visit.commands.index("MAIL FROM:<a@sender.example> REQUIRETLS")
+    (message,) = peer.messages
+    assert message.endswith(b"\r\nnot for all\r\n")
+
+
+async def test_a_verified_host_without_requiretls_gets_nothing_and_the_bounce_stays_under_tls(
+    serve, dial, verified, tmp_path
+):
+    """The bounce leaves by another host, which gets it with REQUIRETLS, and the header section alone."""
+    context, trust = verified
+    tls = await _own_certificate(tmp_path)
+    script = {"STARTTLS": StartTls(context)}
+    async with (
+        ScriptedPeer(script, extensions=("STARTTLS",)) as peer,
+        ScriptedPeer(script, extensions=("STARTTLS", "REQUIRETLS", "DSN")) as other,
+    ):
+        extra = f'[tls]\ncertificate = "{tls}"\nkey = "{tls}"\n{trust}'
+        back = f'[[route]]\nmatch = "sender.example"\nvia = "smtp://127.0.0.1:{other.port}"\n'
+        server = await serve(to(peer, extra).replace("[[route]]", f"{back}[[route]]", 1))
+        queue_id = await _hand_in_secret(await _under_tls(dial, server.port), "x@far.example")
+        failed = await server.reached("failed", queue_id)
+        await server.until(lambda: other.messages)
+    assert failed["reply"].startswith("550 5.7.30")
+    assert not peer.messages
+    (visit,) = other.visits
+    assert visit.encrypted
+    assert "MAIL FROM:<> REQUIRETLS" in [command.replace(" RET=HDRS", "") for command in visit.commands]
+    (report,) = other.messages
+    assert b"text/rfc822-headers" in report
+    assert b"Subject: secret" in report
+    assert b"not for all" not in report
+
+
+async def _hand_in_secret(caller, recipient):
+    """Hand a message in with REQUIRETLS; its queue id."""
+    assert (await mail(caller, "REQUIRETLS")).startswith(b"250")
+    await caller.ask(b"RCPT TO:<%s>" % recipient.encode())
+    await caller.ask(b"DATA")
+    await caller.send(b"Subject: secret\r\n\r\nnot for all\r\n.\r\n")
+    return (await caller.reply()).split()[-1].decode()
 
 
 async def _own_certificate(tmp_path):
