@@ -8,7 +8,7 @@ import trustme
 
 from pillarbox import testing
 from pillarbox.mail.catalogue import delivery
-from pillarbox.mail.envelope import Body, Notify, Recipient, Ret
+from pillarbox.mail.envelope import Body, Notify, Recipient, Ret, ValidSince
 from pillarbox.mail.reply import Origin
 from pillarbox.mailauth.dns import Answer
 from pillarbox.relay.session import Patience
@@ -616,6 +616,52 @@ async def test_no_password_goes_in_clear_unless_the_route_says_so(courier_for):
         results = await courier_for(login_route(peer, "?tls=opportunistic")).deliver(letter())
     assert causes(results) == {0: "delivery.login_not_possible"}
     assert not any(one.startswith("AUTH") for one in peer.commands)
+
+
+# --- recipients who must have had their address at a given time (RFC 7293)
+
+
+@pytest.mark.parametrize("options", [{}, {"verp": ("here.test",)}, {"max_recipients": 1}])
+@pytest.mark.parametrize("chunking", [(), ("CHUNKING",)])
+async def test_a_large_message_gets_the_field_in_front_for_each_recipient_alone(
+    courier_for, tmp_path, options, chunking
+):
+    known = [Recipient(f"{name}@there.test", valid_since=ValidSince(0.0, refuse=False)) for name in "bc"]
+    body = BODY + b"x" * 70 * 1000 + b"\r\n"
+    async with ScriptedPeer(extensions=("PIPELINING", "SIZE 75000", *chunking)) as peer:
+        courier = courier_for(route_to(peer), **options)
+        results = await courier.deliver(
+            letter(known[0], "d@there.test", known[1], body=body, file=tmp_path / "x")
+        )
+    assert all(result.reply.positive for result in results.values())
+    fields = {
+        address: b"Require-Recipient-Valid-Since: %s;\r\n\tThu, 01 Jan 1970 00:00:00 +0000\r\n"
+        % address.encode()
+        for address in ("b@there.test", "c@there.test")
+    }
+    expected = {
+        address: fields.get(address, b"") + body
+        for address in ("b@there.test", "c@there.test", "d@there.test")
+    }
+    assert {
+        address: message for (address,), message in zip(recipients_of(peer), peer.messages, strict=True)
+    } == expected
+
+
+async def test_the_field_counts_for_the_size_of_a_message(courier_for):
+    known = Recipient("b@there.test", valid_since=ValidSince(0.0, refuse=False))
+    async with ScriptedPeer(extensions=(f"SIZE {len(BODY) + 10}",)) as peer:
+        results = await courier_for(route_to(peer)).deliver(letter(known, "c@there.test"))
+    assert causes(results) == {0: "delivery.over_peer_size", 1: "peer"}
+    assert peer.taken == ["c@there.test"]
+
+
+async def test_a_host_by_lmtp_gets_no_field(courier_for):
+    known = Recipient("b@there.test", valid_since=ValidSince(0.0))
+    async with ScriptedPeer(lmtp=True) as peer:
+        results = await courier_for(f"lmtp://127.0.0.1:{peer.port}").deliver(letter(known, "c@there.test"))
+    assert all(result.reply.positive for result in results.values())
+    assert peer.messages == [BODY]
 
 
 # --- limits that a host announces (RFC 9422)

@@ -267,6 +267,20 @@ async def test_a_new_owner_gets_nothing_and_others_do_not_see_the_field(serve, s
     assert "Final-Recipient: rfc822;carol@example.org" in text.replace("; ", ";")
 
 
+async def test_the_field_is_heeded_only_while_the_extension_is_on(serve, send, mailbox, tmp_path):
+    text = '[[listen]]\naddress = "127.0.0.1:0"\n' + OWNERS.format(folder=tmp_path)
+    server = await serve(text + '[extensions]\nrrvs = "off"\n')
+    letter = FIELD % b"carol@example.org" + b"Subject: x\r\n\r\nx\r\n"
+    await send(server.port, "carol@example.org", message=letter)
+    (copy,) = await mailbox("carol").filled()
+    assert copy["Require-Recipient-Valid-Since"].startswith("carol@example.org; ")
+    server.configure(text)
+    server.signal(1)
+    await server.logged("config.reloaded")
+    refused = await send(server.port, "carol@example.org", message=letter)
+    assert refused.replies[0].startswith(b"550 5.7.17 ")
+
+
 async def test_a_host_with_rrvs_is_told_since_when_a_recipient_is_known(serve, send, tmp_path):
     async with ScriptedPeer(extensions=("RRVS",)) as peer:
         server = await serve(to(peer, OWNERS.format(folder=tmp_path)))

@@ -240,7 +240,8 @@ class SmtpCourier:
             if terms is not NO_TERMS and not self._lmtp:
                 fitting = keep_terms(terms, session, time.time()) or fitting
             if isinstance(fitting, Reply):
-                if not self._without_misfits(session, attempt, fitting):
+                alike = attempt.todo if content is attempt.content else batch
+                if not self._without_misfits(session, attempt, alike, fitting):
                     break
                 continue
             mode = self._mode(session, fitting, content)
@@ -275,12 +276,14 @@ class SmtpCourier:
             mode |= Mode.WITHOUT_HINTS
         return mode
 
-    def _without_misfits(self, session: Session, attempt: _Attempt, refusal: Reply) -> bool:
-        """Put those aside who can't be served by this host; whether others are left."""
+    def _without_misfits(
+        self, session: Session, attempt: _Attempt, alike: list[Pending], refusal: Reply
+    ) -> bool:
+        """Put those aside, of all who are to get the same octets, who can't be served by this host; whether others are left."""
         result = Result(refusal, Stage.MAIL, Origin.LOCAL, session.hop.name)
-        misfits = [pending for pending in attempt.todo if needs_smtputf8(pending.recipient.address)]
-        if refusal.cause is not delivery.NEEDS_SMTPUTF8 or len(misfits) in (0, len(attempt.todo)):
-            misfits = list(attempt.todo)
+        misfits = [pending for pending in alike if needs_smtputf8(pending.recipient.address)]
+        if refusal.cause is not delivery.NEEDS_SMTPUTF8 or len(misfits) in (0, len(alike)):
+            misfits = list(alike)
         for pending in misfits:
             attempt.todo.remove(pending)
             attempt.later.append(pending)
