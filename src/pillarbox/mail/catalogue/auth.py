@@ -57,7 +57,7 @@ TOO_MANY_LOGINS = Cause(
     "Too many logins at once, try again later",
     (Stage.AUTH,),
     "RFC 4954 6",
-    "More logins wait to be checked than there may be.",
+    "More logins wait to be checked than the server allows.",
     explanation=(
         "Checking a password takes time on purpose, and so many clients log in at this moment that the queue "
         "for it is full. Nothing was said about the password."
@@ -134,7 +134,7 @@ CANCELLED = Cause(
     "Authentication cancelled",
     (Stage.AUTH,),
     "RFC 4954 4",
-    "The client gave the login up.",
+    "The client gave up the login.",
     explanation="The client sent an asterisk in place of an answer, which ends the exchange.",
     who=Who.NOBODY,
     advice="Log in again if that was not meant.",
@@ -209,7 +209,7 @@ TLS_REQUIRED = Cause(
     (Stage.ANY,),
     "RFC 3207 4",
     "This listener serves only encrypted sessions.",
-    explanation="Passwords and mail shall not cross the network where others can read them.",
+    explanation="Passwords and mail must not cross the network where others can read them.",
     who=Who.SENDER,
     advice="Turn on STARTTLS, or TLS, in the mail program.",
     setting="listen.require_tls",
@@ -224,7 +224,7 @@ TLS_FOR_LOGIN = Cause(
     "RFC 4954 6",
     "Logins are taken only on encrypted connections.",
     explanation=(
-        "The mechanism does not send the password, but whoever listens could guess at it at leisure, or take "
+        "The mechanism does not send the password, but whoever listens in could guess it at leisure, or take "
         "over the session."
     ),
     who=Who.SENDER,
@@ -241,7 +241,7 @@ DISABLED = Cause(
     "RFC 5248 3",
     "The login was right, but the account is closed.",
     explanation=(
-        "Somebody who runs this server has closed the account. Only who knows its password is told, and only "
+        "Somebody who runs this server has closed the account. Only those who know its password are told, and only "
         "where the server is set to tell."
     ),
     who=Who.SENDER,
@@ -256,7 +256,7 @@ TOO_WEAK = Cause(
     "Authentication mechanism is too weak",
     (Stage.AUTH,),
     "RFC 4954 6",
-    "The mechanism protects less than is asked for here.",
+    "The mechanism protects less than this server demands.",
     explanation="The server has the mechanism, but its settings ask for a stronger one.",
     who=Who.SENDER,
     advice="Choose a stronger mechanism in the mail program; the answer to EHLO lists them.",
@@ -286,7 +286,7 @@ BAD_CREDENTIALS = Cause(
     "RFC 4954 6",
     "The login was refused.",
     explanation=(
-        "The account does not exist or the password is another one; the server does not tell which. After "
+        "The account does not exist or the password is wrong; the server does not tell which. After "
         "several tries it closes the session."
     ),
     who=Who.SENDER,
@@ -318,7 +318,7 @@ TOO_MANY_FAILURES = Cause(
     (Stage.AUTH,),
     "RFC 4954 4",
     "The client failed to log in too often.",
-    explanation="Somebody mistyped a password again and again, or guesses at it.",
+    explanation="Somebody mistyped a password again and again, or is guessing.",
     who=Who.SENDER,
     advice="Correct the stored password before connecting again.",
     setting="limits.login_failures",

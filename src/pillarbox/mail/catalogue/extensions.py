@@ -17,7 +17,7 @@ SUSPENDED = Cause(
     "An extension that was on offer is suspended.",
     explanation=(
         "The answer to EHLO in this session listed the extension, and the operator has suspended it since. "
-        "Later it will be offered again, or no more."
+        "It may be offered again later, or never."
     ),
     who=Who.NOBODY,
     advice="Wait, or send without the parameter if it may be left out.",
@@ -62,7 +62,7 @@ HOLD_TOO_LONG = Cause(
     "Parameter {detail} is beyond the limit of {limit} seconds",
     (Stage.MAIL,),
     "RFC 4865 4",
-    "The message was to be held longer than this server holds one.",
+    "The message was to be held longer than this server holds any.",
     explanation="The answer to EHLO names the longest time and the last moment behind FUTURERELEASE.",
     who=Who.SENDER,
     advice="Choose an earlier time.",
@@ -90,7 +90,7 @@ PRIORITY_CHANGED = Cause(
     "{priority} is the new priority of the message",
     (Stage.MAIL,),
     "RFC 6710 4.1",
-    "The reverse-path is accepted, the priority was lowered.",
+    "The reverse-path is accepted; the priority was lowered.",
     explanation="Not everybody may send mail that goes before that of others.",
     who=Who.NOBODY,
     advice="Nothing needs to be done.",
@@ -134,11 +134,11 @@ OWNER_CHANGED = Cause(
     "RFC 7293 5.2",
     "The address belongs to somebody else by now.",
     explanation=(
-        "The sender asked for those only who had the address at a given time. The mailbox was made later, "
+        "The mail is meant only for whoever had the address at a given time. The mailbox was made later, "
         "so its owner may be a stranger to the sender."
     ),
     who=Who.SENDER,
-    advice="Ask the person for a new address by another way; do not send private mail to this one.",
+    advice="Ask the person for a new address in another way; do not send private mail to this one.",
     setting="domain.user.since",
     scenarios=("E550-5",),
 )
@@ -151,10 +151,10 @@ DOMAIN_CHANGED = Cause(
     "RFC 7293 5.2",
     "The domain belongs to somebody else by now.",
     explanation=(
-        "The sender asked for those only who had the address at a given time. The domain has changed hands since."
+        "The mail is meant only for whoever had the address at a given time. The domain has changed hands since."
     ),
     who=Who.SENDER,
-    advice="Ask the person for a new address by another way; do not send private mail to this one.",
+    advice="Ask the person for a new address in another way; do not send private mail to this one.",
     setting="domain.since",
     scenarios=("E550-5",),
 )
@@ -165,7 +165,7 @@ MESSAGES_STARTED = Cause(
     "OK, {count} pending messages for node {node} started",
     (Stage.ETRN,),
     "RFC 1985 5",
-    "So many messages are sent now.",
+    "The messages that wait are sent now; the text says how many.",
     explanation="The node asked for the mail that waits for it, and its delivery has begun.",
     who=Who.NOBODY,
     advice="Nothing needs to be done.",

@@ -17,10 +17,10 @@ SPF_FAIL = Cause(
     "The sender's domain says that this host may not send its mail.",
     explanation=(
         "The domain of the reverse-path, or of EHLO if that is empty, publishes an SPF record that lists its hosts. The "
-        "host that brought the message is not among them. Mail that was forwarded without rewriting its sender fares so too."
+        "host that brought the message is not among them. The same happens to mail that was forwarded without rewriting its sender."
     ),
     who=Who.SENDER_ADMIN,
-    advice="Send through a host that the record names, or add this one to it. Who forwards has to rewrite the sender.",
+    advice="Send through a host that the record names, or add this one to it. Whoever forwards has to rewrite the sender.",
     setting="spf.fail",
     scenarios=("E550-8",),
 )
@@ -74,7 +74,7 @@ DKIM_MISSING = Cause(
     (Stage.BODY,),
     "RFC 7372 3.1",
     "The message has no DKIM signature that passes, and this server wants one.",
-    explanation="It was not signed, or it was changed after it was signed, or the key of the signature can't be had.",
+    explanation="It was not signed, or it was changed after it was signed, or the key of the signature can't be found.",
     who=Who.SENDER_ADMIN,
     advice="Sign outgoing mail with DKIM and publish the key; the reply says what was wrong with the signature.",
     setting="dkim.missing",
@@ -141,7 +141,7 @@ DMARC_REJECT = Cause(
         "passed for a domain that is not aligned with it."
     ),
     who=Who.SENDER_ADMIN,
-    advice="Use a reverse-path or a DKIM key of the domain in From, or of one that belongs to the same organization.",
+    advice="Use a reverse-path or a DKIM key of the domain in From, or of a domain that belongs to the same organization.",
     setting="dmarc.enforce",
     scenarios=("E550-13",),
 )
@@ -152,7 +152,7 @@ DMARC_NO_AUTHOR = Cause(
     "There is not exactly one From field with a domain, so nobody can vouch for the author",
     (Stage.BODY,),
     "RFC 9989 5.3, RFC 5322 3.6.2",
-    "From is missing, is there twice, or has no domain name.",
+    "The From field is missing, is there twice, or has no domain name.",
     explanation=(
         "The author is who people believe a message to be from. Without one From field that names a domain, whoever sent the "
         "message could have any policy looked up and show another name."

@@ -103,7 +103,7 @@ SENDER_DOMAIN_RESERVED = Cause(
     (Stage.MAIL,),
     "RFC 5321 2.3.5",
     "The sender's domain has no dot, or is one that nobody can own.",
-    explanation="Names such as localhost or printer.invalid mean something inside a house at most; no report could reach them.",
+    explanation="Names such as localhost or printer.invalid mean something inside one network at most; no report could reach them.",
     who=Who.SENDER_ADMIN,
     advice="Give the sending program a full sender address.",
     setting="sender.domain",
@@ -159,7 +159,7 @@ REVERSE_NAME_UNCLEAR = Cause(
     (Stage.RCPT,),
     "RFC 7372 3.3",
     "DNS gives no answer about the name of the client's address.",
-    explanation="The server wants to know the name of each host that sends mail. DNS did not answer, and that is no proof of anything.",
+    explanation="The server looks up the name of each host that sends mail. DNS gave no answer, and that is no proof of anything.",
     who=Who.SENDER_ADMIN,
     advice="Wait; if it goes on, check the name servers of the address's reverse zone.",
     setting="reverse_dns.action",
@@ -203,7 +203,7 @@ CONGESTED = Cause(
     "{hostname} is overloaded, try again later",
     (Stage.GREETING,),
     "RFC 5321 3.8",
-    "The machine has more to do than it can.",
+    "The machine has more to do than it can cope with.",
     explanation="The load of the machine is over the limit that the operator set, so new sessions have to wait.",
     who=Who.OPERATOR,
     advice="Wait; a mail server tries again by itself.",
@@ -264,7 +264,7 @@ GREYLISTED = Cause(
     "RFC 6647 2.2",
     "Mail from this network, sender and recipient was not seen before.",
     explanation=(
-        "Mail servers try again after a while, most programs that send spam do not. So mail from unknown senders is put "
+        "Mail servers try again after a while; most programs that send spam do not. So mail from unknown senders is put "
         "off once, and accepted when it comes again from the same network with the same envelope."
     ),
     who=Who.NOBODY,
@@ -282,7 +282,7 @@ EARLY_TALKER = Cause(
     "The client did not wait for the greeting.",
     explanation="A client has to read the whole greeting before it says anything. Programs that send spam often do not bother.",
     who=Who.SENDER_ADMIN,
-    advice="Correct the sending program: it has to wait for the line that begins with '220 ' and a space.",
+    advice="Correct the sending program: it has to wait for the line that begins with '220' and a space.",
     setting="greet.early_talker",
     scenarios=("E554-7",),
 )
@@ -339,7 +339,7 @@ VIRUS_FOUND = Cause(
     (Stage.BODY,),
     "RFC 5321 4.2.5",
     "A scanner found a virus in the message.",
-    explanation="A program that knows viruses found one in the message, or something that looks like it. The text has its name.",
+    explanation="A program that looks for viruses found one in the message, or something that looks like it. The text has its name.",
     who=Who.SENDER,
     advice="Check the computer from which the message came.",
     setting="scanner.clamd",
