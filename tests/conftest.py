@@ -224,6 +224,9 @@ class Options:
             extensions=self.extension_settings,
             suspended=set(self.extension_settings.suspended),
             starts_queue=bool(self.etrn.allow),
+            verifies=self.vrfy != "off",
+            expands=self.vrfy == "open",
+            expands_for_logins=self.vrfy == "auth",
             knows_since=True,
         )
 

@@ -40,6 +40,7 @@ from pillarbox.policy.quota import mailbox_of
 from pillarbox.policy.rules import Role, Rules
 from pillarbox.policy.signing import SigningKeys, keys_folder
 from pillarbox.policy.terms import TermRules
+from pillarbox.policy.verify import VerifyPolicy
 from pillarbox.queue.ledger import Ledger
 from pillarbox.queue.manager import Manager
 from pillarbox.queue.returned import Returns
@@ -384,6 +385,9 @@ class Service:
             extensions=config.extensions,
             suspended=self._suspended,
             starts_queue=bool(config.etrn.allow) and settings.role is not Role.LMTP,
+            verifies=config.policy.vrfy is not VerifyPolicy.OFF,
+            expands=config.policy.vrfy is VerifyPolicy.OPEN,
+            expands_for_logins=config.policy.vrfy is VerifyPolicy.AUTH,
             knows_since=policy.directory.knows_since,
         )
         slow = bool(config.greet.delay_s) and settings.role is Role.MX

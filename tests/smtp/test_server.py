@@ -432,6 +432,14 @@ def test_help_lists_what_may_be_used_now(new_core):
     assert listed(new_core(tls="implicit", login=True).feed(EHLO)) == anytime | {"MAIL", "AUTH"}
     assert listed(new_core().feed(EHLO + MAIL)) == anytime | {"RCPT"}
     assert listed(new_core().feed(EHLO + MAIL + RCPT)) == anytime | {"RCPT", "DATA", "BDAT"}
+    assert listed(new_core(vrfy="off")) == anytime - {"VRFY"}
+    assert listed(new_core(vrfy="open")) == anytime | {"EXPN"}
+    users = {"tls": "implicit", "login": True, "vrfy": "auth"}
+    assert "EXPN" not in listed(new_core(**users).feed(EHLO))
+    assert "EXPN" in listed(new_core(**users).feed(EHLO + b"AUTH PLAIN " + PLAIN + b"\r\n"))
+    nodes = EtrnSettings(allow=("branch.example",))
+    assert listed(new_core(etrn=nodes)) == anytime, "after EHLO only"
+    assert listed(new_core(etrn=nodes).feed(EHLO)) == anytime | {"MAIL", "ETRN"}
     assert listed(new_core(role=Role.LMTP)) == anytime - {"HELO", "EHLO"} | {"LHLO"}
 
 

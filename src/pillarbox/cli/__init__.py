@@ -18,10 +18,10 @@ def main() -> None:
         ]
     else:
         arguments = sys.argv[2:] if sys.argv[1:2] == ["sendmail"] else None
-    if arguments is not None:
+    if arguments is not None and arguments != ["--help"]:
         from pillarbox.cli.sendmail import run
 
         sys.exit(run(arguments))
     from pillarbox.cli.commands import cli
 
-    cli(prog_name="pillarbox")
+    cli(arguments and ["sendmail", *arguments], prog_name="pillarbox")

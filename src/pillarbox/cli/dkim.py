@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pillarbox.cli.outcome import Exit
-from pillarbox.cli.show import fail, format_time, iso_time, show_json, show_table
+from pillarbox.cli.show import Group, fail, format_time, iso_time, show_json, show_table
 from pillarbox.cli.store import data_folder, store_options
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _STRING = 250  # characters of one string of a TXT record
 
 
-@click.group()
+@click.group(cls=Group)
 def dkim() -> None:
     """Make, list and change the keys that outgoing mail is signed with."""
 

@@ -17,6 +17,7 @@ import click
 from pillarbox.cli.outcome import Exit
 from pillarbox.cli.show import is_colourful, read_text, show_json
 from pillarbox.diagnose.diagnosis import Kind, Outcome
+from pillarbox.diagnose.meaning import Basis
 from pillarbox.observe import visible
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ _SHOWN_ADDRESSES = 8
 _SHOWN_ECHOES = 6
 _SHOWN_REPLY = 600
 _LABEL = 12
+_NOTATIONS = {"no marks": "lines without marks", "sentence": "an error message", "bounce": ""}
 _MIN_WIDTH, _USUAL_WIDTH, _MAX_WIDTH = 40, 80, 100
 
 
@@ -163,7 +165,8 @@ class _Page:
             Kind.BOUNCE: "A bounce",
         }[found.kind]
         host = f" with {visible(found.host)}" if found.host and found.kind is Kind.TRANSCRIPT else ""
-        self._echo(f"{what}{host}, read as: {found.notation}\n")
+        notation = _NOTATIONS.get(found.notation, found.notation)
+        self._echo(f"{what}{host}{f', read as: {notation}' if notation else ''}\n")
 
     def _accounts(self, found: Diagnosis) -> None:
         """One paragraph for all who have the same fate for the same reason."""
@@ -222,8 +225,13 @@ class _Page:
         )
         for name, value in rows:
             self._row(name, value)
+        is_one = found.basis is Basis.CAUSE and len(found.causes) == 1  # and all of it is said above
+        if is_one:
+            self._row("setting", found.causes[0].setting)
         for note in found.notes:
             self._row("note", note)
+        if is_one:
+            return
         if found.causes:
             self._echo("\nThis server says it because of:")
         for cause in found.causes[:_SHOWN_CAUSES]:
@@ -254,6 +262,8 @@ def _quoted(finding: Finding, kind: Kind) -> str:
     text = str(reply) if reply.code else f"{reply.status} {reply.text}".strip()
     text = text if len(text) <= _SHOWN_REPLY else f"{text[:_SHOWN_REPLY]}..."
     if kind is Kind.REPLY:
+        return text
+    if not finding.line:  # of a bounce
         return text
     return f"{text}\n(line {finding.line}" + (f", to {finding.command})" if finding.command else ")")
 

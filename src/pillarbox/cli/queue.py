@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from pillarbox.cli.outcome import Exit
-from pillarbox.cli.show import fail, format_time, format_when, iso_time, show_json, show_table
+from pillarbox.cli.show import Group, fail, format_time, format_when, iso_time, show_json, show_table
 from pillarbox.cli.store import opened, store_options
 from pillarbox.mail.units import approximate_size, parse_duration
 
@@ -74,7 +74,7 @@ def _selection(given: dict[str, Any]) -> Selection:
     )
 
 
-@click.group()
+@click.group(cls=Group)
 def queue() -> None:
     """List, hold, release, retry, bounce or remove messages; works whether the server runs or not."""
 

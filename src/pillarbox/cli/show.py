@@ -23,6 +23,18 @@ if TYPE_CHECKING:
     from pillarbox.cli.outcome import Exit
 
 _MAX_OCTETS = 16 * 1024 * 1024 + 4  # enough for every character that is looked at
+_MAX_SENTENCE = 500
+
+
+class Group(click.Group):
+    """A command with others below it, each listed with the whole first sentence of its help."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list; click itself cuts each line off."""
+        found = ((name, self.get_command(ctx, name)) for name in self.list_commands(ctx))
+        rows = [(name, command.get_short_help_str(_MAX_SENTENCE)) for name, command in found if command]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
 
 
 def is_colourful(stream: object = None) -> bool:

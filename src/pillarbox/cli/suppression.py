@@ -13,7 +13,7 @@ import click
 
 from pillarbox.cli.outcome import Exit
 from pillarbox.cli.queue import Age
-from pillarbox.cli.show import fail, format_time, format_when, iso_time, show_json, show_table
+from pillarbox.cli.show import Group, fail, format_time, format_when, iso_time, show_json, show_table
 from pillarbox.cli.store import opened, store_options
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _YEAR_S = 31_536_000.0
 
 
-@click.group()
+@click.group(cls=Group)
 def suppression() -> None:
     """Show and change the list of addresses to which nothing is sent; works whether the server runs or not."""
 

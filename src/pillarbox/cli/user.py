@@ -16,7 +16,7 @@ import click
 
 from pillarbox.cli.outcome import Exit
 from pillarbox.cli.passwd_file import PasswdFileError, read_passwd_file
-from pillarbox.cli.show import fail, format_time, iso_time, show_json, show_table
+from pillarbox.cli.show import Group, fail, format_time, iso_time, show_json, show_table
 from pillarbox.cli.store import auth_mechanisms, data_folder, store_options
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ _password_file = click.option(
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-@click.group()
+@click.group(cls=Group)
 def user() -> None:
     """Keep the accounts that may log in.
 
@@ -229,7 +229,7 @@ def import_command(file: TextIO, data: Path | None, config: Path | None, *, repl
     click.echo(f"{len(made)} {'account' if len(made) == 1 else 'accounts'} imported.")
 
 
-@user.group("app-password")
+@user.group("app-password", cls=Group)
 def app_password() -> None:
     """Passwords for single programs and devices, which can be taken back one by one."""
 

@@ -14,7 +14,7 @@ MAX_CHARACTERS = 8192
 
 _SUCCESS = re.compile(r"(?:^|[\s(\"':])(2[0-5]\d)[ -](?:([2]\.\d{1,3}\.\d{1,3}) )?([^\"]*)")
 _STATUS = re.compile(r"\(?#?([245]\.\d{1,3}\.\d{1,3})\)?[ :;-]*", re.ASCII)
-_IN_REPLY = re.compile(r"\s*\(in reply to [^()]{1,60}\)?\s*$")
+_IN_REPLY = re.compile(r"\s*\(in reply to [^()]{1,60}\)*\s*$")
 
 
 def reply_in(text: str, *, status: str = "") -> Reply:

@@ -62,7 +62,7 @@ def _host(text: str) -> str:
 
 _POSTFIX = re.compile(
     r"[^\[]{0,160}?\bpostfix[\w.-]{0,40}/(?:[\w.-]{1,40}/)?(?P<program>[\w-]{1,30})\[\d{1,10}\]: "
-    r"(?P<id>NOQUEUE|[0-9A-Za-z]{6,25}): (?P<rest>.*)"
+    r"(?P<id>NOQUEUE|[0-9A-Za-z]{4,25}): (?P<rest>.*)"
 )
 _POSTFIX_TO = re.compile(
     r"to=<(?P<to>[^>]*)>, (?:orig_to=<[^>]*>, )?relay=(?P<relay>[^,]+), (?:[a-z_]+=[^,]*, )*?"

@@ -220,6 +220,8 @@ def _explain_reply(asked: str) -> Explanation:
         status = _STATUS.fullmatch(bare[1])
         assert status is not None  # the one pattern contains the other
         return _explain_status(status)
+    if not asked:
+        return _unknown(asked, "The text is empty.")
     lines = _reply_lines(asked)
     if not lines:
         return _unknown(

@@ -101,6 +101,9 @@ class Profile:
     extensions: ExtensionSettings = field(default_factory=ExtensionSettings)
     suspended: set[str] = field(default_factory=set)  # keywords; shared, and changed while sessions are open
     starts_queue: bool = False  # there are nodes that may ask for their mail
+    verifies: bool = True  # VRFY is answered, if only by 252
+    expands: bool = False  # EXPN is, for everybody
+    expands_for_logins: bool = False
     knows_since: bool = False  # it is known since when mailboxes or domains are whose they are
     _offers: dict[tuple[object, ...], Offer] = field(init=False, repr=False, default_factory=dict)
     _helps: dict[tuple[object, ...], Reply] = field(init=False, repr=False, default_factory=dict)
@@ -125,7 +128,8 @@ class Profile:
             "HELP": self.helps,
             "ETRN": self.starts_queue and self.extensions.etrn == "on",
             "BDAT": self.extensions.chunking == "on",
-            "EXPN": False,
+            "VRFY": self.verifies,
+            "EXPN": self.expands or (self.expands_for_logins and login),
             "LHLO": self.lmtp,
             "EHLO": not self.lmtp,
             "HELO": not self.lmtp,
