@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pillarbox.config import Config, Problem
+    from pillarbox.policy.domains import DomainSettings
 
 
 @click.command()
@@ -88,6 +89,7 @@ def _problems(config: Config, file: str) -> Iterator[Problem]:
         *_files(config),
         *_addresses(config),
         *_data(config),
+        *_domains(config),
         *_user(config),
         *_signing_keys(config),
     )
@@ -162,6 +164,30 @@ def _data(config: Config) -> Iterator[tuple[str, str, str]]:
         yield "data", f"others may write to {folder}", f"use: chmod go-w {folder}"
 
 
+def _domains(config: Config) -> Iterator[tuple[str, str, str]]:
+    from pillarbox.policy.map_files import MapFile
+    from pillarbox.policy.transports import parse_spec
+
+    for name, domain in config.domains.items():
+        key = f'domain."{name}"'
+        for setting, path in (("users_file", domain.users_file), ("aliases_file", domain.aliases_file)):
+            if not path:
+                continue
+            try:
+                MapFile(path, name, aliases=setting == "aliases_file").check()
+            except OSError as error:
+                yield (
+                    f"{key}.{setting}",
+                    f"{path} cannot be read: {error.strerror}",
+                    "mail is put off without it",
+                )
+            except ValueError as error:
+                yield f"{key}.{setting}", f"{path}: {error}", "mail is put off until it is correct"
+        root = Path(parse_spec(domain.deliver).root) if domain.deliver else Path()
+        if not root.is_dir():
+            yield f"{key}.deliver", f"{root} is no folder", "make it, and give it to the server's user"
+
+
 def _signing_keys(config: Config) -> Iterator[tuple[str, str, str]]:
     from pillarbox.policy.signing import SigningError, keys_folder, stored_keys
 
@@ -184,6 +210,10 @@ def _user(config: Config) -> Iterator[tuple[str, str, str]]:
 def _warnings(config: Config, file: Path) -> Iterator[str]:
     if os.geteuid() == 0 and not config.user:
         yield "user: started by root the server stays root; name the user as whom it shall go on"
+    elsewhere = config.sql_accounts.url or config.oidc.issuer
+    submission = any(listener.role.value == "submission" for listener in config.listen)
+    if submission and not elsewhere and not _count_accounts(config):
+        yield 'a listener has role = "submission", but no account may log in; use: pillarbox user add NAME'
     folder = Path(config.data)
     if folder.exists() and folder.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         yield f"data: others may look into {folder}, where the mail lies; chmod 700 it"
@@ -210,7 +240,7 @@ def _summary(config: Config) -> Iterator[str]:
     if config.console.address:
         yield f"shows metrics on http://{config.console.address}/metrics"
     for name, domain in config.domains.items():
-        users = "every user" if domain.users == "*" else f"{len(domain.users)} users"
+        users = _users(domain)
         what = (
             "takes no mail"
             if domain.no_mail
@@ -219,6 +249,38 @@ def _summary(config: Config) -> Iterator[str]:
         yield f"serves {name}: {what}"
     for route in config.routes:
         yield f"sends mail for {route.match} by {route.via}"
-    yield f"relays for {', '.join(config.policy.relay_networks) or 'nobody'}; {len(config.accounts)} accounts may log in"
+    accounts = _count_accounts(config)
+    may = f"{accounts} account{'' if accounts == 1 else 's'} may log in"
+    yield f"relays for {', '.join(config.policy.relay_networks) or 'nobody'}; {may}"
     workers = "1 worker" if config.workers == 1 else f"{config.workers} workers"
     yield f"is called {config.hostname}, keeps its mail in {config.data}, {workers}"
+
+
+def _users(domain: DomainSettings) -> str:
+    """Whose mail a domain takes."""
+    if domain.users == "*" and not domain.users_file:
+        return "every user"
+    count = len({*(() if domain.users == "*" else domain.users), *domain.user})
+    found = [f"{count} user{'' if count == 1 else 's'}"] if count else []
+    return (
+        " and ".join([*found, *([f"the users in {domain.users_file}"] if domain.users_file else [])])
+        or "no user"
+    )
+
+
+def _count_accounts(config: Config) -> int:
+    """How many accounts of the file and of the store may log in."""
+    import apsw
+
+    from pillarbox.policy.account_store import FILE, AccountError, AccountStore
+
+    names = {name.lower() for name, account in config.accounts.items() if account.enabled}
+    file = Path(config.data) / FILE
+    if file.exists():
+        try:
+            store = AccountStore(file)
+        except (AccountError, apsw.Error, OSError):
+            return len(names)
+        names |= {account.name for account in store.listed() if account.enabled}
+        store.close()
+    return len(names)

@@ -12,7 +12,6 @@ import time
 from typing import TYPE_CHECKING, Protocol
 
 from pillarbox.mail.address import AddressError, parse_domain
-from pillarbox.smtp import login
 from pillarbox.smtp.client import (
     LONE_DOT,
     QUIT,
@@ -24,7 +23,6 @@ from pillarbox.smtp.client import (
     command,
 )
 from pillarbox.smtp.replies import CLOSING_CODE, Extensions, ProtocolError, ReplyReader, parse_extensions
-from pillarbox.smtp.sasl import NONCE_OCTETS
 
 if TYPE_CHECKING:
     import ssl
@@ -156,6 +154,9 @@ class Dialogue:
 
     def login(self, mechanism: str, user: str, password: str) -> Reply:
         """Log in; the secret is not shown to the watcher."""
+        from pillarbox.smtp import login  # only here: sendmail never logs in, and it takes long to import
+        from pillarbox.smtp.sasl import NONCE_OCTETS
+
         exchange = login.mechanism(mechanism, user, password, nonce=secrets.token_bytes(NONCE_OCTETS))
         reply = self.ask(
             login.auth_command(mechanism, exchange.initial),

@@ -73,6 +73,10 @@ class MapFile:
             return
         self._stamp, self._trouble = stamp, None
 
+    def check(self) -> None:
+        """Read the file once, and keep nothing. Raises OSError or ValueError."""
+        self._parse(self._path.read_text("utf-8"))
+
     def _parse(self, text: str) -> dict[str, tuple[str, ...]]:
         """Raises ValueError that names the line."""
         names: dict[str, tuple[str, ...]] = {}

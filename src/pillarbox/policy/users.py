@@ -153,8 +153,10 @@ class MailingList:
 
 def check_user(user: UserSettings) -> None:
     """Raise ValueError, naming the key, for what does not go together."""
-    if bool(user.moved_to) != (user.state is State.MOVED):
-        raise ValueError('moved_to: goes with state = "moved", and only with it')
+    if user.state is State.MOVED and not user.moved_to:
+        raise ValueError('moved_to: is missing; a user with state = "moved" needs it')
+    if user.moved_to and user.state is not State.MOVED:
+        raise ValueError('moved_to: goes only with state = "moved"')
     if user.moved_to:
         try:
             parse_address(user.moved_to)

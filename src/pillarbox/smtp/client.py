@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 from pillarbox.mail.catalogue.envelope import RECIPIENT_OK
 from pillarbox.mail.envelope import NO_TERMS, Body, ByMode, Notify
 from pillarbox.mail.reply import Stage
-from pillarbox.smtp.grammar import format_moment
 from pillarbox.smtp.replies import CLOSING_CODE, Extensions, ProtocolError
-from pillarbox.smtp.wire import stuff
+from pillarbox.smtp.wire import format_moment, stuff
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

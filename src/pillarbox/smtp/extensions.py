@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from pillarbox.mail.units import Octets, Seconds, Settings
-from pillarbox.smtp.grammar import format_moment
+from pillarbox.smtp.wire import format_moment
 
 if TYPE_CHECKING:
     from pillarbox.smtp.profile import Channel, Profile

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
@@ -151,11 +151,6 @@ def _moment(value: str) -> float:
             pass
     msg = "must be a date and time such as 2030-01-31T08:00:00Z"
     raise _BadValue(msg)
-
-
-def format_moment(at: float) -> str:
-    """Write Unix time as a date and time of the Internet; `_moment` reads it."""
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _priority(value: str) -> int:

@@ -6,6 +6,7 @@ Only CRLF ends a line and only CRLF.CRLF ends the data, so nothing can be smuggl
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from enum import Enum
 
 END_OF_DATA = b"\r\n.\r\n"
@@ -176,3 +177,8 @@ def stuff(piece: bytes, *, at_line_start: bool) -> bytes:
     """Double the dot at each line start of a body that has only CRLF line ends (RFC 5321 4.5.2)."""
     stuffed = piece.replace(b"\r\n.", b"\r\n..")
     return b"." + stuffed if at_line_start and piece[:1] == b"." else stuffed
+
+
+def format_moment(at: float) -> str:
+    """Write Unix time as a date and time of the Internet (RFC 3339), as parameters and keywords have it."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
