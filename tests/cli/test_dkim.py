@@ -59,3 +59,12 @@ def test_a_key_that_others_may_read_is_an_error(run, tmp_path):
     run("new", "example.org")
     next(tmp_path.glob("dkim/*/*.key")).chmod(0o644)
     assert "others may read this key" in run("list", status=78)
+
+
+def test_a_list_without_keys_says_so(run):
+    assert run("list") == "No key.\n"
+    assert json.loads(run("list", "--json")) == []
+
+
+def test_what_is_no_domain_is_named(run):
+    assert "'nonsense..' is not a domain name" in run("new", "nonsense..", status=64)

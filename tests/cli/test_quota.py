@@ -49,3 +49,21 @@ def test_what_has_no_quota(run, address: str) -> None:
     shown = run(address)
     assert shown.exit_code == 67
     assert "no mailbox with a quota" in shown.stderr
+
+
+def test_an_empty_mailbox_holds_nothing_and_no_limit_is_a_dash(run) -> None:
+    assert run("bob@example.org").stdout.splitlines()[1].split() == ["bob@example.org", "0", "1024", "0", "-"]
+
+
+def test_without_addresses_all_mailboxes_with_a_quota_are_listed(run) -> None:
+    listed = json.loads(run("--json").stdout)
+    assert [one["address"] for one in listed] == [
+        "ann@example.org",
+        "bob@example.org",
+        "postmaster@example.org",
+    ]
+
+
+def test_an_unreadable_configuration_is_said_to_be_so(tmp_path: Path) -> None:
+    shown = CliRunner().invoke(cli, ["quota", "ann@example.org", "--config", str(tmp_path / "nothing")])
+    assert (shown.exit_code, "cannot read" in shown.stderr) == (66, True)

@@ -54,7 +54,7 @@ def check_config(file: Path, *, as_json: bool) -> None:
         _report(error.problems, [], [], as_json=as_json)
         sys.exit(Exit.CONFIG)
     problems = list(_problems(config, str(file)))
-    warnings = [*unused(config), *_warnings(config, file)]
+    warnings = [*unused(config), *_warnings(config, file), *_domain_warnings(config)]
     _report(problems, warnings, list(_summary(config)), as_json=as_json)
     sys.exit(Exit.CONFIG if problems else Exit.OK)
 
@@ -89,7 +89,6 @@ def _problems(config: Config, file: str) -> Iterator[Problem]:
         *_files(config),
         *_addresses(config),
         *_data(config),
-        *_domains(config),
         *_user(config),
         *_signing_keys(config),
     )
@@ -164,30 +163,6 @@ def _data(config: Config) -> Iterator[tuple[str, str, str]]:
         yield "data", f"others may write to {folder}", f"use: chmod go-w {folder}"
 
 
-def _domains(config: Config) -> Iterator[tuple[str, str, str]]:
-    from pillarbox.policy.map_files import MapFile
-    from pillarbox.policy.transports import parse_spec
-
-    for name, domain in config.domains.items():
-        key = f'domain."{name}"'
-        for setting, path in (("users_file", domain.users_file), ("aliases_file", domain.aliases_file)):
-            if not path:
-                continue
-            try:
-                MapFile(path, name, aliases=setting == "aliases_file").check()
-            except OSError as error:
-                yield (
-                    f"{key}.{setting}",
-                    f"{path} cannot be read: {error.strerror}",
-                    "mail is put off without it",
-                )
-            except ValueError as error:
-                yield f"{key}.{setting}", f"{path}: {error}", "mail is put off until it is correct"
-        root = Path(parse_spec(domain.deliver).root) if domain.deliver else Path()
-        if not root.is_dir():
-            yield f"{key}.deliver", f"{root} is no folder", "make it, and give it to the server's user"
-
-
 def _signing_keys(config: Config) -> Iterator[tuple[str, str, str]]:
     from pillarbox.policy.signing import SigningError, keys_folder, stored_keys
 
@@ -226,6 +201,27 @@ def _warnings(config: Config, file: Path) -> Iterator[str]:
         and Path(config.tls.key).stat().st_mode & stat.S_IROTH
     ):
         yield f"tls.key: everybody may read {config.tls.key}; chmod 600 it"
+
+
+def _domain_warnings(config: Config) -> Iterator[str]:
+    """What makes a domain put its mail off; the server starts all the same, and serves the others."""
+    from pillarbox.policy.map_files import MapFile
+    from pillarbox.policy.transports import parse_spec
+
+    for name, domain in config.domains.items():
+        key = f'domain."{name}"'
+        for setting, path in (("users_file", domain.users_file), ("aliases_file", domain.aliases_file)):
+            if not path:
+                continue
+            try:
+                MapFile(path, name, aliases=setting == "aliases_file").check()
+            except OSError as error:
+                yield f"{key}.{setting}: {path} cannot be read: {error.strerror}; mail is put off without it"
+            except ValueError as error:
+                yield f"{key}.{setting}: {path}: {error}; mail is put off until it is correct"
+        root = Path(parse_spec(domain.deliver).root) if domain.deliver else Path()
+        if not root.is_dir():
+            yield f"{key}.deliver: {root} is no folder; make it, and give it to the server's user"
 
 
 def _summary(config: Config) -> Iterator[str]:

@@ -88,9 +88,11 @@ def list_keys(data: Path | None, config: Path | None, *, as_json: bool) -> None:
         fail(str(error), Exit.CONFIG)
     if as_json:
         show_json([_as_json(one) for one in found])
+    elif not found:
+        click.echo("No key.")
     else:
         rows = [(one.domain, one.selector, one.kind, one.state, format_time(one.made_at)) for one in found]
-        show_table(("domain", "selector", "kind", "state", "made"), rows)
+        show_table(("DOMAIN", "SELECTOR", "KIND", "STATE", "MADE"), rows)
 
 
 def _make(data: Path | None, config: Path | None, domain: str, kinds: Sequence[str]) -> list[StoredKey]:

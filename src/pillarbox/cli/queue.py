@@ -273,9 +273,7 @@ def _add_verb(verb: str, about: str, participle: str) -> None:
     def act(data: Path | None, config: Path | None, *, everything: bool, as_json: bool, **given: Any) -> None:
         selection = _selection(given)
         if selection.is_everything and not everything:
-            raise click.UsageError(
-                f"which messages? Name ids or conditions; --all means all of them ({verb})"
-            )
+            raise click.UsageError("which messages? Name ids or conditions; --all means all of them")
         _act(verb, participle, selection, data, config, as_json=as_json)
 
 

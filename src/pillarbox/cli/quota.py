@@ -13,13 +13,14 @@ import click
 from pillarbox.cli.outcome import Exit
 from pillarbox.cli.sendmail import CONFIG_FILE, CONFIG_VARIABLE
 from pillarbox.cli.show import fail, show_json, show_table
+from pillarbox.cli.store import load_config
 
 if TYPE_CHECKING:
     from pillarbox.policy.users import Quota
 
 
 @click.command()
-@click.argument("addresses", nargs=-1, required=True, metavar="ADDRESS...")
+@click.argument("addresses", nargs=-1, metavar="[ADDRESS]...")
 @click.option(
     "--config",
     "file",
@@ -32,20 +33,18 @@ if TYPE_CHECKING:
 @click.option("--recount", is_flag=True, help="Count all messages, whatever `maildirsize` says.")
 @click.option("--json", "as_json", is_flag=True, help="Print it for programs.")
 def quota(addresses: tuple[str, ...], file: Path, *, recount: bool, as_json: bool) -> None:
-    """Show what mailboxes with a quota hold."""
-    from pillarbox.config import ConfigError, load
+    """Show what mailboxes with a quota hold: these, or all that the configuration names."""
     from pillarbox.policy.directory import Directory
     from pillarbox.policy.quota import mailbox_of
 
-    try:
-        directory = Directory(load(file).directory)
-    except (ConfigError, OSError) as error:
-        fail(str(error), Exit.CONFIG)
+    directory = Directory(load_config(file).directory)
     directory.read_files()
     rows = []
-    for address in addresses:
+    for address in addresses or directory.mailboxes():
         known = mailbox_of(directory, address)
         if known is None or known.quota is None:
+            if not addresses:
+                continue
             fail(f"{address} is no mailbox with a quota", Exit.NO_USER)
         try:
             octets, messages = _usage(known.quota, anew=recount)
@@ -63,10 +62,17 @@ def quota(addresses: tuple[str, ...], file: Path, *, recount: bool, as_json: boo
     if as_json:
         show_json(rows)
         return
-    numbers = ("octets", "size", "messages", "max_messages")
+    if not rows:
+        click.echo("No mailbox with a quota.")
+        return
+    limits = ("size", "max_messages")  # 0 is none
+    numbers = ("OCTETS", "SIZE", "MESSAGES", "MAX MESSAGES")
     show_table(
-        ("address", *numbers),
-        [[str(row["address"]), *(str(row[name] or "-") for name in numbers)] for row in rows],
+        ("ADDRESS", *numbers),
+        [
+            ["-" if name in limits and not value else str(value) for name, value in row.items()]
+            for row in rows
+        ],
         right=numbers,
     )
 

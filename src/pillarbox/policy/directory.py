@@ -18,6 +18,8 @@ from pillarbox.policy.transports import UnsafeNameError, is_spec, parse_spec
 from pillarbox.policy.users import Mailbox, State, timestamp
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pillarbox.mail.reply import Reply
     from pillarbox.policy.map_files import MapFile
     from pillarbox.policy.users import MailingList
@@ -93,6 +95,12 @@ class Directory:
         for domain in self._names.domains.values():
             for file in domain.files:
                 file.refresh()
+
+    def mailboxes(self) -> Iterator[str]:
+        """The addresses of all users that are named somewhere, by domain and name."""
+        for domain in self._names.domains.values():
+            names = domain.users.union(*(file.mailboxes for file in domain.files))
+            yield from (f"{name}@{domain.shown}" for name in sorted(names))
 
     def verifies(self, address: Address) -> bool:
         """Whether another host has to be asked about a recipient."""

@@ -51,6 +51,11 @@ class MapFile:
         self._names: dict[str, tuple[str, ...]] = {}
         self._trouble: Cause | None = None
 
+    @property
+    def mailboxes(self) -> tuple[str, ...]:
+        """The names of the mailboxes in it, as it was read last; there are none in a file of aliases."""
+        return () if self._aliases else tuple(self._names)
+
     def find(self, name: str) -> tuple[str, ...] | None:
         """What a name stands for, () for a mailbox, None if it is not there. Raises DirectoryTroubleError."""
         if self._trouble is not None:

@@ -114,10 +114,10 @@ def _load(file: Path) -> StoredKey:
 
 def make_keys(folder: Path, domain: str, *, now: float, kinds: Sequence[str] = _KINDS) -> list[StoredKey]:
     """New keys for a domain: they sign at once if none does so yet, else they wait. Raises SigningError or OSError."""
-    domain = a_labels(domain)
-    if "." not in domain or "/" in domain:
-        raise SigningError("not a domain name")
-    home = folder / domain
+    name = a_labels(domain)
+    if "." not in name or "/" in name:
+        raise SigningError(f"{domain!r} is not a domain name")
+    home = folder / name
     if not folder.parent.is_dir():
         raise SigningError(f"the data folder {folder.parent} is not there yet; start the server once")
     owner = folder.parent.stat()  # root makes keys for the user that the service runs as
@@ -125,7 +125,7 @@ def make_keys(folder: Path, domain: str, *, now: float, kinds: Sequence[str] = _
         if not made.exists():
             made.mkdir(mode=0o700)
             os.chown(made, owner.st_uid, owner.st_gid)
-    present = [one for one in stored_keys(folder) if one.domain == domain]
+    present = [one for one in stored_keys(folder) if one.domain == name]
     state = "waits" if any(one.state == "signs" for one in present) else "signs"
     day = strftime("%Y%m%d", gmtime(now))
     taken = {one.selector for one in present}
