@@ -138,6 +138,7 @@ BOUNCE = Path(__file__).parents[1] / "data" / "bounces" / "lhost-postfix-01.eml"
         (POSTFIX.partition("status=bounced ")[2], "A delivery or refusal, read as: an error message"),
         (BARE, "A session with mx.example.net, read as: lines without marks"),
         (BOUNCE.read_text(), "A bounce"),
+        ("C: EHLO x\nS: 250 mx.example.net\n", "A session, read as: C: and S:"),
         ("", "Not known here"),
     ],
 )
@@ -181,3 +182,13 @@ def test_sendmail_tells_about_itself(pillarbox) -> None:
     ran = pillarbox("sendmail", "--help")
     assert (ran.status, "Usage: pillarbox sendmail" in ran.out, ran.err) == (0, True, "")
     assert pillarbox("sendmail").status == 64
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("arf-02.eml", "complained about it"), ("rfc3834-01.eml", "a program answered it")],
+)
+def test_what_is_told_of_a_message_that_arrived_is_no_refusal(name: str, words: str, pillarbox) -> None:
+    ran = pillarbox("explain", BOUNCE.with_name(name))
+    assert (ran.status, words in ran.out) == (0, True)
+    assert "refused" not in ran.out

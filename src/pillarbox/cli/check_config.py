@@ -19,7 +19,7 @@ import click
 
 from pillarbox.cli.outcome import Exit
 from pillarbox.cli.sendmail import CONFIG_FILE, CONFIG_VARIABLE
-from pillarbox.cli.show import fail, show_json
+from pillarbox.cli.show import count, fail, show_json
 from pillarbox.observe import visible
 
 if TYPE_CHECKING:
@@ -245,8 +245,7 @@ def _summary(config: Config) -> Iterator[str]:
         yield f"serves {name}: {what}"
     for route in config.routes:
         yield f"sends mail for {route.match} by {route.via}"
-    accounts = _count_accounts(config)
-    may = f"{accounts} account{'' if accounts == 1 else 's'} may log in"
+    may = f"{count(_count_accounts(config), 'account')} may log in"
     yield f"relays for {', '.join(config.policy.relay_networks) or 'nobody'}; {may}"
     workers = "1 worker" if config.workers == 1 else f"{config.workers} workers"
     yield f"is called {config.hostname}, keeps its mail in {config.data}, {workers}"
@@ -256,8 +255,8 @@ def _users(domain: DomainSettings) -> str:
     """Whose mail a domain takes."""
     if domain.users == "*" and not domain.users_file:
         return "every user"
-    count = len({*(() if domain.users == "*" else domain.users), *domain.user})
-    found = [f"{count} user{'' if count == 1 else 's'}"] if count else []
+    named = {*(() if domain.users == "*" else domain.users), *domain.user}
+    found = [count(len(named), "user")] if named else []
     return (
         " and ".join([*found, *([f"the users in {domain.users_file}"] if domain.users_file else [])])
         or "no user"

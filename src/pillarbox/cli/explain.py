@@ -162,7 +162,7 @@ class _Page:
         what = {
             Kind.TRANSCRIPT: "A session",
             Kind.LOG: "Deliveries and refusals" if len(found.replies) > 1 else "A delivery or refusal",
-            Kind.BOUNCE: "A bounce",
+            Kind.BOUNCE: "A bounce" if found.notation == "bounce" else "A message about a message",
         }[found.kind]
         host = f" with {visible(found.host)}" if found.host and found.kind is Kind.TRANSCRIPT else ""
         notation = _NOTATIONS.get(found.notation, found.notation)

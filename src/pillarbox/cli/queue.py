@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from pillarbox.cli.outcome import Exit
-from pillarbox.cli.show import Group, fail, format_time, format_when, iso_time, show_json, show_table
+from pillarbox.cli.show import Group, count, fail, format_time, format_when, iso_time, show_json, show_table
 from pillarbox.cli.store import opened, store_options
 from pillarbox.mail.units import approximate_size, parse_duration
 
@@ -112,9 +112,9 @@ def _show(found: list[ListedMessage], limit: int, depth: list[Depth], now: float
     show_table(columns, [_row(message, now) for message in found[:limit]], right=("AGE", "SIZE"))
     recipients = sum(one.recipients for one in depth)
     more = f"; these are the first {limit}, --limit shows more" if len(found) > limit else ""
-    click.echo(
-        f"\n{recipients} recipients wait for {len({one.destination for one in depth})} destinations{more}."
-    )
+    destinations = count(len({one.destination for one in depth}), "destination")
+    verb = "waits" if recipients == 1 else "wait"
+    click.echo(f"\n{count(recipients, 'recipient')} {verb} for {destinations}{more}.")
 
 
 def _row(message: ListedMessage, now: float) -> tuple[str, ...]:
@@ -207,6 +207,7 @@ def show(
         show_json(to_json(found) | ({"headers": text.split("\r\n")} if headers else {}))
         return
     print_message(found)
+    click.echo(f"`pillarbox trace {found.queue_id}` tells its whole history.")
     for line in head.decode("utf-8", "backslashreplace").split("\r\n") if headers else ():
         click.echo(f"  | {_safe(line)}")
 
@@ -245,11 +246,12 @@ def print_message(found: ListedMessage) -> None:
     for one in found.recipients:
         when = f", next {format_when(one.due, now)}" if one.state == 0 and not one.active else ""
         original = f" (for {one.original})" if one.original else ""
-        click.echo(f"  to {_safe(one.address + original)}: {_state_word(one)}, {one.attempts} attempts{when}")
+        click.echo(
+            f"  to {_safe(one.address + original)}: {_state_word(one)}, {count(one.attempts, 'attempt')}{when}"
+        )
         click.echo(f"     by {_safe(one.destination)}")
         if one.result is not None:
             click.echo(f"     last: {_safe(str(one.result.reply))} {_safe(one.result.host)}".rstrip())
-    click.echo(f"`pillarbox trace {found.queue_id}` tells its whole history.")
 
 
 # --- acting
@@ -296,7 +298,8 @@ def _act(
     elif not messages:
         click.echo("No message fits.")
     else:
-        click.echo(f"{done.messages} messages with {done.recipients} recipients {participle}.")
+        messages_with = f"{count(done.messages, 'message')} with {count(done.recipients, 'recipient')}"
+        click.echo(f"{messages_with} {participle}.")
 
 
 for _verb, (_about, _participle) in _VERBS.items():

@@ -91,6 +91,11 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: 
     console.print(table)
 
 
+def count(number: int, noun: str) -> str:
+    """So many of something."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def format_when(at: float, now: float) -> str:
     """A moment relative to now: "3m ago", "in 2h5m", "now"."""
     if abs(at - now) < 1:

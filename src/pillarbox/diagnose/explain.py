@@ -41,6 +41,14 @@ _ACTIONS = {
     "relayed": Outcome.ACCEPTED,
     "expanded": Outcome.ACCEPTED,
 }
+# What came back although the message had arrived: what happened, and what to do.
+_ARRIVED = {
+    BounceKind.FEEDBACK: (
+        "The message arrived, and the recipient complained about it or wants no more.",
+        "Send this recipient no more mail of this kind.",
+    ),
+    BounceKind.AUTO_REPLY: ("The message arrived, and a program answered it.", "Read the answer."),
+}
 _ADDRESS = re.compile(r"<?([^\s<>:;,()\"']{1,64}@[A-Za-z0-9.-]{1,253}[A-Za-z0-9])>?")
 
 
@@ -63,7 +71,7 @@ def _find(text: str) -> Diagnosis:
         return bounce
     sessions = [pair(recording) for recording in read_recordings(text)]
     notation, events = read_events(text)
-    if any(session.has_client and len(session.exchanges) > 1 for session in sessions):
+    if any(_is_conversation(session) for session in sessions):
         return _of_sessions(sessions)
     if events:
         return _of_events(notation, events)
@@ -72,6 +80,17 @@ def _find(text: str) -> Diagnosis:
     if (reply := _of_reply(asked)) is not None:
         return reply
     return _of_sentence(asked)
+
+
+def _is_conversation(session: Session) -> bool:
+    """Whether a client and a server speak; a single command and its reply do only if they are marked as such."""
+    if not session.has_client:
+        return False
+    if len(session.exchanges) > 1:
+        return True
+    return session.recording.notation != "no marks" and any(
+        exchange.command and exchange.reply for exchange in session.exchanges
+    )
 
 
 def _single(asked: str) -> Diagnosis | None:
@@ -229,6 +248,14 @@ def _of_bounce(text: str) -> Diagnosis | None:
         )
         if outcome in (Outcome.TEMPORARY, Outcome.PERMANENT):
             found = by_verdict(found, one.verdict)
+        elif outcome is Outcome.UNKNOWN and bounce.kind in _ARRIVED:
+            happened, advice = _ARRIVED[bounce.kind]
+            found = replace(
+                judge(one.reply, outcome=Outcome.ACCEPTED, host=host, address=one.address),
+                happened=happened,
+                meaning="",
+                advice=advice,
+            )
         accounts.append(replace(found, reply=place, message=bounce.queue_id, line=0))
         findings.append(Finding(0, "", one.stage or Stage.ANY, one.reply, Role.CAUSE))
     notes = []
