@@ -95,3 +95,11 @@ def test_a_file_with_a_line_that_can_not_be_used_adds_nothing(user, line, proble
     assert ran.status == 65
     assert problem in ran.err
     assert listed(user) == {}
+
+
+def test_a_look_makes_no_accounts(user, tmp_path):
+    assert user("list").out == "No account.\n"
+    for arguments in (("app-password", "list", "ann"), ("remove", "ann")):
+        ran = user(*arguments)
+        assert (ran.status, "there are no accounts in" in ran.err) == (1, True)
+    assert not list(tmp_path.iterdir())

@@ -56,6 +56,14 @@ async def test_health_and_readiness(tmp_path) -> None:
         assert (await get(port, "/other"))[0] == 404
 
 
+async def test_a_source_tree_without_the_pages_says_how_to_make_them(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(api, "SITE", tmp_path / "no site")
+    async with serving(tmp_path) as port:
+        assert (await get(port, "/"))[0] == 307
+        status, text = await get(port, "/reference/")
+    assert (status, "make docs" in text) == (404, True)
+
+
 async def test_the_reference_of_replies_is_shown(tmp_path, monkeypatch) -> None:
     site.build(tmp_path / "no transcripts", tmp_path / "site")
     monkeypatch.setattr(api, "SITE", tmp_path / "site")

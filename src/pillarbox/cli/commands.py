@@ -41,7 +41,7 @@ _COMMANDS = {
     "check-config": ("pillarbox.cli.check_config", "check_config", "Check a configuration file."),
     "quota": ("pillarbox.cli.quota", "quota", "Show how full mailboxes are, and count them anew."),
     "dkim": ("pillarbox.cli.dkim", "dkim", "Make, list and change the keys that mail is signed with."),
-    "user": ("pillarbox.cli.user", "user", "Make what the configuration needs to know of an account."),
+    "user": ("pillarbox.cli.user", "user", "Keep the accounts that may log in."),
 }
 
 

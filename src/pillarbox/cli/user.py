@@ -45,13 +45,15 @@ def user() -> None:
 
 
 @contextmanager
-def _accounts(data: Path | None, config: Path | None) -> Iterator[AccountStore]:
-    """The accounts of a data folder; what goes wrong with them ends the command."""
+def _accounts(data: Path | None, config: Path | None, *, makes: bool = False) -> Iterator[AccountStore]:
+    """The accounts of a data folder, which only `makes` makes; what goes wrong with them ends the command."""
     import apsw
 
     from pillarbox.policy.account_store import FILE, AccountError, AccountStore
 
     folder = data or data_folder(config)
+    if not makes and not (folder / FILE).exists():
+        fail(f"there are no accounts in {folder}; `pillarbox user add` makes the first one", Exit.NOTHING)
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         store = AccountStore(folder / FILE)
@@ -115,7 +117,7 @@ def add_command(
 ) -> None:
     """Add an account."""
     account = _with_password(name, _ask_password(password_file), tuple(map(str.lower, senders)), data, config)
-    with _accounts(data, config) as store:
+    with _accounts(data, config, makes=True) as store:
         store.add(account)
     click.echo(f"{name} can log in.")
 
@@ -167,8 +169,12 @@ def remove_command(name: str, data: Path | None, config: Path | None) -> None:
 @store_options
 def list_command(data: Path | None, config: Path | None, *, as_json: bool) -> None:
     """List the accounts. Those in the configuration file are not among them."""
-    with _accounts(data, config) as store:
-        found = store.listed()
+    from pillarbox.policy.account_store import FILE
+
+    folder, found = data or data_folder(config), []
+    if (folder / FILE).exists():  # a look makes none
+        with _accounts(folder, config) as store:
+            found = store.listed()
     if as_json:
         show_json(
             [
@@ -219,7 +225,7 @@ def import_command(file: TextIO, data: Path | None, config: Path | None, *, repl
         fail(str(error), Exit.DATA)
     mechanisms = auth_mechanisms(data, config)
     shown = len(entries) >= _PROGRESS_FROM and sys.stderr.isatty()
-    with _accounts(data, config) as store:
+    with _accounts(data, config, makes=True) as store:
         with click.progressbar(entries, label="Importing", file=sys.stderr, hidden=not shown) as progress:
             made = [
                 with_password(account, password, mechanisms) if password else account

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import apsw
 import uvicorn
 from starlette.applications import Starlette
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from starlette.requests import Request
+    from starlette.routing import BaseRoute
 
 _MAX_CONNECTIONS = 100
 _STOP_S = 2
@@ -50,14 +51,31 @@ def create_app(ready: Callable[[], bool], data: Path) -> Starlette:
             else PlainTextResponse("not ready\n", status_code=HTTPStatus.SERVICE_UNAVAILABLE)
         )
 
+    async def home(_request: Request) -> Response:
+        return RedirectResponse("/reference/")
+
     return Starlette(
         routes=[
             Route("/metrics", metrics),
             Route("/healthz", healthz),
             Route("/readyz", readyz),
-            Mount("/reference", StaticFiles(directory=SITE, html=True, check_dir=False)),
+            Route("/", home),
+            _reference(),
         ]
     )
+
+
+def _reference() -> BaseRoute:
+    """The pages about replies; a source tree has them only when they were built."""
+    if SITE.is_dir():
+        return Mount("/reference", StaticFiles(directory=SITE, html=True))
+
+    async def missing(_request: Request) -> Response:
+        return PlainTextResponse(
+            "The pages are not built here; use: make docs\n", status_code=HTTPStatus.NOT_FOUND
+        )
+
+    return Route("/reference/{page:path}", missing)
 
 
 def _measure(data: Path) -> bytes:
