@@ -53,6 +53,8 @@ def fates(found):
             Kind.LOG,
         ),
         ("Remote Server returned '550 5.1.10 RESOLVER.ADR.RecipientNotFound'", Kind.LOG),
+        ("connect to mx.example.net[192.0.2.1]:25: Connection timed out", Kind.LOG),
+        ("ConnectionRefusedError: [Errno 111] Connection refused", Kind.LOG),
         ("", Kind.NOTHING),
         ("hello", Kind.NOTHING),
         ("Dear Ann,\nhow are you?\n", Kind.NOTHING),

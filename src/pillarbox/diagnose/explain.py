@@ -17,10 +17,10 @@ from pillarbox.diagnose.diagnostic import reply_in, stage_in
 from pillarbox.diagnose.exchanges import Exchange, Session, pair
 from pillarbox.diagnose.fates import Fate, follow, outcome_of
 from pillarbox.diagnose.judge import by_verdict, judge, unanswered, unsent
-from pillarbox.diagnose.logs import Event, read_events
+from pillarbox.diagnose.logs import Event, read_events, unreached
 from pillarbox.diagnose.transcript import read_recordings
 from pillarbox.mail.catalogue import delivery
-from pillarbox.mail.reply import Stage, printable
+from pillarbox.mail.reply import Reply, Stage, printable
 
 MAX_CHARACTERS = 4 * 1024 * 1024  # what is behind is not read
 _MAX_SINGLE = 400  # longer than any code, id, status or reply line that is looked up
@@ -277,6 +277,10 @@ def _of_sentence(asked: str) -> Diagnosis:
         return _of_events("python exception", events, is_settled=False)
     reply = reply_in(asked)
     if not reply.code and not reply.status:
+        nobody = unreached(asked) if len(asked) <= _MAX_SINGLE and "\n" not in asked else None
+        if nobody is Stage.CONNECT:
+            event = Event("", Outcome.TEMPORARY, Reply(0, "", (asked,)), nobody, "", "", 1)
+            return _of_events("sentence", [event])
         found = meaning.look_up(asked[:_MAX_SINGLE])
         return Diagnosis(Kind.NOTHING, explanation=found, notes=found.notes)
     address = _ADDRESS.search(asked[:_MAX_REPLY])

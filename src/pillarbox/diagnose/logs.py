@@ -126,11 +126,11 @@ def _postfix_delivery(sent: re.Match[str], program: str, message: str, number: i
     elif "message may be sent more than once" in text:
         outcome, stage = Outcome.IN_DOUBT, Stage.BODY
     elif stage is None and not reply.code:
-        stage = _unreached(text) or (None if program in ("smtp", "lmtp") else Stage.LOCAL)
+        stage = unreached(text) or (None if program in ("smtp", "lmtp") else Stage.LOCAL)
     return Event(sent["to"], outcome, reply, stage, _host(sent["relay"]), message, number)
 
 
-def _unreached(text: str) -> Stage | None:
+def unreached(text: str) -> Stage | None:
     """Where a delivery ended that reached no server."""
     if "name not found" in text or "Name service" in text or "look up" in text or "Host unknown" in text:
         return Stage.DNS
@@ -197,7 +197,7 @@ def _exim_delivery(sent: re.Match[str], message: str, number: int) -> Event:
     else:
         reason = _EXIM_REASON.search(text)
         words = text[reason.end() :] if reason else text
-        reply, stage = reply_in(words), stage_in(words) or _unreached(words)
+        reply, stage = reply_in(words), stage_in(words) or unreached(words)
     if outcome is Outcome.ACCEPTED:
         stage = Stage.BODY if host else Stage.LOCAL
         if said is None:
@@ -258,7 +258,7 @@ def _sendmail_delivery(fields: dict[str, str], message: str, number: int) -> Ite
             else Stage.LOCAL
         )
     elif fields["stat"].startswith(("Deferred", "queued")):
-        outcome, stage = Outcome.TEMPORARY, stage_in(told) or _unreached(told)
+        outcome, stage = Outcome.TEMPORARY, stage_in(told) or unreached(told)
     else:
         outcome, stage = _by_class(reply), stage_in(told)
         outcome = Outcome.PERMANENT if outcome is Outcome.UNKNOWN else outcome
@@ -319,7 +319,7 @@ def _qmail(rows: Iterable[str]) -> Iterator[Event]:
             address, message = started.get(found["number"], ("", ""))
             outcome, words = _QMAIL_RESULTS[word], text.replace("_", " ")
             host = re.match(r"(?:Connected to )?([\d.]+)", words)
-            stage = stage_in(words) or _unreached(words)
+            stage = stage_in(words) or unreached(words)
             stage = Stage.BODY if outcome is Outcome.ACCEPTED else stage
             yield Event(address, outcome, reply_in(words), stage, host[1] if host else "", message, number)
 
