@@ -78,6 +78,14 @@ def test_a_refusal_is_explained(sandbox, pillarbox) -> None:
     assert "There is no such mailbox." in ran.out
 
 
+def test_explanations_fit_into_eighty_columns(pillarbox) -> None:
+    with scripted(rcpt="550 5.1.1 who?") as server:
+        out = pillarbox("send", "--server", server, "--to", "ann@one.example").out
+    told = [line for line in out.splitlines() if line.startswith("   ")]
+    assert len(told) > 3
+    assert max(map(len, told)) <= 80
+
+
 def test_json_has_the_transcript_and_each_recipient(pillarbox) -> None:
     with scripted(rcpt="550 5.1.1 who?") as server:
         ran = pillarbox("send", "--server", server, "--to", "a@b.example", "--json")

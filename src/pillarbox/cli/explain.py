@@ -5,7 +5,6 @@ What it means is `diagnose.explain`'s business; here it is read and shown.
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections import Counter
 from itertools import groupby
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pillarbox.cli.outcome import Exit
-from pillarbox.cli.show import is_colourful, read_text, show_json
+from pillarbox.cli.show import is_colourful, read_text, show_json, wrapped
 from pillarbox.diagnose.diagnosis import Kind, Outcome
 from pillarbox.diagnose.meaning import Basis
 from pillarbox.observe import visible
@@ -50,7 +49,6 @@ _SHOWN_ECHOES = 6
 _SHOWN_REPLY = 600
 _LABEL = 12
 _NOTATIONS = {"no marks": "lines without marks", "sentence": "an error message", "bounce": ""}
-_MIN_WIDTH, _USUAL_WIDTH, _MAX_WIDTH = 40, 80, 100
 
 
 @click.command()
@@ -119,8 +117,6 @@ class _Page:
     def __init__(self) -> None:
         """Find out about the terminal."""
         self._colour = is_colourful()
-        columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else _USUAL_WIDTH
-        self._width = max(_MIN_WIDTH, min(columns, _MAX_WIDTH))
 
     def show(self, found: Diagnosis) -> None:
         explanation = found.explanation
@@ -145,11 +141,7 @@ class _Page:
         click.echo(text, color=self._colour)
 
     def _wrapped(self, text: str, indent: str) -> str:
-        lines = (
-            click.wrap_text(visible(line), self._width, initial_indent=indent, subsequent_indent=indent)
-            for line in text.split("\n")
-        )
-        return "\n".join(lines)
+        return "\n".join(wrapped(line, indent) for line in text.split("\n"))
 
     def _row(self, name: str, value: str, colour: str = "") -> None:
         if not value:

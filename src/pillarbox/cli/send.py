@@ -20,7 +20,7 @@ import click
 
 from pillarbox.cli.dialogue import Dialogue, connect, own_name, split_server
 from pillarbox.cli.outcome import Exit, exit_for, worst
-from pillarbox.cli.show import fail, is_colourful
+from pillarbox.cli.show import fail, is_colourful, wrapped
 from pillarbox.diagnose.meaning import look_up
 from pillarbox.mail.address import AddressError, parse_address
 from pillarbox.mail.envelope import Body, Envelope, Notify, Recipient, Ret
@@ -79,7 +79,7 @@ class Transcript:
         if self.quiet:
             return
         behind = f"  [{took_s * 1000:.1f} ms]" if took_s is not None else ""
-        text = f"{arrow} {visible(line)}"
+        text = wrapped(line, "   ") if who == "explanation" else f"{arrow} {visible(line)}"
         click.echo(click.style(text, fg=colour or None) + click.style(behind, dim=True), color=is_colourful())
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import time
 from typing import TYPE_CHECKING, NoReturn
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 _MAX_OCTETS = 16 * 1024 * 1024 + 4  # enough for every character that is looked at
 _MAX_SENTENCE = 500
+_MIN_WIDTH, _USUAL_WIDTH, _MAX_WIDTH = 40, 80, 100
 
 
 class Group(click.Group):
@@ -89,6 +91,17 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: 
     width = None if terminal else 10_000  # a program that reads the table gets one line a row
     console = Console(highlight=False, markup=False, no_color=not is_colourful(), width=width)
     console.print(table)
+
+
+def page_width() -> int:
+    """How wide text for people may be: as the terminal, but not too wide to read."""
+    columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else _USUAL_WIDTH
+    return max(_MIN_WIDTH, min(columns, _MAX_WIDTH))
+
+
+def wrapped(text: str, indent: str) -> str:
+    """Text for people, foreign characters escaped, in lines that fit and begin with `indent`."""
+    return click.wrap_text(visible(text), page_width(), initial_indent=indent, subsequent_indent=indent)
 
 
 def count(number: int, noun: str) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pillarbox.cli.outcome import Exit
-from pillarbox.cli.show import fail, format_time, is_colourful, iso_time, show_json
+from pillarbox.cli.show import fail, format_time, is_colourful, iso_time, show_json, wrapped
 from pillarbox.cli.store import opened, store_options
 from pillarbox.mail.units import format_duration
 from pillarbox.observe import visible
@@ -86,12 +86,12 @@ def _print_step(step: Step, start: float) -> None:
     if reply:
         host = str(step.detail.get("host") or "")
         speaker = f"{host} said" if step.detail.get("origin") == "peer" and host else "this server noted"
-        click.echo(f"{indent}{visible(speaker)}: {visible(reply)}")
+        click.echo(wrapped(f"{speaker}: {reply}", indent))
     if step.explanation is not None:
         found = step.explanation
         for line in (found.meaning, found.advice):
             if line:
-                click.echo(click.style(f"{indent}{visible(line)}", dim=True), color=colour)
+                click.echo(click.style(wrapped(line, indent), dim=True), color=colour)
     due = step.detail.get("due")
     if isinstance(due, int | float) and due > step.at and step.kind == "deferred":
         click.echo(f"{indent}next attempt {format_time(due)}")
