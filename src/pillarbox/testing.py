@@ -413,6 +413,10 @@ class FakeResolver:
         four = tuple(address for address in found.records if ":" not in address)
         return replace(found, records={"A": four, "AAAA": six}.get(query.kind, ()))
 
+    def recall(self, query: Query) -> Answer | None:
+        """Nothing: it remembers no answer, so that each question is seen in `asked`."""
+        del query
+
     def _answer(self, kind: str, name: str, records: Mapping[str, Sequence[Any]]) -> Answer:
         self.asked.append((kind, name))
         if name in self._failing:

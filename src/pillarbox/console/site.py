@@ -161,8 +161,9 @@ class _Site:
         path.write_text(page, "utf-8")
         self.pages += 1
 
-    def _find(self, key: str, title: str, url: str, words: Iterable[str]) -> None:
-        self._index.append({"k": key, "t": title, "u": url, "w": " ".join(words).lower()})
+    def _find(self, key: str, title: str, url: str, words: Iterable[str], names: str = "") -> None:
+        """Enter a page. `names` are what it is about as well as `key`: whoever types one of them means this page."""
+        self._index.append({"k": key, "t": title, "u": url, "n": names, "w": " ".join(words).lower()})
 
     def _write_code(self, code: int, meaning: Meaning) -> None:
         causes, heard = self._material.by_code[code], self._material.heard_code[code]
@@ -179,7 +180,9 @@ class _Site:
         url = f"status/x.{key}.html"
         self._write(url, "status", "../", key=key, meaning=meaning, causes=causes, heard=heard, others=others)
         numbers = " ".join(f"{first}.{key}" for first in "245")
-        self._find(f"X.{key}", meaning.name, url, (numbers, meaning.meaning, meaning.explanation))
+        self._find(
+            f"X.{key}", meaning.name, url, (meaning.meaning, meaning.explanation), f"x.{key} {numbers}"
+        )
 
     def _write_dialect(self, dialect: Dialect) -> None:
         heard = self._material.by_dialect[dialect.id]

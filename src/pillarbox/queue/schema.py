@@ -19,6 +19,7 @@ FILE = "pillarbox.db"
 OLDEST_LIBRARY = (3, 51, 3)  # older ones can corrupt the database when two connections reset the log at once
 BUSY_MS = 10_000
 _PAUSE_S = 0.01
+_TURN_S = 0.0005  # a sync takes about one millisecond
 WRITER_CACHE_KIB = 16_384
 READER_CACHE_KIB = 8_192
 CHECKPOINT_PAGES = 4_000
@@ -117,7 +118,7 @@ def connect(file: Path, *, cache_kib: int = READER_CACHE_KIB) -> apsw.Connection
 
 def _connect(file: Path, cache_kib: int) -> apsw.Connection:
     connection = apsw.Connection(str(file))
-    connection.set_busy_timeout(BUSY_MS)
+    connection.set_busy_handler(_wait_for_turn)
     _use_log(connection)
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
@@ -137,6 +138,15 @@ def _connect(file: Path, cache_kib: int) -> apsw.Connection:
     for probe in _PROBES:
         connection.execute(probe)
     return connection
+
+
+def _wait_for_turn(tries: int) -> bool:
+    """Whether to try again for the write lock, after a short pause.
+
+    SQLite's own waits grow to a tenth of a second; the lock of another worker is free again after one sync.
+    """
+    time.sleep(_TURN_S)
+    return tries * _TURN_S * 1000 < BUSY_MS
 
 
 def _use_log(connection: apsw.Connection) -> None:

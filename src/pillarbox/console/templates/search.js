@@ -1,4 +1,4 @@
-// Find pages by code, phrase or token. Every word must occur; a word that is the key itself counts most.
+// Find pages by code, phrase or token. Every word must occur; a word that is the name of the page counts most.
 "use strict";
 (() => {
   const MOST = 40;
@@ -7,10 +7,10 @@
   const root = document.body.dataset.root;
 
   function score(entry, words) {
-    const key = entry.k.toLowerCase(), title = entry.t.toLowerCase();
+    const key = entry.k.toLowerCase(), title = entry.t.toLowerCase(), names = entry.n.split(" ");
     let sum = 0;
     for (const word of words) {
-      if (key === word) sum += 100;
+      if (key === word || names.includes(word)) sum += 100;
       else if (key.split(" ").includes(word)) sum += 40;
       else if (entry.w.split(/[^a-z0-9_.-]+/).includes(word)) sum += 10;
       else if (title.includes(word)) sum += 6;
