@@ -37,7 +37,7 @@ FLAWS = {
     "mail": ["421 4.3.2 Going down"],
     "rcpt": ["451 4.3.0 Not now"],
     "body": [DROP],
-    "dot": ["452 4.3.1 Full", DROP],
+    "dot": ["451 4.3.0 Not now", DROP],  # a host that is full would rest for a quarter of an hour
 }
 _RECIPIENT = re.compile(rb"^Final-Recipient: rfc822; *(\S+)\r$", re.MULTILINE)
 _CUT_SHORT = re.compile(r"^\d+ +(\w+)\((.*) = \?$", re.MULTILINE)

@@ -186,6 +186,7 @@ relay.dead = "10ms"
 relay.families = ["ipv6", "ipv4"]
 queue.idle = "0s"
 queue.unreachable_after = 1000
+suppression.enabled = false
 """
 
 
