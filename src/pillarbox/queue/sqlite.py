@@ -41,10 +41,6 @@ if TYPE_CHECKING:
 
 _FILE_THREADS = 4
 _MOST_WORKS = 256  # in one transaction
-# While groups are at least so large, more works are on their way: to wait for them costs each a little time, and saves
-# all the processor time of a transaction.
-_LARGE_GROUP = 4
-_GATHER_S = 0.003
 _NO_FENCE = -1  # of a slot that is not held any more
 _Answers = list[tuple[Work, object]]
 
@@ -75,7 +71,6 @@ class SqliteSpool:
         self._reader = Reader(schema.connect(root / schema.FILE), self._bodies)
         self._root = root
         self._drafts = 0
-        self._group = 0  # how many works the last transaction had
         self._lost = False  # whether a slot was ever taken from this worker
         self._closing: asyncio.Future[None] | None = None
         self._work: SimpleQueue[Work | None] = SimpleQueue()
@@ -292,10 +287,7 @@ class SqliteSpool:
     def _wait(self, limit_s: float) -> tuple[list[Work], bool]:
         """All works that wait now, and whether more may come. Raises Empty after `limit_s`."""
         works = [self._work.get(timeout=limit_s)]
-        if self._group >= _LARGE_GROUP:
-            time.sleep(_GATHER_S)
         works += [self._work.get_nowait() for _ in range(min(self._work.qsize(), _MOST_WORKS))]
-        self._group = len(works)
         return [work for work in works if work is not None], works[-1] is not None
 
     def _write(self, batch: Sequence[Work]) -> _Answers:
