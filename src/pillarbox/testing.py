@@ -416,6 +416,7 @@ class FakeResolver:
     def recall(self, query: Query) -> Answer | None:
         """Nothing: it remembers no answer, so that each question is seen in `asked`."""
         del query
+        return None
 
     def _answer(self, kind: str, name: str, records: Mapping[str, Sequence[Any]]) -> Answer:
         self.asked.append((kind, name))
