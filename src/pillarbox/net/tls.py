@@ -9,9 +9,6 @@ import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-
 from pillarbox.mail.units import Settings
 
 if TYPE_CHECKING:
@@ -108,18 +105,23 @@ def _read(key: str, file: str) -> bytes:
 
 
 def _end_point(chain: bytes) -> bytes:
-    """The hash of the first certificate, by the algorithm of its signature; MD5 and SHA-1 count as SHA-256 (RFC 5929 4.1)."""
-    return certificate_hash(x509.load_pem_x509_certificate(chain))
+    """The hash of the first certificate of a chain in PEM."""
+    from cryptography import x509  # noqa: PLC0415 - it costs start-up time, and many have no certificate
+    from cryptography.hazmat.primitives.serialization import Encoding  # noqa: PLC0415 - the same
+
+    return certificate_hash(x509.load_pem_x509_certificate(chain).public_bytes(Encoding.DER))
 
 
-def certificate_hash(certificate: x509.Certificate) -> bytes:
-    """What SCRAM binds a login to."""
-    algorithm = certificate.signature_hash_algorithm
+def certificate_hash(certificate: bytes) -> bytes:
+    """What SCRAM binds a login to: a hash by the algorithm of the signature; MD5 and SHA-1 count as SHA-256 (RFC 5929 4.1)."""
+    from cryptography import x509  # noqa: PLC0415 - it costs start-up time, and many have no certificate
+    from cryptography.hazmat.primitives import hashes  # noqa: PLC0415 - the same
+
+    read = x509.load_der_x509_certificate(certificate)
+    algorithm = read.signature_hash_algorithm
     if algorithm is None:
         return b""  # as with Ed25519: nothing is defined for it
-    if algorithm.name in ("md5", "sha1"):
-        algorithm = hashes.SHA256()
-    return certificate.fingerprint(algorithm)
+    return read.fingerprint(hashes.SHA256() if algorithm.name in ("md5", "sha1") else algorithm)
 
 
 def end_point(connection: ssl.SSLObject) -> bytes:

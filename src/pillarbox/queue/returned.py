@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pillarbox import observe
-from pillarbox.diagnose.bounce import Bounce, BounceKind, read_bounce
 from pillarbox.mail.address import AddressError
 from pillarbox.mail.verp import parse_verp
 from pillarbox.queue.spool import Happening, SpoolError, State, format_id, parse_id
@@ -23,7 +22,7 @@ from pillarbox.queue.suppression import entry_of, is_met_by_others
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pillarbox.diagnose.bounce import BouncedRecipient
+    from pillarbox.diagnose.bounce import Bounce, BouncedRecipient
     from pillarbox.mail.envelope import Envelope
     from pillarbox.queue.sent import Sent, SentRecipient
     from pillarbox.queue.spool import Content, Queued, Spool
@@ -129,6 +128,8 @@ class Returns:
         try:
             async with self._turn:
                 bounce, found = await asyncio.to_thread(self._read, envelope, content)
+                from pillarbox.diagnose.bounce import BounceKind  # noqa: PLC0415 - as below
+
                 if bounce.kind in (BounceKind.FAILURE, BounceKind.DELAY):
                     await self._note(report, bounce, found)
         except (OSError, SpoolError) as error:  # the message may be delivered and gone already
@@ -142,6 +143,8 @@ class Returns:
             octets += piece
             if len(octets) >= _MAX_OCTETS:
                 break
+        from pillarbox.diagnose.bounce import read_bounce  # noqa: PLC0415 - many servers never see a bounce
+
         bounce = read_bounce(octets[:_MAX_OCTETS])
         return bounce, clues(bounce, envelope, self._hostname)
 

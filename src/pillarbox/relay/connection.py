@@ -14,8 +14,6 @@ from functools import lru_cache
 from itertools import takewhile
 from typing import TYPE_CHECKING, cast
 
-from cryptography import x509
-
 from pillarbox.mail.catalogue import delivery
 from pillarbox.net.tls import certificate_hash
 from pillarbox.smtp.client import QUIT, STARTTLS
@@ -277,7 +275,7 @@ class Connection(asyncio.Protocol):
         """The hash of the host's certificate; none without TLS."""
         connection = self._transport.get_extra_info("ssl_object") if self._transport is not None else None
         shown = connection.getpeercert(binary_form=True) if connection is not None else None
-        return certificate_hash(x509.load_der_x509_certificate(shown)) if shown else b""
+        return certificate_hash(shown) if shown else b""
 
     async def start_tls(self, context: ssl.SSLContext, server_name: str, limit_s: float) -> None:
         """Encrypt the connection. Raises LinkError, after which it can only be closed."""

@@ -21,7 +21,6 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote
 
-import httpx2
 import msgspec
 
 from pillarbox.mail.catalogue import delivery
@@ -65,6 +64,8 @@ class WebhookSettings(Settings, frozen=True):
 
     def __post_init__(self) -> None:
         """Refuse what could not be posted to."""
+        import httpx2  # noqa: PLC0415 - it costs start-up time, and many have no web service
+
         url = httpx2.URL(self.url)
         if url.scheme not in {"http", "https"} or not url.host or url.userinfo or url.fragment:
             raise ValueError("url must be https://host/path or http://host/path, without user or fragment")
@@ -113,7 +114,10 @@ class Webhook:
 
     def __init__(self, settings: WebhookSettings) -> None:
         """Raises OSError or ssl.SSLError if the certificates can't be read."""
+        import httpx2  # noqa: PLC0415 - as above
+
         self._settings = settings
+        self._failures = (httpx2.HTTPError, OSError)
         self._url = httpx2.URL(settings.url)
         self._client = httpx2.AsyncClient(
             verify=ssl.create_default_context(cafile=settings.ca_file or None),
@@ -131,7 +135,7 @@ class Webhook:
         except TimeoutError:
             late = f"no answer within {self._settings.limit_s:g} seconds"
             return here(delivery.WEBHOOK_DEFERRED.reply(detail=late))
-        except (httpx2.HTTPError, OSError) as error:
+        except self._failures as error:
             return here(delivery.WEBHOOK_DEFERRED.reply(detail=str(error) or type(error).__name__))
         return here(judge(answer.status, answer.detail), answer.wait_s)
 
