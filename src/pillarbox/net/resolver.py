@@ -1,33 +1,22 @@
-"""Ask DNS, with a cache, time limits, and "not there" told from "no answer".
+"""Ask DNS, with a cache and time limits; equal questions are asked once.
 
-What follows from an answer is the business of who asked: `relay.plan`, the checks of `policy` and `mailauth`.
+How a question is put to name servers is `net.nameservers`' business. What follows from an answer is the business of who asked: `relay.plan`, the checks of `policy` and `mailauth`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ipaddress
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any
-
-import dns.asyncresolver
-import dns.exception
-import dns.flags
-import dns.nameserver
-import dns.rdatatype
-import dns.resolver
+from typing import TYPE_CHECKING
 
 from pillarbox.mail.units import Seconds, Settings
 from pillarbox.mailauth.dns import Answer, Query
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    import dns.rdata
+    from pillarbox.net.nameservers import NameServers
 
 _DNS_PORT = 53
-_MAX_RECORDS = 100  # of one answer that are kept
 _MAX_REMEMBERED_CHARACTERS = 4096  # of the strings of one answer; a longer one is asked for again each time
 
 
@@ -56,8 +45,8 @@ class Resolver:
     def __init__(self, settings: ResolverSettings | None = None) -> None:
         """Nothing is asked yet. Raises ValueError for a name server that can't be read."""
         self._settings = settings or ResolverSettings()
-        self._servers = _servers(self._settings)
-        self._dns = _make_resolver(self._settings, self._servers)
+        self._addresses = [_server(text) for text in self._settings.nameservers]
+        self._servers: NameServers | None = None  # until something is asked
         self._cache: OrderedDict[Query, tuple[float, Answer]] = OrderedDict()
         self._asking: dict[Query, asyncio.Task[Answer]] = {}
         self._slots = asyncio.Semaphore(self._settings.max_questions)
@@ -105,7 +94,9 @@ class Resolver:
 
     async def _question(self, key: Query) -> Answer:
         async with self._slots:
-            answer = await self._query(*key)
+            if self._servers is None:
+                self._servers = await asyncio.to_thread(_find, self._settings, self._addresses)
+            answer = await self._servers.ask(*key)
         if key.kind == "TXT" and sum(map(len, answer.records)) > _MAX_REMEMBERED_CHARACTERS:
             return answer
         self._cache[key] = (asyncio.get_running_loop().time() + answer.ttl_s, answer)
@@ -114,84 +105,12 @@ class Resolver:
             self._cache.popitem(last=False)
         return answer
 
-    async def _query(self, name: str, kind: str) -> Answer:
-        """One question to DNS."""
-        settings = self._settings
-        try:
-            found = await self._dns.resolve(
-                f"{name}.", kind, search=False, raise_on_no_answer=False, lifetime=settings.timeout_s
-            )
-        except dns.resolver.NXDOMAIN:
-            return Answer(no_domain=True, ttl_s=settings.negative_ttl_s)
-        except (dns.name.LabelTooLong, dns.name.NameTooLong, dns.name.EmptyLabel, dns.name.BadEscape):
-            return Answer(no_domain=True, ttl_s=settings.negative_ttl_s)  # a name that can't exist
-        except (dns.exception.DNSException, OSError, EOFError, ValueError) as error:
-            return Answer(failed=True, detail=_failure(error), ttl_s=settings.failure_ttl_s)
-        self._prefer(found)
-        if found.rrset is None:
-            ttl_s = min(settings.negative_ttl_s, _negative_ttl(found))
-            return Answer(ttl_s=ttl_s, secure=_is_secure(found))
-        records = tuple(sorted(_READERS[kind](record) for record in found.rrset)[:_MAX_RECORDS])
-        return Answer(records, ttl_s=min(settings.max_ttl_s, found.rrset.ttl), secure=_is_secure(found))
 
-    def _prefer(self, found: dns.resolver.Answer) -> None:
-        """Ask the server first that answered: a dead one in front of it would cost every question a wait."""
-        who = (found.nameserver, found.port)
-        self._servers = sorted(self._servers, key=lambda one: (one.address, one.port) != who)
-        self._dns.nameservers = self._servers
+def _find(settings: ResolverSettings, addresses: list[tuple[str, int]]) -> NameServers:
+    """Those who are asked. To import what asks them takes longer than a loop may stand still, or a start may take."""
+    from pillarbox.net.nameservers import NameServers  # noqa: PLC0415 - as said
 
-
-def _is_secure(found: dns.resolver.Answer) -> bool:
-    """Whether the flag "authentic data" can be believed: nobody stands between us and the server that set it."""
-    return (
-        bool(found.response.flags & dns.flags.AD)
-        and ipaddress.ip_address(found.nameserver or "0.0.0.0").is_loopback
-    )
-
-
-def _failure(error: Exception) -> str:
-    if isinstance(error, dns.exception.Timeout):
-        return "no answer in time"
-    if isinstance(error, dns.resolver.NoNameservers):
-        return "the name servers gave no usable answer"
-    return str(error) or type(error).__name__
-
-
-def _negative_ttl(found: dns.resolver.Answer) -> float:
-    """The TTL of "nothing of this kind": the lesser of the SOA's own and its minimum (RFC 2308 5)."""
-    for rrset in found.response.authority:
-        if rrset.rdtype == dns.rdatatype.SOA:
-            return float(min(rrset.ttl, rrset[0].minimum))
-    return 60.0
-
-
-_READERS: dict[str, Callable[[Any], Any]] = {
-    "MX": lambda record: (record.preference, record.exchange.to_text(omit_final_dot=True).rstrip(".")),
-    "A": lambda record: record.address,
-    "AAAA": lambda record: record.address,
-    "PTR": lambda record: record.target.to_text(omit_final_dot=True),
-    # the strings of one record belong together (RFC 7208 3.3); what is not ASCII stays recognisable as such
-    "TXT": lambda record: b"".join(record.strings).decode("utf-8", "replace"),
-}
-
-
-def _servers(settings: ResolverSettings) -> list[dns.nameserver.Do53Nameserver]:
-    found = [_server(text) for text in settings.nameservers]
-    if not found:
-        with contextlib.suppress(dns.resolver.NoResolverConfiguration):
-            found = [(str(address), _DNS_PORT) for address in dns.resolver.Resolver().nameservers]
-    return [dns.nameserver.Do53Nameserver(*server) for server in found or [("127.0.0.1", _DNS_PORT)]]
-
-
-def _make_resolver(
-    settings: ResolverSettings, servers: list[dns.nameserver.Do53Nameserver]
-) -> dns.asyncresolver.Resolver:
-    resolver = dns.asyncresolver.Resolver(configure=False)
-    resolver.nameservers = servers
-    resolver.timeout = min(max(1.0, settings.timeout_s / 4), settings.timeout_s / 2)  # for one try
-    resolver.use_edns(0, 0, 1232)
-    resolver.set_flags(dns.flags.RD | dns.flags.AD)  # tell whether it was checked (RFC 6840 5.7)
-    return resolver
+    return NameServers(settings, addresses)
 
 
 def _server(text: str) -> tuple[str, int]:
