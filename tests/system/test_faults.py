@@ -372,7 +372,8 @@ async def test_E451_3_what_cannot_be_written_is_never_acknowledged(serve, call, 
     server.kill()
     await server.start()
     assert stored(server) == kept
-    assert left_in(server) == [0, len(kept) if message is LARGE else 0]
+    # what could not be cleared away is swept by the side after the start
+    await server.until(lambda: left_in(server) == [0, len(kept) if message is LARGE else 0])
 
 
 # --- a damaged store
