@@ -94,6 +94,11 @@ class Bounce:
     text: str = ""  # the part for people, without what was returned
     feedback_type: str = ""  # "abuse", "opt-out", ... of a feedback report
 
+    @property
+    def tells_of_delivery(self) -> bool:
+        """Whether it tells of mail that could not be delivered, for good or yet."""
+        return self.kind in (BounceKind.FAILURE, BounceKind.DELAY)
+
 
 def read_bounce(octets: bytes) -> Bounce:
     """Read any message. Never raises; looks at the first mebibyte, in time linear in its length."""
@@ -116,7 +121,7 @@ def _read(octets: bytes, depth: int) -> Bounce:
         return _of_report(report, notice, head, returned)
     if depth == 0 and not notice.recipients and notice.returned:
         inner = _read(notice.returned, depth=1)
-        if inner.kind in {BounceKind.FAILURE, BounceKind.DELAY} and inner.recipients:
+        if inner.tells_of_delivery and inner.recipients:
             return inner  # somebody wrote above a bounce that they pass on
     automatic = _is_automatic(head)
     if (not automatic or _is_official(head)) and _is_notice(head, notice, parts):

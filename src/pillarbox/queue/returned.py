@@ -128,9 +128,7 @@ class Returns:
         try:
             async with self._turn:
                 bounce, found = await asyncio.to_thread(self._read, envelope, content)
-                from pillarbox.diagnose.bounce import BounceKind  # noqa: PLC0415 - as below
-
-                if bounce.kind in (BounceKind.FAILURE, BounceKind.DELAY):
+                if bounce.tells_of_delivery:
                     await self._note(report, bounce, found)
         except (OSError, SpoolError) as error:  # the message may be delivered and gone already
             observe.SPOOL_TROUBLE.note(message=format_id(report), problem=f"bounce not read: {error}")
