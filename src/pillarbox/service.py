@@ -33,6 +33,7 @@ from pillarbox.policy.account_store import FILE, StoredAccounts
 from pillarbox.policy.accounts import Accounts, ConfigAccounts, Tokens
 from pillarbox.policy.checks import Tools, line_up
 from pillarbox.policy.directory import Directory
+from pillarbox.policy.forwarding import Forwarding, load_keys
 from pillarbox.policy.hooks import Hooks
 from pillarbox.policy.memory import Memory
 from pillarbox.policy.origin import OriginPolicy
@@ -56,7 +57,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from pillarbox.config import Config, ListenSettings
-    from pillarbox.mail.envelope import Envelope
+    from pillarbox.mail.envelope import Envelope, Recipient
     from pillarbox.mail.reply import Result
     from pillarbox.mail.route import Route
     from pillarbox.policy.next_hop import Probe
@@ -78,7 +79,7 @@ _FIXED = (
     "suppression",
     "console",
 )
-_OF_COURIERS = ("programs", "webhooks", "handler_limit_s", "recipient_delimiter", "relay", "dns")
+_OF_COURIERS = ("programs", "webhooks", "handler_limit_s", "recipient_delimiter", "relay", "dns", "srs")
 
 
 def most_connections() -> int:
@@ -135,6 +136,8 @@ class Policy:
     def __init__(self, config: Config, tools: Tools, plugins: Sequence[object] = ()) -> None:
         """Raises ValueError or ImportError for what can't work."""
         self.directory = Directory(config.directory)
+        if config.srs.rewrite:
+            self.directory.forwarding = Forwarding(load_keys(Path(config.data)), self.directory.serves)
         self.directory.read_files()
         self.accounts = _accounts(config)
         self.rules = Rules(config.policy, self.directory)
@@ -299,6 +302,7 @@ class Service:
             local=local,
             hosts=self._hosts,
             is_us=lambda address, port: comes_here(address, port, self.addresses),
+            sender_for=self._sender_for if config.srs.rewrite else None,
         )
         return self._network, local.close
 
@@ -425,6 +429,11 @@ class Service:
     async def _probe(self, route: Route, address: str) -> Result:
         """Ask the hosts of a route about an address, by the present settings."""
         return await self._network.probe(route, address)
+
+    def _sender_for(self, sender: str, recipient: Recipient) -> str:
+        """The reverse-path of a copy, by the present settings and keys."""
+        forwarding = self._policy.directory.forwarding
+        return sender if forwarding is None else forwarding.sender_for(sender, recipient)
 
     def _mailbox_of(self, address: str) -> Mailbox | None:
         """What is known of a mailbox now, if any has limits."""

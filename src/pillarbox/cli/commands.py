@@ -41,6 +41,11 @@ _COMMANDS = {
     "check-config": ("pillarbox.cli.check_config", "check_config", "Check a configuration file."),
     "quota": ("pillarbox.cli.quota", "quota", "Show how full mailboxes are, and count them anew."),
     "dkim": ("pillarbox.cli.dkim", "dkim", "Make, list and change the keys that mail is signed with."),
+    "srs": (
+        "pillarbox.cli.srs",
+        "srs",
+        "Keep the keys of forwarded mail's senders, and read such an address.",
+    ),
     "user": ("pillarbox.cli.user", "user", "Keep the accounts that may log in."),
 }
 

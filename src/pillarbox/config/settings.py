@@ -26,6 +26,7 @@ from pillarbox.policy.domains import DomainSettings
 from pillarbox.policy.emergency import EmergencySettings
 from pillarbox.policy.exchangers import RecipientSettings
 from pillarbox.policy.form import MessageSettings
+from pillarbox.policy.forwarding import SrsSettings
 from pillarbox.policy.greylist import GreylistSettings
 from pillarbox.policy.hello import HelloSettings
 from pillarbox.policy.hooks import HookSettings
@@ -132,6 +133,7 @@ class Config(Settings, frozen=True):
     dkim: DkimSettings = DkimSettings()
     dmarc: DmarcSettings = DmarcSettings()
     arc: ArcSettings = ArcSettings()
+    srs: SrsSettings = SrsSettings()
     console: ConsoleSettings = ConsoleSettings()
     domains: dict[str, DomainSettings] = msgspec.field(default_factory=dict, name="domain")
     routes: tuple[RouteSettings, ...] = msgspec.field(default=(), name="route")

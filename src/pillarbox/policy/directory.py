@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pillarbox.mail.address import Address, parse_address
 from pillarbox.mail.catalogue import delivery, envelope, mailbox
 from pillarbox.mail.route import Route, Transport
+from pillarbox.mail.srs import looks_rewritten
 from pillarbox.policy.alias_checks import check_aliases
 from pillarbox.policy.domains import Domain, dns_name, fold, is_itself
 from pillarbox.policy.map_files import DirectoryTroubleError
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pillarbox.mail.reply import Reply
+    from pillarbox.policy.forwarding import Forwarding
     from pillarbox.policy.map_files import MapFile
     from pillarbox.policy.users import MailingList
 
@@ -41,6 +43,7 @@ class Directory:
     def __init__(self, settings: DirectorySettings) -> None:
         """Raises ValueError, naming the key, for anything that could not work, loops of aliases included."""
         self._names = Names(settings)
+        self.forwarding: Forwarding | None = None  # who makes senders of forwarded mail, and knows them again
         check_aliases(self._names)
         # whether mailboxes limit what they take, and whether there is anything to ask about a recipient beyond where its mail goes
         domains = self._names.domains.values()
@@ -64,6 +67,9 @@ class Directory:
             return self._resolve_outside(address)
         if domain.no_mail:
             return envelope.DOMAIN_TAKES_NO_MAIL.reply()
+        if self.forwarding is not None and looks_rewritten(address.local):
+            sender = self.forwarding.find(address.local)
+            return self.resolve(sender) if isinstance(sender, Address) else sender
         local = fold(address.local)
         try:
             if domain.nothing_but_names and not local.startswith("postmaster"):  # the ordinary case

@@ -18,6 +18,7 @@ from pillarbox.relay.transaction import SmtpCourier
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
+    from pillarbox.mail.envelope import Recipient
     from pillarbox.mail.reply import Result
     from pillarbox.net.resolver import Resolver
     from pillarbox.queue.attempt import Courier
@@ -30,7 +31,7 @@ _BY_NETWORK = frozenset({Transport.MX, Transport.SMTP, Transport.LMTP})
 class Couriers:
     """Makes couriers; those that send by network share what they learn about hosts."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one argument for each part that it works with
         self,
         settings: SmtpSettings,
         resolver: Resolver,
@@ -39,11 +40,12 @@ class Couriers:
         local: Callable[[Route], Courier],
         hosts: Hosts | None = None,
         is_us: Callable[[str, int], bool] = lambda _address, _port: False,
+        sender_for: Callable[[str, Recipient], str] | None = None,
     ) -> None:
         """`local` makes the couriers of all other transports; `hostname` is our name in EHLO.
 
         `hosts` is what is known about hosts, if somebody knows anything already; `is_us` tells whether an address and
-        port are this server's.
+        port are this server's. `sender_for` gives the reverse-path of a recipient's copy where senders are rewritten.
         """
         self._settings = settings
         self._resolver = resolver
@@ -51,12 +53,13 @@ class Couriers:
         self._local = local
         self._hosts = hosts or Hosts()
         self._is_us = is_us
+        self._sender_for = sender_for
 
     def __call__(self, route: Route) -> Courier:
         """A courier for `route`. Raises ValueError if its target can't be read."""
         if route.transport not in _BY_NETWORK:
             return self._local(route)
-        return SmtpCourier(self._destination(route), self._settings, self._hosts)
+        return SmtpCourier(self._destination(route), self._settings, self._hosts, self._sender_for)
 
     async def probe(self, route: Route, address: str) -> Result:
         """What the hosts of a route, which goes by network, say about an address. Raises ValueError as above."""

@@ -26,8 +26,9 @@ from pillarbox.smtp.client import LONE_DOT, ChunkWriter, DataWriter, Mode, Next,
 from pillarbox.smtp.replies import CLOSING_CODE, ProtocolError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
 
+    from pillarbox.mail.envelope import Recipient
     from pillarbox.queue.spool import Content, Pending, Queued
     from pillarbox.relay.destination import Destination
     from pillarbox.relay.hosts import Hosts
@@ -89,13 +90,20 @@ class _Attempt:
 class SmtpCourier:
     """Delivers the messages of one route; keeps its connection from one message to the next."""
 
-    def __init__(self, destination: Destination, settings: SmtpSettings, hosts: Hosts) -> None:
-        """`hosts` is shared with all others that send."""
+    def __init__(
+        self,
+        destination: Destination,
+        settings: SmtpSettings,
+        hosts: Hosts,
+        sender_for: Callable[[str, Recipient], str] | None = None,
+    ) -> None:
+        """`hosts` is shared with all others that send; `sender_for` gives the reverse-path of a recipient's copy."""
         self._destination = destination
         self._settings = settings
         self._patience = settings.patience
         self._hosts = hosts
         self._lmtp = destination.manner.lmtp
+        self._sender_for = None if self._lmtp else sender_for
         self._opener = Opener(destination.manner, settings, hosts)
         self._strict: Opener | None = None  # for messages that must not travel without TLS
         self._session: Session | None = None
@@ -232,7 +240,7 @@ class SmtpCourier:
             if not checks:
                 batch = _apart(batch)
                 content = tunnel(content, batch[0].recipient)
-            envelope = _envelope_for(attempt.queued, batch, verp=attempt.verp)
+            envelope = self._envelope_for(attempt, batch)
             fitting = fit(
                 envelope, content, session.extensions, session.hop.name, too_small=attempt.too_small
             )
@@ -257,6 +265,21 @@ class SmtpCourier:
                 await self.close()
             else:
                 self._drop_session()
+
+    def _envelope_for(self, attempt: _Attempt, batch: list[Pending]) -> Envelope:
+        """The envelope of one transaction; those whose copies have another sender than the first leave `batch`."""
+        envelope = attempt.queued.envelope
+        sender = envelope.sender
+        if attempt.verp:
+            sender = verp_address(sender, format_id(attempt.queued.id), batch[0].number)
+        elif self._sender_for is not None:
+            senders = [self._sender_for(sender, pending.recipient) for pending in batch]
+            sender = senders[0]
+            alike = next((at for at, other in enumerate(senders) if other != sender), len(batch))
+            del batch[alike:]
+        if sender != envelope.sender:
+            envelope = replace(envelope, sender=sender)
+        return _addressed(envelope, batch)
 
     def _tell_of_oddity(self, session: Session) -> None:
         """Have the operator hear of answers that no server should give, once an hour of each host."""
@@ -534,12 +557,8 @@ def _unsafe(hop: Hop, why: str) -> Result:
     return Result(reply, Stage.MAIL, Origin.LOCAL, hop.name)
 
 
-def _envelope_for(queued: Queued, batch: list[Pending], *, verp: bool) -> Envelope:
+def _addressed(envelope: Envelope, batch: list[Pending]) -> Envelope:
     """The envelope with the recipients of one transaction, in their order."""
-    envelope = queued.envelope
-    if verp:
-        tagged = verp_address(envelope.sender, format_id(queued.id), batch[0].number)
-        envelope = replace(envelope, sender=tagged)
     recipients = tuple([pending.recipient for pending in batch])
     utf8 = envelope.smtputf8 or not all([one.address.isascii() for one in recipients])  # noqa: C419 - faster
     if recipients == envelope.recipients and utf8 == envelope.smtputf8:

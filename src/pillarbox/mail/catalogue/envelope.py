@@ -304,6 +304,41 @@ FOREIGN_LITERAL = Cause(
     setting="policy.relay_networks",
     scenarios=("E553-1",),
 )
+FORWARD_FORGED = Cause(
+    "envelope.forward_forged",
+    550,
+    "5.1.1",
+    "No such address: it looks like one of a forwarded message, but was not made here",
+    (Stage.RCPT, Stage.VRFY),
+    "RFC 5321 3.4",
+    "An address of the form SRS0=... or SRS1=... whose hash is wrong.",
+    explanation=(
+        "Mail that is forwarded gets such a sender, so that bounces come back here and are sent on to the real "
+        "sender. The hash in it is made with a key of this server; one that fits no key was made up, damaged on the "
+        "way, or made with a key that is no longer kept."
+    ),
+    who=Who.SENDER,
+    advice="Write to the person's own address. Nobody but a mail server that returns a message needs this form.",
+    setting="srs.rewrite",
+    scenarios=("E550-22",),
+)
+FORWARD_EXPIRED = Cause(
+    "envelope.forward_expired",
+    550,
+    "5.1.6",
+    "This address of a forwarded message has expired",
+    (Stage.RCPT, Stage.VRFY),
+    "RFC 5321 3.4",
+    "An address of the form SRS0=... that was made here, but too long ago.",
+    explanation=(
+        "Such addresses are made for the bounces of one forwarded message and hold for three weeks, so that those who "
+        "collect them can't use them."
+    ),
+    who=Who.SENDER,
+    advice="Write to the person's own address. A bounce that comes this late is of no use to anybody.",
+    setting="srs.rewrite",
+    scenarios=("E550-23",),
+)
 SENDER_NOT_OWNED = Cause(
     "envelope.sender_not_owned",
     553,
