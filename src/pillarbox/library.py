@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import re
 import tempfile
 import time
 from contextlib import AsyncExitStack
@@ -21,6 +22,7 @@ from urllib.parse import quote
 import msgspec
 
 from pillarbox.config import sandbox
+from pillarbox.mail.address import parse_address
 from pillarbox.mail.catalogue import CAUSES, envelope, policy
 from pillarbox.mail.envelope import Body, Envelope, Recipient
 from pillarbox.mail.reply import Reply
@@ -40,6 +42,9 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from pillarbox.config import Config
+
+
+_FIELD_END = re.compile(r"\n(?![ \t])|\r(?!\n)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,10 +143,15 @@ async def send(  # noqa: PLR0913 - what to send to whom, and how; the last four 
     a password; without `tls` it is "required" then, else "opportunistic". Where TLS is required the certificate must be
     one for the name in `to`, and trusted by the system or by `ca_file`.
 
-    Raises TypeError or ValueError for arguments that can't be meant, such as an address with a line end.
+    Raises TypeError or ValueError for arguments that can't be meant, such as an address with parameters behind it, or a
+    header field with a line end in it.
+
+    Octets may have bare LF at line ends: they are made CRLF. A NUL needs a server that takes binary messages.
     """
     if isinstance(recipients, str):
         raise TypeError("recipients is a list of addresses, not one address")
+    for address in (sender, *recipients):
+        _check_address(address)
     octets = _octets(message)
     user, password = login or ("", "")
     host = to[0].lower()
@@ -154,7 +164,7 @@ async def send(  # noqa: PLR0913 - what to send to whom, and how; the last four 
     addressed = Envelope(
         sender,
         tuple(Recipient(address) for address in recipients),
-        Body.SEVEN_BIT if octets.isascii() else Body.EIGHT_BIT,
+        _body(octets),
         not "".join((sender, *recipients)).isascii(),
     )
     now = time.time()
@@ -167,9 +177,25 @@ async def send(  # noqa: PLR0913 - what to send to whom, and how; the last four 
     return {address: results[number].reply for number, address in enumerate(recipients)}
 
 
+def _check_address(text: str) -> None:
+    """Raise ValueError for what is not one address and nothing else; the name of a user of the server's own will do."""
+    if text:  # nobody is the sender of reports
+        parse_address(text if "@" in text else f"{text}@localhost")
+
+
+def _body(octets: bytes) -> Body:
+    """What the octets ask of a server: with DATA no NUL may be sent, because some hosts drop it (RFC 3030 3)."""
+    if b"\0" in octets:
+        return Body.BINARY
+    return Body.SEVEN_BIT if octets.isascii() else Body.EIGHT_BIT
+
+
 def _octets(message: bytes | Message) -> bytes:
-    """The message as it is sent. Raises TypeError."""
+    """The message as it is sent. Raises TypeError, or ValueError for a field that would become two."""
     if isinstance(message, Message):
+        for name, value in message.items():
+            if _FIELD_END.search(str(value)):
+                raise ValueError(f"the field {name} has a line end in it")
         sent = copy.copy(message)
         for field in ("Bcc", "Resent-Bcc"):  # RFC 5322 3.6.3: the copies must not tell of each other
             del sent[field]

@@ -409,10 +409,12 @@ def encode(pieces: list[bytes]) -> bytes:
         ([b".\r\n"], b"..\r\n.\r\n"),
         ([b".a\r\n..b\r\nc.\r\n"], b"..a\r\n...b\r\nc.\r\n.\r\n"),
         ([b"a\r", b"\n", b".", b"\r\n"], b"a\r\n..\r\n.\r\n"),
-        ([b"a\n.\nb\r.\rc"], b"a\r\n..\r\nb\r\n..\r\nc\r\n.\r\n"),
-        ([b"a\r", b".\r\n"], b"a\r\n..\r\n.\r\n"),
+        ([b"a\n.\nb\r.\rc"], b"a\r\n..\r\nb . c\r\n.\r\n"),
+        ([b"a\r", b".\r\n"], b"a .\r\n.\r\n"),
         ([b"a\r"], b"a\r\n.\r\n"),
-        ([b"a\r\r\n.\r\n"], b"a\r\n\r\n..\r\n.\r\n"),
+        ([b"a\r\r\n.\r\n"], b"a \r\n..\r\n.\r\n"),
+        ([b"a\r\n\0.\r\n"], b"a\r\n .\r\n.\r\n"),
+        ([b"a\r\n.\0\r\n"], b"a\r\n.. \r\n.\r\n"),
     ],
 )
 def test_dots_are_doubled_and_lines_end_in_crlf_alone(pieces, wire):
@@ -429,13 +431,15 @@ def test_no_body_can_end_itself_or_smuggle_a_line_end(pieces):
     wire = encode(pieces)
     assert wire.endswith(b".\r\n")
     assert wire.count(b"\r") == wire.count(b"\n") == wire.count(b"\r\n")
+    assert b"\0" not in wire
     assert (b"\r\n" + wire).find(b"\r\n.\r\n") == len(wire) - 3
     assert wire == encode([b"".join(pieces)])
     reader = DataReader()
     text = reader.feed(wire)
     assert reader.rest == b""
     whole = b"".join(pieces)
-    if whole.count(b"\r") == whole.count(b"\n") == whole.count(b"\r\n") and whole.endswith(b"\r\n"):
+    ends = whole.count(b"\r\n")
+    if whole.count(b"\r") == whole.count(b"\n") == ends and b"\0" not in whole and whole.endswith(b"\r\n"):
         assert text == whole
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 INLINE_OCTETS = 65_536  # larger bodies get a file
+_MAX_PIECES = 64  # of a body in memory: what comes octet by octet must not cost an object for each
 
 
 def trouble(error: BaseException) -> SpoolError:
@@ -58,6 +59,8 @@ class FileDraft:
         self.octets += len(piece)
         if self._fd < 0 and self.octets <= INLINE_OCTETS:
             self._pieces.append(bytes(piece))
+            if len(self._pieces) > _MAX_PIECES:
+                self._pieces = [b"".join(self._pieces)]
             return
         try:
             if self._fd < 0:

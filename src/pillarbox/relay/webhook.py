@@ -42,6 +42,14 @@ _RESERVED = frozenset({"host", "content-length", "content-type", "transfer-encod
 _TOKEN = re.compile(r"[A-Za-z0-9-]+", re.ASCII)
 _AGAIN = frozenset({408, 425, 429})
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+# Not of the public internet either, though Python, or an older one, takes them for it: IPv4-compatible, IPv4-translated,
+# NAT64 of a network's own, documentation, segment routing, site-local.
+_NOT_PUBLIC = tuple(
+    map(
+        ipaddress.ip_network,
+        ("::/96", "::ffff:0:0:0/96", "64:ff9b:1::/48", "3fff::/20", "5f00::/16", "fec0::/10"),
+    )
+)
 
 
 class WebhookSettings(Settings, frozen=True):
@@ -229,6 +237,8 @@ def is_public(address: str) -> bool:
             inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
         if inner is not None:
             return is_public(str(inner))
+        if any(ip in network for network in _NOT_PUBLIC):
+            return False
     return ip.is_global and not ip.is_multicast
 
 

@@ -25,7 +25,8 @@ STARTTLS = b"STARTTLS\r\n"
 QUIT = b"QUIT\r\n"
 RSET = b"RSET\r\n"
 LONE_DOT = b".\r\n"
-_LINE_END = re.compile(rb"\r\n|\r|\n")
+_BARE_LF = re.compile(rb"(?<!\r)\n")
+_STRAY = re.compile(rb"\r(?!\n)|\0")
 _NOT_IN_COMMANDS = re.compile(r"[\x00-\x1f\x7f]")
 _NOT_XCHAR = re.compile(rb"[^\x21-\x2a\x2c-\x3c\x3e-\x7e]")
 
@@ -284,8 +285,9 @@ class Transaction:
 class DataWriter:
     """Writes a message as DATA wants it: dots doubled, nothing but CRLF at line ends (RFC 5321 4.5.2, 2.3.8).
 
-    What is kept has only CRLF already; that is looked at again here, because a bare CR or LF that left would let
-    the next host see another end of the message than this one.
+    What is kept has only CRLF already; that is looked at again here, because a bare CR or LF, or a NUL that the next
+    host drops, would let it see another end of the message than this one. A bare LF is made a line end, as programs
+    mean it; a CR or NUL where none belongs becomes a space, so that it makes no line of what was none.
     """
 
     __slots__ = ("_at_line_start", "_held")
@@ -305,8 +307,8 @@ class DataWriter:
         if not piece:
             return b""
         ends = piece.count(b"\n")
-        if ends != piece.count(b"\r\n") or ends != piece.count(b"\r"):
-            piece = _LINE_END.sub(b"\r\n", piece)
+        if ends != piece.count(b"\r\n") or ends != piece.count(b"\r") or b"\0" in piece:
+            piece = _STRAY.sub(b" ", _BARE_LF.sub(b"\r\n", piece))
         encoded = stuff(piece, at_line_start=self._at_line_start)
         self._at_line_start = piece[-1:] == b"\n"
         return encoded
