@@ -756,6 +756,7 @@ class NameServer(asyncio.DatagramProtocol):
         self.zone = zone
         self.asked = []
         self.by_tcp = 0
+        self.authentic = False  # it says that DNSSEC vouches for its answers
 
     async def start(self):
         loop = asyncio.get_running_loop()
@@ -793,6 +794,8 @@ class NameServer(asyncio.DatagramProtocol):
         self.asked.append(f"{name} {kind}")
         found = self.zone.get(f"{name} {kind}", self.zone.get(f"{name} *", "nxdomain"))
         response = dns.message.make_response(query)
+        if self.authentic:
+            response.flags |= dns.flags.AD
         if found == "silent":
             return None
         if found == "garbage":

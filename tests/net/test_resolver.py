@@ -256,3 +256,29 @@ async def test_a_plan_asks_one_question_after_the_other(serve):
         }
     )
     assert await follow(first_host(), resolver.lookup) == "192.0.2.1"
+
+
+async def test_who_is_believed_about_dnssec(serve):
+    answers = {"d.test. MX": records("d.test.", "MX", "10 mx.test.")}
+    for setting, believed in (("loopback", True), ("trusted", True), ("off", False)):
+        server, resolver = await serve(answers, dnssec=setting)
+        server.authentic = True
+        assert (await resolver.mx("d.test")).secure is believed
+    server, resolver = await serve(answers)
+    assert not (await resolver.mx("d.test")).secure, "it did not say that it looked"
+
+
+async def test_tlsa_records_and_aliases(serve):
+    data = "ab" * 32
+    alias = [("mx.test.", 300, "IN", "CNAME", "Real.test."), ("real.test.", 300, "IN", "A", "192.0.2.1")]
+    _, resolver = await serve(
+        {
+            "_25._tcp.mx.test. TLSA": records("_25._tcp.mx.test.", "TLSA", f"3 1 1 {data}", f"2 0 0 {data}"),
+            "mx.test. A": alias,
+            "mx.test. CNAME": alias[:1],
+        }
+    )
+    found = await resolver.lookup(Query("_25._tcp.mx.test", "TLSA"))
+    assert found.records == ((2, 0, 0, bytes.fromhex(data)), (3, 1, 1, bytes.fromhex(data)))
+    assert (await resolver.lookup(Query("mx.test", "A"))).name == "real.test"
+    assert (await resolver.lookup(Query("mx.test", "CNAME"))).records == ("Real.test",)

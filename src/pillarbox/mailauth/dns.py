@@ -16,14 +16,15 @@ class Query(NamedTuple):
     """One question; the name in A-labels without final dot."""
 
     name: str
-    kind: str  # "A", "AAAA", "MX", "TXT", "PTR"
+    kind: str  # "A", "AAAA", "MX", "TXT", "PTR", "CNAME", "TLSA"
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What DNS said. No records, and neither of the flags set: the name exists and has nothing of this kind (NODATA)."""
 
-    records: tuple[Any, ...] = ()  # MX: (preference, host); addresses, host names and strings: text
+    # MX: (preference, host); TLSA: (usage, selector, matching type, data); addresses, host names and strings: text
+    records: tuple[Any, ...] = ()
     no_domain: bool = False  # NXDOMAIN
     failed: bool = False  # SERVFAIL, a time-out: temporary, never to be taken for "not there"
     detail: str = ""  # why it failed
@@ -31,6 +32,7 @@ class Answer:
         default=0.0, compare=False
     )  # how long it was remembered when it came, within our limits
     secure: bool = False  # checked by DNSSEC, by a name server that can be believed
+    name: str = ""  # what the name asked for turned out to be an alias of, "" if of nothing
 
 
 Plan: TypeAlias = Generator[Query, Answer, T]

@@ -50,11 +50,12 @@ class NameServers:
         except (dns.exception.DNSException, OSError, EOFError, ValueError) as error:
             return Answer(failed=True, detail=_failure(error), ttl_s=settings.failure_ttl_s)
         self._prefer(found)
+        secure = self._is_secure(found)
         if found.rrset is None:
-            ttl_s = min(settings.negative_ttl_s, _negative_ttl(found))
-            return Answer(ttl_s=ttl_s, secure=_is_secure(found))
+            return Answer(ttl_s=min(settings.negative_ttl_s, _negative_ttl(found)), secure=secure)
         records = tuple(sorted(_READERS[kind](record) for record in found.rrset)[:_MAX_RECORDS])
-        return Answer(records, ttl_s=min(settings.max_ttl_s, found.rrset.ttl), secure=_is_secure(found))
+        ttl_s = min(settings.max_ttl_s, found.rrset.ttl)
+        return Answer(records, ttl_s=ttl_s, secure=secure, name=_alias_of(found))
 
     def _prefer(self, found: dns.resolver.Answer) -> None:
         """Ask the server first that answered: a dead one in front of it would cost every question a wait."""
@@ -62,13 +63,21 @@ class NameServers:
         self._servers = sorted(self._servers, key=lambda one: (one.address, one.port) != who)
         self._dns.nameservers = self._servers
 
+    def _is_secure(self, found: dns.resolver.Answer) -> bool:
+        """Whether the flag "authentic data" is set and can be believed: nobody may stand between us and who set it."""
+        if not found.response.flags & dns.flags.AD:
+            return False
+        believed = self._settings.dnssec
+        return believed == "trusted" or (
+            believed == "loopback" and ipaddress.ip_address(found.nameserver or "0.0.0.0").is_loopback
+        )
 
-def _is_secure(found: dns.resolver.Answer) -> bool:
-    """Whether the flag "authentic data" can be believed: nobody stands between us and the server that set it."""
-    return (
-        bool(found.response.flags & dns.flags.AD)
-        and ipaddress.ip_address(found.nameserver or "0.0.0.0").is_loopback
-    )
+
+def _alias_of(found: dns.resolver.Answer) -> str:
+    """The name at the end of a chain of aliases; "" if there was none."""
+    if found.canonical_name == found.qname:
+        return ""
+    return found.canonical_name.to_text(omit_final_dot=True).lower()
 
 
 def _failure(error: Exception) -> str:
@@ -92,6 +101,8 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "A": lambda record: record.address,
     "AAAA": lambda record: record.address,
     "PTR": lambda record: record.target.to_text(omit_final_dot=True),
+    "CNAME": lambda record: record.target.to_text(omit_final_dot=True),
+    "TLSA": lambda record: (record.usage, record.selector, record.mtype, record.cert),
     # the strings of one record belong together (RFC 7208 3.3); what is not ASCII stays recognisable as such
     "TXT": lambda record: b"".join(record.strings).decode("utf-8", "replace"),
 }

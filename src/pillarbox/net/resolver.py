@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pillarbox.mail.units import Seconds, Settings
 from pillarbox.mailauth.dns import Answer, Query
@@ -25,6 +25,9 @@ class ResolverSettings(Settings, frozen=True):
 
     nameservers: tuple[str, ...] = ()
     """Name servers as "address", "address:port" or "[address]:port"; none: those of the system. The one that answered last is asked first."""
+    dnssec: Literal["loopback", "trusted", "off"] = "loopback"
+    """Whose word counts that DNSSEC vouches for an answer (the AD flag), which DANE needs: that of name servers on this
+    machine, of all that are asked (only if nobody can touch the way to them), or nobody's."""
     timeout_s: Seconds = Seconds(10)
     """How long one question may take, all tries together."""
     max_ttl_s: Seconds = Seconds(86400)
@@ -97,13 +100,17 @@ class Resolver:
             if self._servers is None:
                 self._servers = await asyncio.to_thread(_find, self._settings, self._addresses)
             answer = await self._servers.ask(*key)
-        if key.kind == "TXT" and sum(map(len, answer.records)) > _MAX_REMEMBERED_CHARACTERS:
+        if key.kind in ("TXT", "TLSA") and _size(answer) > _MAX_REMEMBERED_CHARACTERS:
             return answer
         self._cache[key] = (asyncio.get_running_loop().time() + answer.ttl_s, answer)
         self._cache.move_to_end(key)
         while len(self._cache) > self._settings.cache_size:
             self._cache.popitem(last=False)
         return answer
+
+
+def _size(answer: Answer) -> int:
+    return sum(len(record if isinstance(record, str) else record[-1]) for record in answer.records)
 
 
 def _find(settings: ResolverSettings, addresses: list[tuple[str, int]]) -> NameServers:
