@@ -46,6 +46,7 @@ _COMMANDS = {
         "srs",
         "Keep the keys of forwarded mail's senders, and read such an address.",
     ),
+    "domain": ("pillarbox.cli.domain", "domain", "Tell what to publish for a domain."),
     "user": ("pillarbox.cli.user", "user", "Keep the accounts that may log in."),
 }
 

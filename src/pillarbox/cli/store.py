@@ -62,11 +62,11 @@ def sandbox_folder() -> Path:
 
 def data_folder(config: Path | None) -> Path:
     """The data folder of a configuration, else of the system's, else of the sandbox."""
-    named = config or _named_config()
+    named = config or named_config()
     return sandbox_folder() if named is None else Path(load_config(named).data)
 
 
-def _named_config() -> Path | None:
+def named_config() -> Path | None:
     """The configuration file that is meant when none is named, if there is one."""
     if CONFIG_VARIABLE in os.environ:
         return Path(os.environ[CONFIG_VARIABLE])
@@ -77,7 +77,7 @@ def auth_mechanisms(data: Path | None, config: Path | None) -> tuple[str, ...]:
     """The mechanisms for which a password has to be kept: those of the configuration, else of the defaults."""
     from pillarbox.policy.accounts import AuthSettings
 
-    file = config or (None if data else _named_config())
+    file = config or (None if data else named_config())
     return (load_config(file).auth if file is not None else AuthSettings()).mechanisms
 
 
