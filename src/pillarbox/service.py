@@ -33,8 +33,10 @@ from pillarbox.policy.account_store import FILE, StoredAccounts
 from pillarbox.policy.accounts import Accounts, ConfigAccounts, Tokens
 from pillarbox.policy.checks import Tools, line_up
 from pillarbox.policy.directory import Directory
+from pillarbox.policy.domain_store import StoredNames
 from pillarbox.policy.forwarding import Forwarding, load_keys
 from pillarbox.policy.hooks import Hooks
+from pillarbox.policy.known_names import KnownNames
 from pillarbox.policy.memory import Memory
 from pillarbox.policy.origin import OriginPolicy
 from pillarbox.policy.quota import mailbox_of
@@ -65,6 +67,7 @@ if TYPE_CHECKING:
     from pillarbox.queue.attempt import Courier
     from pillarbox.queue.spool import Draft, Entry, Queued
 
+_FRESH_S = 1.0  # how soon a server knows what a command has changed
 _SPARE_FILES = 128  # kept for the store, the log and deliveries when connections are counted
 # Settings of parts that live as long as the worker; of `listen` all but addresses and implicit TLS can change.
 _FIXED = (
@@ -135,10 +138,12 @@ class Policy:
 
     def __init__(self, config: Config, tools: Tools, plugins: Sequence[object] = ()) -> None:
         """Raises ValueError or ImportError for what can't work."""
-        self.directory = Directory(config.directory)
+        self.directory = Directory(config.directory, known=KnownNames({"configuration": config.accounts}))
         if config.srs.rewrite:
             self.directory.forwarding = Forwarding(load_keys(Path(config.data)), self.directory.serves)
         self.directory.read_files()
+        self._stored = StoredNames(Path(config.data) / FILE, self.directory)
+        self._stored.take(self._stored.read())
         self.accounts = _accounts(config)
         self.rules = Rules(config.policy, self.directory)
         plugins = [*map(_import_hooks, config.hooks), *plugins]
@@ -154,6 +159,11 @@ class Policy:
         self.keys = keys or None  # without a key signing costs nothing
         self.tls_of_users = server_context(config.tls, asks_client=True)
         self.handshakes = Handshakes(config.tls.max_handshakes)
+
+    async def keep_fresh(self) -> None:
+        """Have what is kept in memory read again if it was changed."""
+        if self._stored.changed():
+            self._stored.take(await asyncio.to_thread(self._stored.read))
 
     def tls_for(self, settings: ListenSettings) -> ListenerContext | None:
         """The context of a listener: that of users may ask for their certificates."""
@@ -246,7 +256,7 @@ class Service:
         try:
             self._open_queue()
             await self._open_listeners(sockets)
-            for work in (self.connections.watch(), self.manager.run()):
+            for work in (self.connections.watch(), self.manager.run(), self._keep_fresh()):
                 self._open.push_async_callback(_cancel, asyncio.create_task(work))
             if self.config.console.address:
                 self._open_console(console or bind(self.config.console.address, shared=False))
@@ -305,6 +315,12 @@ class Service:
             sender_for=self._sender_for if config.srs.rewrite else None,
         )
         return self._network, local.close
+
+    async def _keep_fresh(self) -> None:
+        """Learn of domains and mailboxes that commands add, and of files that change."""
+        while True:
+            await asyncio.sleep(_FRESH_S)
+            await self._policy.keep_fresh()
 
     async def _close_accounts(self) -> None:
         await self._policy.accounts.close()

@@ -46,7 +46,11 @@ _COMMANDS = {
         "srs",
         "Keep the keys of forwarded mail's senders, and read such an address.",
     ),
-    "domain": ("pillarbox.cli.domain", "domain", "Tell what to publish for a domain."),
+    "domain": (
+        "pillarbox.cli.domain",
+        "domain",
+        "Keep domains that the server takes mail for, and tell what to publish for them.",
+    ),
     "user": ("pillarbox.cli.user", "user", "Keep the accounts that may log in."),
 }
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from pillarbox.config import Config
+    from pillarbox.policy.domains import DomainSettings
     from pillarbox.queue.ledger import Ledger
 
 F = TypeVar("F", bound="Callable[..., object]")
@@ -71,6 +72,12 @@ def named_config() -> Path | None:
     if CONFIG_VARIABLE in os.environ:
         return Path(os.environ[CONFIG_VARIABLE])
     return Path(CONFIG_FILE) if Path(CONFIG_FILE).exists() else None
+
+
+def configured_domains(data: Path | None, config: Path | None) -> dict[str, DomainSettings]:
+    """The domains of the configuration that is meant, by name."""
+    file = config or (None if data else _named_config())
+    return load_config(file).domains if file is not None else {}
 
 
 def auth_mechanisms(data: Path | None, config: Path | None) -> tuple[str, ...]:

@@ -20,12 +20,12 @@ from pillarbox.cli.show import Group, fail, format_time, iso_time, show_json, sh
 from pillarbox.cli.store import auth_mechanisms, data_folder, store_options
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from pillarbox.policy.account import Account
-    from pillarbox.policy.account_store import AccountStore
+    from pillarbox.policy.account_store import AccountStore, StoreFile
 
-F = TypeVar("F", bound="Callable[..., object]")
+S = TypeVar("S", bound="StoreFile")
 PASSWORD_VARIABLE = "PILLARBOX_PASSWORD"  # noqa: S105 - its name
 _PROGRESS_FROM = 50  # accounts
 _password_file = click.option(
@@ -47,16 +47,25 @@ def user() -> None:
 @contextmanager
 def _accounts(data: Path | None, config: Path | None, *, makes: bool = False) -> Iterator[AccountStore]:
     """The accounts of a data folder, which only `makes` makes; what goes wrong with them ends the command."""
-    import apsw
-
-    from pillarbox.policy.account_store import FILE, AccountError, AccountStore
+    from pillarbox.policy.account_store import FILE, AccountStore
 
     folder = data or data_folder(config)
     if not makes and not (folder / FILE).exists():
         fail(f"there are no accounts in {folder}; `pillarbox user add` makes the first one", Exit.NOTHING)
+    with handled(folder / FILE, AccountStore) as store:
+        yield store
+
+
+@contextmanager
+def handled(file: Path, store_type: type[S]) -> Iterator[S]:
+    """A store in that file; what goes wrong with it ends the command."""
+    import apsw
+
+    from pillarbox.policy.account_store import AccountError
+
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        store = AccountStore(folder / FILE)
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        store = store_type(file)
         try:
             yield store
         finally:
@@ -66,7 +75,7 @@ def _accounts(data: Path | None, config: Path | None, *, makes: bool = False) ->
     except apsw.BusyError:
         fail("somebody else is writing; try again", Exit.TEMPORARY)
     except (apsw.Error, OSError) as error:
-        fail(f"{folder / FILE} cannot be used: {error}", Exit.NO_INPUT)
+        fail(f"{file} cannot be used: {error}", Exit.NO_INPUT)
 
 
 def _name(_context: click.Context, _parameter: click.Parameter, value: str) -> str:

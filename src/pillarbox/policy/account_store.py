@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FILE = "accounts.db"
-_VERSION = 1
+_VERSION = 2
 _BUSY_MS = 2000
 _SHARE_S = 60.0  # how long the share of accounts without keys is remembered
 _USED_S = 60.0  # the last use of an app password is noted no more often
@@ -44,6 +44,27 @@ CREATE TABLE app_password (
   created REAL NOT NULL, used REAL, PRIMARY KEY (name, label)) STRICT, WITHOUT ROWID;
 
 CREATE TABLE nobody (key BLOB NOT NULL) STRICT;
+"""
+# What has changed since version 1. `names` counts the changes of what gets mail, so that servers know when to read anew.
+_TABLES_OF_NAMES = """
+CREATE TABLE domain (
+  name TEXT PRIMARY KEY, deliver TEXT NOT NULL, every_name INTEGER NOT NULL DEFAULT 0, catch_all TEXT,
+  created REAL NOT NULL) STRICT, WITHOUT ROWID;
+
+CREATE TABLE alias (
+  domain TEXT NOT NULL REFERENCES domain ON DELETE CASCADE, name TEXT NOT NULL, goes_to TEXT NOT NULL,
+  PRIMARY KEY (domain, name)) STRICT, WITHOUT ROWID;
+
+CREATE TABLE names (version INTEGER NOT NULL) STRICT;
+INSERT INTO names VALUES (1);
+CREATE TRIGGER account_added AFTER INSERT ON account BEGIN UPDATE names SET version = version + 1; END;
+CREATE TRIGGER account_removed AFTER DELETE ON account BEGIN UPDATE names SET version = version + 1; END;
+CREATE TRIGGER domain_added AFTER INSERT ON domain BEGIN UPDATE names SET version = version + 1; END;
+CREATE TRIGGER domain_changed AFTER UPDATE ON domain BEGIN UPDATE names SET version = version + 1; END;
+CREATE TRIGGER domain_removed AFTER DELETE ON domain BEGIN UPDATE names SET version = version + 1; END;
+CREATE TRIGGER alias_added AFTER INSERT ON alias BEGIN UPDATE names SET version = version + 1; END;
+CREATE TRIGGER alias_changed AFTER UPDATE ON alias BEGIN UPDATE names SET version = version + 1; END;
+CREATE TRIGGER alias_removed AFTER DELETE ON alias BEGIN UPDATE names SET version = version + 1; END;
 """
 
 
@@ -72,8 +93,8 @@ class AppPassword:
     used: float | None
 
 
-class AccountStore:
-    """The file itself, for one thread at a time. Raises apsw.Error and AccountError."""
+class StoreFile:
+    """The file itself, for one thread at a time: its tables, and writing all or nothing. Raises apsw.Error and AccountError."""
 
     def __init__(self, file: Path) -> None:
         """Open the file, or make it; nobody else may read it."""
@@ -81,18 +102,25 @@ class AccountStore:
         self._db = apsw.Connection(str(file))
         self._db.set_busy_timeout(_BUSY_MS)
         self._db.execute("PRAGMA foreign_keys = ON")
-        if self._db.pragma("user_version") == 0:
-            with self._writing():
-                if self._db.pragma("user_version") == 0:  # nobody was faster
-                    self._db.execute(_TABLES)
-                    self._db.execute("INSERT INTO nobody VALUES (?)", (secrets.token_bytes(32),))
-                    self._db.pragma("user_version", _VERSION)
+        if self._db.pragma("user_version") < _VERSION:
+            with self.writing():
+                self._make_tables()
         if (found := self._db.pragma("user_version")) != _VERSION:
             self._db.close()
             raise AccountError(f"{file} has tables of version {found}; use the release that made them")
 
+    def _make_tables(self) -> None:
+        found = self._db.pragma("user_version")  # somebody may have been faster
+        if found == 0:
+            self._db.execute(_TABLES)
+            self._db.execute("INSERT INTO nobody VALUES (?)", (secrets.token_bytes(32),))
+        if found < _VERSION:
+            self._db.execute(_TABLES_OF_NAMES)
+            self._db.pragma("user_version", _VERSION)
+
     @contextmanager
-    def _writing(self) -> Iterator[None]:
+    def writing(self) -> Iterator[None]:
+        """What is done inside is done as a whole or not at all."""
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield
@@ -105,6 +133,10 @@ class AccountStore:
     def close(self) -> None:
         """Let it go."""
         self._db.close()
+
+
+class AccountStore(StoreFile):
+    """The accounts in it."""
 
     @property
     def key(self) -> bytes:
@@ -175,7 +207,7 @@ class AccountStore:
 
     def add_all(self, accounts: Sequence[Account], *, replace: bool) -> None:
         """New accounts, all or none; with `replace` they take the place of those there are."""
-        with self._writing():
+        with self.writing():
             for account in accounts:
                 if (
                     not replace
@@ -209,7 +241,7 @@ class AccountStore:
 
     def set_password(self, account: Account) -> None:
         """Take the secrets of `account` over; the rest stays."""
-        with self._writing():
+        with self.writing():
             self._must_exist(account.name)
             self._db.execute(
                 "UPDATE account SET password = ?, cram_md5 = ? WHERE name = ?",
@@ -219,7 +251,7 @@ class AccountStore:
 
     def learn(self, account: Account) -> None:
         """Keep keys that were made from a password found right, unless it was changed meanwhile."""
-        with self._writing():
+        with self.writing():
             known = self._db.execute(
                 "SELECT password FROM account WHERE name = ?", (account.name,)
             ).fetchone()
@@ -228,20 +260,20 @@ class AccountStore:
 
     def enable(self, name: str, *, enabled: bool) -> None:
         """Open or close an account."""
-        with self._writing():
+        with self.writing():
             self._must_exist(name)
             self._db.execute("UPDATE account SET enabled = ? WHERE name = ?", (enabled, name))
 
     def remove(self, name: str) -> None:
         """Forget an account and its app passwords."""
-        with self._writing():
+        with self.writing():
             self._must_exist(name)
             self._db.execute("DELETE FROM account WHERE name = ?", (name,))
 
     def add_app_password(self, name: str, label: str) -> str:
         """A new app password; it is shown once and never again."""
         secret = new_app_password()
-        with self._writing():
+        with self.writing():
             self._must_exist(name)
             if label in {one.label for one in self.app_passwords(name)}:
                 raise AccountError(f"{name} has an app password {label} already")
@@ -253,7 +285,7 @@ class AccountStore:
 
     def remove_app_password(self, name: str, label: str) -> None:
         """Take an app password back."""
-        with self._writing():
+        with self.writing():
             self._must_exist(name)
             self._db.execute("DELETE FROM app_password WHERE name = ? AND label = ?", (name, label))
             if not self._db.changes():

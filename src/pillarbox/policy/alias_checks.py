@@ -73,14 +73,19 @@ def _check_value(names: Names, domain: Domain, name: str, value: str) -> None:
     if "@" not in value:
         parse_address(f"{value}@{aim[0].shown}")
     meaning = names.look_up(*aim)
-    if meaning is None and aim[0].files:
+    if meaning is None and aim[0].may_know_more:
         return  # it may stand there
     if meaning is None or (meaning.key == name == CATCH_ALL and aim[0] is domain):
         raise ValueError(f'there is no user or alias "{value}"')
 
 
 def _has_mailbox(domain: Domain, name: str) -> bool:
-    return name in domain.users or domain.everyone or (name == "postmaster" and domain.deliver is not None)
+    return (
+        name in domain.users
+        or domain.everyone
+        or domain.may_know_more
+        or (name == "postmaster" and domain.deliver is not None)
+    )
 
 
 def _next(names: Names, domain: Domain, name: str, values: tuple[str, ...]) -> list[tuple[str, str]]:

@@ -13,15 +13,17 @@ from pillarbox.mail.route import Route, Transport
 from pillarbox.mail.srs import looks_rewritten
 from pillarbox.policy.alias_checks import check_aliases
 from pillarbox.policy.domains import Domain, dns_name, fold, is_itself
+from pillarbox.policy.known_names import KnownNames
 from pillarbox.policy.map_files import DirectoryTroubleError
 from pillarbox.policy.names import DirectorySettings, Names, Target
 from pillarbox.policy.transports import UnsafeNameError, is_spec, parse_spec
 from pillarbox.policy.users import Mailbox, State, timestamp
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from pillarbox.mail.reply import Reply
+    from pillarbox.policy.domains import DomainSettings
     from pillarbox.policy.forwarding import Forwarding
     from pillarbox.policy.map_files import MapFile
     from pillarbox.policy.users import MailingList
@@ -40,9 +42,13 @@ MAX_EXPANSION = 10_000  # names looked at for one recipient
 class Directory:
     """Answers for our domains; one look-up costs the same however long the lists are."""
 
-    def __init__(self, settings: DirectorySettings) -> None:
-        """Raises ValueError, naming the key, for anything that could not work, loops of aliases included."""
-        self._names = Names(settings)
+    def __init__(self, settings: DirectorySettings, *, known: KnownNames | None = None) -> None:
+        """`known` are accounts that may be mailboxes too.
+
+        Raises ValueError, naming the key, for anything that could not work, loops of aliases included.
+        """
+        self.known = known or KnownNames()
+        self._names = Names(settings, self.known)
         self.forwarding: Forwarding | None = None  # who makes senders of forwarded mail, and knows them again
         check_aliases(self._names)
         # whether mailboxes limit what they take, and whether there is anything to ask about a recipient beyond where its mail goes
@@ -52,6 +58,10 @@ class Directory:
         self.has_verified = any(domain.settings.verify_recipients for domain in domains)
         self.has_limits = any(domain.has_limits for domain in self._names.domains.values())
         self.plain = all(domain.plain for domain in self._names.domains.values())
+
+    def take_stored(self, domains: Mapping[str, DomainSettings]) -> list[tuple[str, str]]:
+        """Serve domains that are kept elsewhere than in the configuration; which of them can't be served, and why."""
+        return list(self._names.take_stored(domains))
 
     def serves(self, domain: str) -> bool:
         """Whether a domain is one of ours."""
@@ -106,6 +116,8 @@ class Directory:
         """The addresses of all users that are named somewhere, by domain and name."""
         for domain in self._names.domains.values():
             names = domain.users.union(*(file.mailboxes for file in domain.files))
+            if domain.by_account:
+                names |= self.known.of(domain.name)
             yield from (f"{name}@{domain.shown}" for name in sorted(names))
 
     def verifies(self, address: Address) -> bool:

@@ -56,6 +56,8 @@ class DomainSettings(Settings, frozen=True):
     """The domain takes no mail at all (RFC 7504)."""
     since: dt.datetime | None = None
     """When the domain became yours, such as 2019-05-31T00:00:00Z; who wants only an owner before that is refused (RFC 7293)."""
+    users_from: tuple[Literal["accounts"], ...] = ()
+    """Where more mailboxes are found: "accounts" are those of the accounts that are named like addresses of the domain."""
     users_file: str = ""
     """A file with more mailboxes, one a line; while it can't be read, mail for names that stand nowhere else is put off."""
     aliases_file: str = ""
@@ -89,6 +91,12 @@ class Domain:
     no_mail: bool
     files: tuple[MapFile, ...]
     nothing_but_names: bool  # each name is a mailbox, and there is no more to know
+    by_account: bool  # accounts named like addresses of the domain are mailboxes
+
+    @property
+    def may_know_more(self) -> bool:
+        """Whether there may be users and aliases that do not stand here."""
+        return bool(self.files or self.settings.users_from)
 
     @property
     def plain(self) -> bool:
@@ -149,7 +157,8 @@ def compile_domain(name: str, settings: DomainSettings) -> Domain:
         deliver = parse_spec(settings.deliver) if settings.deliver else None
     except ValueError as error:
         raise ValueError(f"{key}.deliver: {error}") from error
-    everyone = settings.users == "*" and deliver is not None and not settings.users_file
+    asks = settings.users_file or settings.users_from
+    everyone = settings.users == "*" and deliver is not None and not asks
     if everyone and settings.catch_all is not None:
         raise ValueError(f'{key}.catch_all: it never applies while users = "*"')
     particulars = {fold(user): found for user, found in settings.user.items()}
@@ -172,6 +181,7 @@ def compile_domain(name: str, settings: DomainSettings) -> Domain:
         files,
         everyone
         and not (settings.aliases or particulars or settings.lists or files or _limits_all(settings)),
+        "accounts" in settings.users_from,
     )
     _check_users(key, domain, listed)
     _check_quota(key, domain)
@@ -188,8 +198,9 @@ def _files(key: str, shown: str, settings: DomainSettings) -> tuple[MapFile, ...
             raise ValueError(f"{key}.{name}: must be an absolute path")
         if path:
             files.append(MapFile(path, shown, aliases=name == "aliases_file"))
-    if settings.users_file and not settings.deliver:
-        raise ValueError(f"{key}.users_file: there are users but no `deliver`")
+    for name in ("users_file", "users_from"):
+        if getattr(settings, name) and not settings.deliver:
+            raise ValueError(f"{key}.{name}: there are users but no `deliver`")
     return tuple(files)
 
 

@@ -24,7 +24,10 @@ from pillarbox.policy.domains import (
 from pillarbox.policy.routes import RouteSettings, RouteTable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
     from pillarbox.mail.route import Route
+    from pillarbox.policy.known_names import KnownNames
     from pillarbox.policy.users import Mailbox
 
 
@@ -61,8 +64,9 @@ class Meaning:
 class Names:
     """All our domains; one look-up costs the same however long their lists are."""
 
-    def __init__(self, settings: DirectorySettings) -> None:
-        """Raises ValueError, naming the key, for settings that are wrong by themselves."""
+    def __init__(self, settings: DirectorySettings, known: KnownNames) -> None:
+        """`known` are the accounts. Raises ValueError, naming the key, for settings that are wrong by themselves."""
+        self.known = known
         self.delimiters = settings.recipient_delimiter
         self.postmaster = settings.postmaster
         self.domains: dict[str, Domain] = {}
@@ -71,8 +75,28 @@ class Names:
             if compiled.name in self.domains:
                 raise ValueError(f'domain."{name}": this domain is configured twice')
             self.domains[compiled.name] = compiled
-        self.home = next((domain for domain in self.domains.values() if not domain.no_mail), None)
+        self._configured = self.domains
+        self.home = self._find_home()
         self.routes = RouteTable(settings.routes)
+
+    def _find_home(self) -> Domain | None:
+        return next((domain for domain in self.domains.values() if not domain.no_mail), None)
+
+    def take_stored(self, domains: Mapping[str, DomainSettings]) -> Iterator[tuple[str, str]]:
+        """Serve these beside the configured domains, in place of those taken before; what can't be served, and why."""
+        stored = {}
+        for name, settings in domains.items():
+            try:
+                compiled = compile_domain(name, settings)
+            except ValueError as error:
+                yield name, str(error)
+                continue
+            if compiled.name in self._configured:
+                yield name, "the configuration has this domain too, and that counts"
+            else:
+                stored[compiled.name] = compiled
+        self.domains = self._configured | stored
+        self.home = self._find_home()
 
     def domain_of(self, address: Address) -> Domain | None:
         """The domain of ours that an address belongs to; a bare name belongs to the first."""
@@ -94,6 +118,8 @@ class Names:
             if values is not None:
                 return Meaning(name, rest, (values,) if isinstance(values, str) else tuple(values))
             if name in domain.users:
+                return Meaning(name, rest)
+            if domain.by_account and self.known.has(domain.name, name):
                 return Meaning(name, rest)
             for file in domain.files if user != "postmaster" else ():
                 listed = file.find(name)
