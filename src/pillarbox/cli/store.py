@@ -76,7 +76,7 @@ def named_config() -> Path | None:
 
 def configured_domains(data: Path | None, config: Path | None) -> dict[str, DomainSettings]:
     """The domains of the configuration that is meant, by name."""
-    file = config or (None if data else _named_config())
+    file = config or (None if data else named_config())
     return load_config(file).domains if file is not None else {}
 
 
