@@ -329,6 +329,16 @@ BOUNCE_UNKNOWN = Event(
 REPORT_QUEUED = Event(
     "report.queued", Level.INFO, "{message} reports {kind} of {cause_message}", labels=("kind",)
 )
+REPORT_SENT = Event("report.sent", Level.INFO, "{kind} report about {domain} sent to {to}", labels=("kind",))
+REPORT_NOT_SENT = Event(
+    "report.not_sent", Level.WARNING, "{kind} report about {domain} not sent: {problem}", labels=("kind",)
+)
+REPORT_READ = Event(
+    "report.read", Level.INFO, "{kind} report of {organization} about {domain} read", labels=("kind",)
+)
+REPORT_UNREADABLE = Event(
+    "report.unreadable", Level.WARNING, "{message} is no report that can be read: {problem}"
+)
 SPOOL_TROUBLE = Event("spool.trouble", Level.ERROR, "the store has trouble: {problem}")
 HOOK_FAILED = Event("hook.failed", Level.ERROR, "hook {hook} failed: {problem}", labels=("hook",))
 DIRECTORY_TROUBLE = Event("directory.trouble", Level.ERROR, "{file} cannot be used: {problem}")

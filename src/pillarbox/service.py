@@ -40,6 +40,7 @@ from pillarbox.policy.known_names import KnownNames
 from pillarbox.policy.memory import Memory
 from pillarbox.policy.origin import OriginPolicy
 from pillarbox.policy.quota import mailbox_of
+from pillarbox.policy.reporting import due_at
 from pillarbox.policy.rules import Role, Rules
 from pillarbox.policy.signing import SigningKeys, keys_folder
 from pillarbox.policy.terms import TermRules
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     from pillarbox.mail.reply import Result
     from pillarbox.mail.route import Route
     from pillarbox.policy.next_hop import Probe
+    from pillarbox.policy.report_store import ReportStore
     from pillarbox.policy.users import Mailbox
     from pillarbox.queue.attempt import Courier
     from pillarbox.queue.spool import Draft, Entry, Queued
@@ -80,6 +82,7 @@ _FIXED = (
     "connections",
     "queue",
     "suppression",
+    "reports",
     "console",
 )
 _OF_COURIERS = ("programs", "webhooks", "handler_limit_s", "recipient_delimiter", "relay", "dns", "srs")
@@ -273,6 +276,7 @@ class Service:
         self._resolver = Resolver(config.dns)
         self._memory = Memory(Path(config.data))
         self._open.push_async_callback(self._memory.close)
+        self._reports = self._open_reports(config)
         self._policy = Policy(config, self._get_tools(config, self._resolver), self._plugins)
         self._open.push_async_callback(self._close_accounts)
         self.spool = SqliteSpool(Path(config.data))
@@ -292,6 +296,16 @@ class Service:
             revive=self._hosts.revive,
             hostname=config.hostname,
         )
+
+    def _open_reports(self, config: Config) -> ReportStore | None:
+        """Where messages and sessions are counted for reports; None if none are sent."""
+        if not config.reports.sends:
+            return None
+        from pillarbox.policy.report_store import ReportStore  # noqa: PLC0415 - most servers send none
+
+        store = ReportStore(Path(config.data), due_at=due_at(config.hostname))
+        self._open.push_async_callback(store.close)
+        return store
 
     def _courier_makers(
         self, config: Config

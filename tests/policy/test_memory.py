@@ -7,7 +7,8 @@ import pytest
 
 from pillarbox.mail.units import Rate
 from pillarbox.policy import memory as module
-from pillarbox.policy.memory import FILE, Memory, MemoryFullError
+from pillarbox.policy import shared_file
+from pillarbox.policy.memory import FILE, Memory
 
 FIVE_A_MINUTE = Rate(5, 60.0)
 
@@ -117,13 +118,13 @@ async def test_a_mistake_costs_only_who_made_it(open_memory):
 
 
 async def test_questions_without_end_are_refused(open_memory, monkeypatch):
-    monkeypatch.setattr(module, "_MAX_WAITING", 3)
+    monkeypatch.setattr(shared_file, "_MAX_WAITING", 3)
     memory, release = open_memory(), threading.Event()
     first = memory.ask(lambda _: release.wait(20))
     while memory._waiting:
         await asyncio.sleep(0.001)
     asked = [memory.take("a", FIVE_A_MINUTE) for _ in range(3)]
-    with pytest.raises(MemoryFullError):
+    with pytest.raises(shared_file.FileFullError):
         memory.take("a", FIVE_A_MINUTE)
     release.set()
     assert await asyncio.gather(first, *asked) == [True, 0.0, 0.0, 0.0]

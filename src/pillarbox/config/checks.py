@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from pillarbox.config.source import Path, parse_key
 from pillarbox.config.strict import Finding, objection
-from pillarbox.mail.address import AddressError, parse_domain
+from pillarbox.mail.address import AddressError, parse_address, parse_domain
 from pillarbox.mail.verp import DELIMITER
 from pillarbox.mailauth.keys import MIN_RSA_BITS
 from pillarbox.mailauth.names import a_labels
@@ -42,6 +42,7 @@ def check(config: Config) -> list[Finding]:
         *_check_names(config),
         *_check_policy(config),
         *_check_origin(config),
+        *_check_reports(config),
         *_check_verp(config),
         *_check_checks(config),
     ]
@@ -172,6 +173,19 @@ def _ways(config: Config) -> Iterator[tuple[Path, str]]:
         yield ("route", number, "via"), route.via
 
 
+def _check_reports(config: Config) -> Iterator[Finding]:
+    reports = config.reports
+    if reports.dmarc and not config.dmarc.check:
+        yield Finding(
+            ("reports", "dmarc"), "nothing to report: DMARC is not looked up", "set check = true in [dmarc]"
+        )
+    if reports.sender:
+        try:
+            parse_address(reports.sender)
+        except AddressError as error:
+            yield Finding(("reports", "sender"), f"not an address: {error}")
+
+
 def _check_verp(config: Config) -> Iterator[Finding]:
     """Bounces to tagged addresses must come here, and reach the mailbox without the tag."""
     for number, domain in enumerate(config.relay.verp):
@@ -255,6 +269,7 @@ def _check_origin(config: Config) -> Iterator[Finding]:
     for table, key, names in (
         ("dmarc", "except_domains", config.dmarc.except_domains),
         ("arc", "trusted_sealers", config.arc.trusted_sealers),
+        ("reports", "except_domains", config.reports.except_domains),
     ):
         for number, name in enumerate(names):
             if not a_labels(name):

@@ -33,6 +33,7 @@ from pillarbox.policy.hooks import HookSettings
 from pillarbox.policy.names import DirectorySettings
 from pillarbox.policy.origin import ArcSettings, DkimSettings, DmarcSettings, SpfSettings
 from pillarbox.policy.rates import RateSettings
+from pillarbox.policy.reporting import ReportSettings
 from pillarbox.policy.reverse import ReverseSettings
 from pillarbox.policy.routes import RouteSettings
 from pillarbox.policy.rules import Role, RuleSettings
@@ -134,6 +135,7 @@ class Config(Settings, frozen=True):
     dmarc: DmarcSettings = DmarcSettings()
     arc: ArcSettings = ArcSettings()
     srs: SrsSettings = SrsSettings()
+    reports: ReportSettings = ReportSettings()
     console: ConsoleSettings = ConsoleSettings()
     domains: dict[str, DomainSettings] = msgspec.field(default_factory=dict, name="domain")
     routes: tuple[RouteSettings, ...] = msgspec.field(default=(), name="route")

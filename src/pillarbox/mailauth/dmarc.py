@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, TypeAlias
+from urllib.parse import unquote
 
 from pillarbox.mailauth.dns import Answer, Plan, Query
 from pillarbox.mailauth.names import a_labels
@@ -40,6 +41,7 @@ class Record:
     reports_to: tuple[str, ...] = ()  # rua=
     failures_to: tuple[str, ...] = ()  # ruf=
     text: str = ""
+    failure_options: str = ""  # fo=
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,7 @@ def _parse(text: str) -> Record | None:
         value = tags.get(name, "").lower()
         return value if value in allowed else ""
 
-    reports = _addresses(tags.get("rua", ""))
+    reports = mail_addresses(tags.get("rua", ""))
     bad = [
         name for name in ("p", "sp", "np") if (name in tags or name == "p") and not choice(name, _POLICIES)
     ]
@@ -104,17 +106,19 @@ def _parse(text: str) -> Record | None:
         choice("psd", "ynu") or "u",
         tags.get("t", "").lower() == "y",
         reports,
-        _addresses(tags.get("ruf", "")),
+        mail_addresses(tags.get("ruf", "")),
         text,
+        tags.get("fo", ""),
     )
 
 
 _remembered = lru_cache(maxsize=2048)(_parse)
 
 
-def _addresses(value: str) -> tuple[str, ...]:
-    found = (part.strip(" \t").partition("!")[0] for part in value.split(","))
-    return tuple(uri[7:] for uri in found if uri.lower().startswith("mailto:") and "@" in uri)
+def mail_addresses(uris: str) -> tuple[str, ...]:
+    """The addresses in a list of "mailto:" URIs; a size behind "!", as older records have it, says nothing (RFC 9989 4.7)."""
+    found = (part.strip(" \t").partition("!")[0].partition("?")[0] for part in uris.split(","))
+    return tuple(unquote(uri[7:]) for uri in found if uri.lower().startswith("mailto:") and "@" in uri)
 
 
 def author_domains(fields: Sequence[str]) -> list[str]:
