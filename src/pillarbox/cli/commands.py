@@ -39,6 +39,7 @@ _COMMANDS = {
     ),
     "lint": ("pillarbox.cli.lint", "lint", "Judge the transcript of a session by the standards."),
     "check-config": ("pillarbox.cli.check_config", "check_config", "Check a configuration file."),
+    "check": ("pillarbox.cli.check", "check", "Look at a domain as the world sees it, and say what to mend."),
     "quota": ("pillarbox.cli.quota", "quota", "Show how full mailboxes are, and count them anew."),
     "dkim": ("pillarbox.cli.dkim", "dkim", "Make, list and change the keys that mail is signed with."),
     "srs": (

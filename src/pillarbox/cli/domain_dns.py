@@ -78,7 +78,7 @@ def dns(  # noqa: PLR0913 - one argument for each option
         name,
         a_labels(host or (settings.hostname if settings is not None else "")),
         takes_mail=name not in known or not known[name].no_mail,
-        keys=_keys(folder, name),
+        keys=stored(folder, name),
         reports_to=reports_to,
         dmarc_policy=dmarc,
         tlsa=_tlsa(settings),
@@ -122,7 +122,7 @@ def _as_json(one: Record) -> dict[str, object]:
     }
 
 
-def _keys(folder: Path, domain: str) -> tuple[Key, ...]:
+def stored(folder: Path, domain: str) -> tuple[Key, ...]:
     """The DKIM keys of a domain."""
     from pillarbox.mailauth.publish import Key
     from pillarbox.policy.signing import SigningError, keys_folder, stored_keys
@@ -135,20 +135,19 @@ def _keys(folder: Path, domain: str) -> tuple[Key, ...]:
 
 
 def _tlsa(settings: Config | None) -> tuple[str, ...]:
-    """A TLSA record for the key of the server's certificate: DANE-EE, its public key, by SHA-256 (RFC 7672 3.1.1)."""
+    """A TLSA record for the key of the server's certificate."""
     if settings is None or not settings.tls.certificate:
         return ()
-    from hashlib import sha256
-
-    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+    from cryptography.hazmat.primitives.serialization import Encoding
     from cryptography.x509 import load_pem_x509_certificate
+
+    from pillarbox.diagnose.domain_hosts import tlsa_of
 
     file = Path(settings.tls.certificate)
     try:
-        key = load_pem_x509_certificate(file.read_bytes()).public_key()
+        certificate = load_pem_x509_certificate(file.read_bytes())
     except OSError as error:
         fail(f"cannot read {file}: {error.strerror}", Exit.NO_INPUT)
     except ValueError as error:
         fail(f"{file}: {error}", Exit.CONFIG)
-    octets = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return (f"3 1 1 {sha256(octets).hexdigest()}",)
+    return (tlsa_of(certificate.public_bytes(Encoding.DER)),)

@@ -141,10 +141,13 @@ def load_key(pem: bytes) -> PrivateKey:
 
 def format_record(key: PrivateKey) -> str:
     """The record to publish for a key."""
-    if isinstance(key, rsa.RSAPrivateKey):
-        der = key.public_key().public_bytes(
-            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
+    return format_public(key.public_key())
+
+
+def format_public(key: PublicKey) -> str:
+    """The record of a public key."""
+    if isinstance(key, rsa.RSAPublicKey):
+        der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
         return f"v=DKIM1; k=rsa; p={b64encode(der).decode()}"
-    raw = key.public_key().public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
+    raw = key.public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
     return f"v=DKIM1; k=ed25519; p={b64encode(raw).decode()}"

@@ -54,6 +54,11 @@ class Resolver:
         self._asking: dict[Query, asyncio.Task[Answer]] = {}
         self._slots = asyncio.Semaphore(self._settings.max_questions)
 
+    @property
+    def first_server(self) -> str:
+        """The address of the name server that is asked first; "" for those of the system."""
+        return self._addresses[0][0] if self._addresses else ""
+
     async def mx(self, domain: str) -> Answer:
         """The MX records of a domain, in A-labels, as (preference, host) pairs; a null MX is (0, "")."""
         return await self.lookup(Query(domain, "MX"))

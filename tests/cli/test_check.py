@@ -1,0 +1,168 @@
+"""`pillarbox check` with name servers and hosts on loopback: what it finds, in which order, and its exit status."""
+
+import asyncio
+import datetime as dt
+import json
+import ssl
+
+import dns.rdatatype
+import dns.zone
+import pytest
+from click.testing import CliRunner
+
+from pillarbox.cli.commands import cli
+from pillarbox.testing import ScriptedPeer, StartTls
+
+GOOD = """
+@ MX 10 mx
+@ TXT "v=spf1 mx ~all"
+_dmarc TXT "v=DMARC1; p=reject; rua=mailto:postmaster@example.org"
+_smtp._tls TXT "v=TLSRPTv1; rua=mailto:postmaster@example.org"
+_mta-sts TXT "v=STSv1; id=1"
+mta-sts A 127.0.0.1
+mx A 127.0.0.1
+1.0.0.127.in-addr.arpa. PTR mx
+default._domainkey TXT "v=DKIM1; k=ed25519; p=dVtgZ6wnbI86Fs08DLTCzP3pUF5tGdeV7CHu1d6R5Iw="
+"""
+POLICY = b"version: STSv1\r\nmode: enforce\r\nmx: mx.example.org\r\nmax_age: 2592000\r\n"
+EXTENSIONS = ("STARTTLS", "8BITMIME")
+
+
+def answers(text):
+    """What the name server says for a zone file; a name that is there has nothing of other kinds."""
+    zone = {}
+    origin = dns.name.from_text("example.org")
+    for line in text.strip().splitlines():
+        name, kind, data = line.split(" ", 2)
+        full = str(dns.name.from_text(name, origin)) if name != "@" else str(origin)
+        rdata = dns.rdata.from_text("IN", kind, data, origin=origin, relativize=False)
+        zone.setdefault(f"{full} {kind}", []).append((full, 300, "IN", kind, rdata.to_text()))
+        zone.setdefault(f"{full} *", "nothing")
+    return zone
+
+
+@pytest.fixture
+async def look(serve_dns, certificates):
+    """Check example.org with a zone, and a host that behaves as it is told: `done = await look(zone, "--json")`."""
+
+    async def run(zone, *arguments, peer=None, authentic=False, policy=POLICY):
+        names = await serve_dns(answers(zone))
+        names.authentic = authentic
+        moves = {"STARTTLS": StartTls(certificates.server)} if peer is None else peer
+        issued = certificates.issuer.issue_cert("mta-sts.example.org")
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        issued.configure_cert(context)
+        web = await asyncio.start_server(lambda r, w: serve_policy(r, w, policy), "127.0.0.1", 0, ssl=context)
+        async with ScriptedPeer(moves, extensions=EXTENSIONS if "STARTTLS" in moves else ()) as host, web:
+            fixed = (
+                "check", "example.org", "--resolver", names.address, "--smtp-port", str(host.port), "--ca-file",
+                certificates.authority, "--https-port", str(web.sockets[0].getsockname()[1]), "--timeout", "5",
+            )  # fmt: skip
+            return await asyncio.to_thread(CliRunner().invoke, cli, [*fixed, *arguments])
+
+    return run
+
+
+async def serve_policy(reader, writer, policy):
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(policy) + policy)
+    await writer.drain()
+    writer.close()
+
+
+async def test_a_domain_that_is_as_it_should_be(look):
+    done = await look(GOOD)
+    assert done.output == "example.org: 0 remarks, 9 things as it should be\n"
+    assert done.exit_code == 0
+    done = await look(GOOD, "--all", "--sending", "127.0.0.1")
+    for words in (
+        "mail goes to 10 mx.example.org",
+        "may send for the domain (mx)",
+        "encrypts with TLSv1.3",
+        "mode enforce",
+    ):
+        assert words in done.output, done.output
+
+
+async def test_what_to_mend_comes_in_order_with_the_record(look):
+    zone = (
+        GOOD.replace('@ TXT "v=spf1 mx ~all"\n', "")
+        .replace("_dmarc TXT", "_dmarc2 TXT")
+        .replace("_smtp._tls", "x")
+    )
+    done = await look(zone, "--json", peer={})
+    found = json.loads(done.output)["remarks"]
+    assert [(one["topic"], one["level"]) for one in found if one["level"] != "ok"] == [
+        ("MTA-STS", "error"), ("SPF", "warning"), ("DMARC", "warning"), ("TLS", "warning"), ("TLS-RPT", "hint"),
+    ]  # fmt: skip
+    records = {one["topic"]: one["record"]["zone"] for one in found if one["record"]}
+    assert records["SPF"] == 'example.org. 3600 IN TXT "v=spf1 mx ~all"'
+    assert done.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"), [((), 0), (("--fail-on", "hint"), 1), (("--fail-on", "error"), 0)]
+)
+async def test_what_makes_it_fail_is_for_the_caller_to_say(look, arguments, status):
+    done = await look(GOOD.replace("_smtp._tls", "x"), *arguments)
+    assert "nobody gets reports about encryption" in done.output
+    assert done.exit_code == status
+
+
+async def test_a_certificate_that_proves_nothing_is_seen_and_said(look, certificates):
+    stale = certificates.issuer.issue_cert("mx.example.org", not_after=dt.datetime(2020, 1, 1, tzinfo=dt.UTC))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    stale.configure_cert(context)
+    done = await look(GOOD, "--json", peer={"STARTTLS": StartTls(context)})
+    found = {one["topic"]: one["found"] for one in json.loads(done.output)["remarks"]}
+    assert found["TLS"].endswith("its certificate proves nothing: certificate has expired")
+    assert "breaks the policy" in found["MTA-STS"]
+    assert done.exit_code == 1
+
+
+async def test_tlsa_records_that_do_not_fit_are_an_error_with_the_right_one(look):
+    done = await look(GOOD + f"_25._tcp.mx TLSA 3 1 1 {'00' * 32}\n", "--json", authentic=True)
+    (wrong,) = (one for one in json.loads(done.output)["remarks"] if one["level"] == "error")
+    assert (wrong["topic"], wrong["record"]["type"]) == ("DANE", "TLSA")
+    name, _, data = wrong["record"]["zone"].partition(". 3600 IN ")
+    done = await look(GOOD + f"{name}. {data}\n", "--all", authentic=True)
+    assert "shows what its TLSA record says: 3 1 1" in done.output
+    assert done.exit_code == 0
+
+
+async def test_a_host_that_refuses_and_one_that_is_gone(look):
+    done = await look(GOOD, "--no-smtp")
+    assert done.exit_code == 0
+    done = await look(GOOD, peer={"connect": "554 5.7.1 not you"})
+    assert "takes no mail from here: 554 5.7.1 not you" in done.output
+    done = await look(GOOD, "--smtp-port", "9")
+    assert "can't be reached: connection refused" in done.output
+
+
+@pytest.mark.parametrize(
+    ("policy", "words"), [(b"version: STSv1\n", "mode"), (b"x" * 70_000, "octets"), (b"\xff", "UTF-8")]
+)
+async def test_a_policy_that_cannot_be_read(look, policy, words):
+    done = await look(GOOD, policy=policy)
+    assert "the policy can't be had" in done.output
+    assert words in done.output
+
+
+async def test_dns_that_does_not_answer_is_another_status(serve_dns):
+    names = await serve_dns({"example.org. MX": "servfail"})
+    done = await asyncio.to_thread(
+        CliRunner().invoke, cli, ["check", "example.org", "--resolver", names.address]
+    )
+    assert done.exit_code == 1  # the rest of it is not there
+    names = await serve_dns({"example.org. *": "servfail", "_dmarc.example.org. *": "servfail"})
+    arguments = ["check", "example.org", "--resolver", names.address, "--fail-on", "error"]
+    done = await asyncio.to_thread(CliRunner().invoke, cli, arguments)
+    assert done.exit_code == 75
+
+
+@pytest.mark.parametrize(
+    "arguments", [("nodots",), ("example.org", "--resolver", "x y"), ("example.org", "--sending", "x")]
+)
+def test_wrong_use(arguments):
+    done = CliRunner().invoke(cli, ["check", *arguments])
+    assert done.exit_code == 64
