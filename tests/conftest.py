@@ -38,9 +38,11 @@ from pillarbox.inbound.status import HelpSettings, StatusBoard
 from pillarbox.mail.catalogue import CAUSES, auth, content, extensions, session
 from pillarbox.mail.reply import Reply, printable
 from pillarbox.mail.units import Octets, Seconds
+from pillarbox.net.certificates import find_certificates
+from pillarbox.net.handshakes import Handshakes, ListenerTls
 from pillarbox.net.listener import ConnectionLimits, Connections, bind, listen
 from pillarbox.net.resolver import Resolver, ResolverSettings
-from pillarbox.net.tls import Handshakes, TlsSettings, server_context
+from pillarbox.net.tls import TlsManner, TlsSettings
 from pillarbox.policy.accounts import Accounts, AccountSettings, AuthSettings, ConfigAccounts, Peer
 from pillarbox.policy.checks import CheckSettings, Tools, line_up
 from pillarbox.policy.directory import Directory
@@ -421,7 +423,7 @@ class Core:
 class Office:
     """The same post office on a real socket, with a real door and a real store."""
 
-    def __init__(self, options, folder, accounts, context):
+    def __init__(self, options, folder, accounts, tls):
         self.options = options
         self.folder = folder
         self.accounts = (
@@ -429,7 +431,7 @@ class Office:
             if options.auth is None
             else build_accounts(options.auth, options.sources, options.tokens)
         )
-        self.context = context
+        self.tls = tls
         self.queued = []  # what was offered to the queue
         self.protocols = []
 
@@ -481,10 +483,10 @@ class Office:
             handshakes=Handshakes(options.max_handshakes),
             terms=terms,
             etrn=Etrn(options.etrn, directory, busy=lambda: False, start=self._start),
-            tls=self.context,
+            tls=self.tls,
             implicit_tls=options.tls == "implicit",
         )
-        tls = self.context if options.tls == "implicit" else None
+        tls = self.tls.context if options.tls == "implicit" else None
         self.server = await listen(bind("127.0.0.1:0", shared=False), self._protocol, tls=tls)
         self.port = self.server.sockets[0].getsockname()[1]
         self.watch = asyncio.create_task(self.connections.watch())
@@ -662,7 +664,7 @@ def write_down(transcript):
 
 @dataclass(frozen=True)
 class Certificates:
-    server: ssl.SSLContext
+    server: ListenerTls
     client: ssl.SSLContext
     authority: str  # a file with the authority's certificate
     issuer: trustme.CA
@@ -683,7 +685,8 @@ def certificates(tmp_path_factory):
     issued = authority.issue_cert(HOST, "127.0.0.1")
     issued.private_key_and_cert_chain_pem.write_to_path(str(folder / "server.pem"))
     files = {"certificate": str(folder / "server.pem"), "key": str(folder / "server.pem")}
-    server = server_context(TlsSettings(**files, client_ca=str(folder / "ca.pem")), asks_client=True)
+    settings = TlsSettings(**files, client_ca=str(folder / "ca.pem"))
+    server = ListenerTls(find_certificates(settings, (), folder, HOST), TlsManner(asks=True))
     client = ssl.create_default_context()
     authority.configure_trust(client)
     return Certificates(server, client, str(folder / "ca.pem"), authority)

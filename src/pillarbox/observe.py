@@ -167,6 +167,12 @@ class Timing(Metric):
 QUEUE_RECIPIENTS = Gauge(
     "queue_recipients", "recipients in the queue: waiting, active or held", ("state",), across="mostrecent"
 )
+CERTIFICATE_LEFT = Gauge(
+    "certificate_seconds_left",
+    "how long a certificate is still valid; negative once it has ended",
+    ("file",),
+    across="mostrecent",
+)
 SESSIONS_OPEN = Gauge("sessions_open", "connections being served", across="livesum")
 LOG_LINES_LOST = Counter("log_lines_lost", "log lines that could not be written")
 COMMIT_SECONDS = Timing(
@@ -342,6 +348,13 @@ REPORT_UNREADABLE = Event(
 SPOOL_TROUBLE = Event("spool.trouble", Level.ERROR, "the store has trouble: {problem}")
 HOOK_FAILED = Event("hook.failed", Level.ERROR, "hook {hook} failed: {problem}", labels=("hook",))
 DIRECTORY_TROUBLE = Event("directory.trouble", Level.ERROR, "{file} cannot be used: {problem}")
+CERTIFICATE_LOADED = Event(
+    "certificate.loaded", Level.INFO, "{file} was read again: a certificate for {names} until {until}"
+)
+CERTIFICATE_REFUSED = Event(
+    "certificate.refused", Level.ERROR, "{file} cannot be used: it {problem}; clients get {kept}"
+)
+CERTIFICATE_EXPIRES = Event("certificate.expires", Level.WARNING, "the certificate in {file} ends {until}")
 INCIDENT = Event("incident", Level.ERROR, "a bug, incident {incident}: {error}")
 ALARM = Event("alarm", Level.WARNING, "{problem}", labels=("cause",))
 

@@ -25,9 +25,10 @@ from pillarbox.inbound.origin import OriginChecks
 from pillarbox.inbound.session import Desk, SmtpProtocol
 from pillarbox.inbound.status import StatusBoard
 from pillarbox.mail.address import AddressError, parse_address
+from pillarbox.net.certificates import Certificates, find_certificates
+from pillarbox.net.handshakes import Handshakes, ListenersTls, new_contexts
 from pillarbox.net.listener import Connections, bind, comes_here, listen
 from pillarbox.net.resolver import Resolver
-from pillarbox.net.tls import Handshakes, ListenerContext, renewable_context, server_context
 from pillarbox.policy.account import Source
 from pillarbox.policy.account_store import FILE, StoredAccounts
 from pillarbox.policy.accounts import Accounts, ConfigAccounts, Tokens
@@ -57,6 +58,7 @@ from pillarbox.smtp.profile import Profile
 
 if TYPE_CHECKING:
     import socket
+    import ssl
     from collections.abc import Awaitable, Callable, Sequence
 
     from pillarbox.config import Config, ListenSettings
@@ -134,7 +136,7 @@ def get_tools(config: Config, resolver: Resolver, memory: Memory, probe: Probe |
 
 
 class Policy:
-    """What a reload replaces as a whole: directory, accounts, rules, hooks and certificates.
+    """What a reload replaces as a whole: directory, accounts, rules and hooks.
 
     Sessions keep the one that they began with. The threads of one that is replaced end when its last session does.
     """
@@ -156,11 +158,9 @@ class Policy:
             limit_s=config.hook.limit_s,
             on_error=config.hook.on_error,
         )
-        self.tls = server_context(config.tls)
         self.origin = _origin_checks(config, tools)
         keys = SigningKeys(keys_folder(Path(config.data))) if config.dkim.sign else None
         self.keys = keys or None  # without a key signing costs nothing
-        self.tls_of_users = server_context(config.tls, asks_client=True)
         self.handshakes = Handshakes(config.tls.max_handshakes)
 
     async def keep_fresh(self) -> None:
@@ -168,14 +168,15 @@ class Policy:
         if self._stored.changed():
             self._stored.take(await asyncio.to_thread(self._stored.read))
 
-    def tls_for(self, settings: ListenSettings) -> ListenerContext | None:
-        """The context of a listener: that of users may ask for their certificates."""
-        return self.tls_of_users if settings.role is Role.SUBMISSION else self.tls
-
 
 def try_policy(config: Config) -> None:
     """Build what a worker would. Raises ValueError or ImportError for what can't work."""
     Policy(config, get_tools(config, Resolver(config.dns), Memory(Path(config.data))))
+    _certificates(config).load_all()
+
+
+def _certificates(config: Config) -> Certificates:
+    return find_certificates(config.tls, config.certificates, Path(config.data), config.hostname)
 
 
 def _accounts(config: Config) -> Accounts:
@@ -238,13 +239,23 @@ def _import_hooks(name: str) -> object:
 class Service:
     """One worker: all its parts, from the listening sockets to the couriers."""
 
-    def __init__(self, config: Config, *, plugins: Sequence[object] = ()) -> None:
-        """Prepare; nothing is opened before `start`."""
+    def __init__(
+        self,
+        config: Config,
+        *,
+        plugins: Sequence[object] = (),
+        contexts: Sequence[ssl.SSLContext | None] = (),
+    ) -> None:
+        """Prepare; nothing is opened before `start`. `contexts` are those of the listeners, if several workers share them."""
         self.config = config
         self._plugins = plugins
+        contexts = contexts or new_contexts(config.tls_manners)
+        self._tls = ListenersTls(_certificates(config), config.tls_manners, contexts)
         self._hosts = Hosts()
         self._suspended: set[str] = set()  # keywords of extensions, for all sessions
         self._servers: list[asyncio.Server] = []
+        self._kept: dict[int, socket.socket] = {}  # sockets of listeners that begin with TLS, to listen anew
+        self._relisting: set[asyncio.Task[None]] = set()
         self._open = contextlib.AsyncExitStack()  # closes what was opened, the last first
         self.addresses: list[tuple[str, int]] = []  # where it listens, in the order of the configuration
         self.console_address: tuple[str, int] | None = None
@@ -259,7 +270,8 @@ class Service:
         try:
             self._open_queue()
             await self._open_listeners(sockets)
-            for work in (self.connections.watch(), self.manager.run(), self._keep_fresh()):
+            watches = (self.connections.watch(), self._keep_fresh(), self._tls.watch())
+            for work in (*watches, self.manager.run()):
                 self._open.push_async_callback(_cancel, asyncio.create_task(work))
             if self.config.console.address:
                 self._open_console(console or bind(self.config.console.address, shared=False))
@@ -350,14 +362,21 @@ class Service:
             await self._listen(number, settings, bound)
 
     async def _listen(self, number: int, settings: ListenSettings, bound: socket.socket) -> None:
-        tls = None
-        if settings.tls == "implicit":
-            asked = self.config.tls if settings.role is Role.SUBMISSION else None
-            tls = renewable_context(lambda: self._policy.tls_for(settings), asked)
-        server = await listen(bound, lambda: SmtpProtocol(self._desks[number]), tls=tls)
-        self._servers.append(server)
-        self._open.callback(server.close)
         self.addresses.append(bound.getsockname()[:2])
+        if settings.tls == "implicit":
+            self._kept[number] = bound.dup()
+            self._open.callback(self._kept[number].close)
+        self._servers.append(await self._serve(number, bound))
+        self._open.callback(self._close_server, number)
+
+    async def _serve(self, number: int, bound: socket.socket) -> asyncio.Server:
+        tls = self._tls.one(number) if number in self._kept else None
+        context = tls.context if tls is not None else None
+        return await listen(bound, lambda: SmtpProtocol(self._desks[number]), tls=context)
+
+    def _close_server(self, number: int) -> None:
+        """Close the one that listens now: it may have taken another's place."""
+        self._servers[number].close()
 
     def _open_console(self, bound: socket.socket) -> None:
         from pillarbox.console.api import Console, create_app  # noqa: PLC0415 - it costs start-up time
@@ -391,23 +410,23 @@ class Service:
         )
         self._suspended.clear()
         self._suspended |= config.extensions.suspended
-        self._desks = [self._desk(settings) for settings in config.listen]
+        self._desks = [self._desk(number, settings) for number, settings in enumerate(config.listen)]
 
     async def _start_route(self, route: Route, below: bool) -> int:  # noqa: FBT001 - a callback
         """Have what waits for a route tried now; how many messages."""
         return await asyncio.to_thread(_start_route, Path(self.config.data), route, below=below)
 
-    def _desk(self, settings: ListenSettings) -> Desk:
-        config, policy = self.config, self._policy
+    def _desk(self, number: int, settings: ListenSettings) -> Desk:
+        config, policy, tls = self.config, self._policy, self._tls.one(number)
         submission = settings.role is Role.SUBMISSION
-        mechanisms = policy.accounts.mechanisms(certificates=submission and bool(config.tls.client_ca))
+        mechanisms = policy.accounts.mechanisms(certificates=tls is not None and tls.manner.asks)
         profile = Profile(
             hostname=config.hostname,
             limits=config.limits,
             helps=config.help.enabled,
             strict_pipelining=config.greet.strict_pipelining and settings.role is Role.MX,
             lmtp=settings.role is Role.LMTP,
-            offers_tls=policy.tls is not None and settings.tls == "starttls",
+            offers_tls=tls is not None and settings.tls == "starttls",
             offers_login=bool(mechanisms) and settings.role is not Role.LMTP,
             login_needs_tls=config.auth.require_tls,
             mechanisms=mechanisms,
@@ -438,9 +457,8 @@ class Service:
             terms=self._terms,
             etrn=self._etrn,
             handshakes=policy.handshakes,
-            tls=policy.tls_for(settings),
+            tls=tls,
             implicit_tls=settings.tls == "implicit",
-            tls_too_weak=config.tls.is_too_weak,
         )
 
     def _offer(self, queued: Queued) -> None:
@@ -484,17 +502,33 @@ class Service:
         config, waiting = take_over(self.config, config)
         resolver = self._resolver if self.config.dns == config.dns else Resolver(config.dns)
         policy = Policy(config, self._get_tools(config, resolver), self._plugins)
+        certificates = _certificates(config)
+        certificates.load_all()
         self._resolver = resolver
         if any(getattr(self.config, name) != getattr(config, name) for name in _OF_COURIERS):
             self._couriers.renew(*self._courier_makers(config))
         self.config, self._policy = config, policy
+        for number in self._tls.renew(certificates, config.tls_manners):
+            if number in self._kept:
+                task = asyncio.create_task(self._listen_anew(number))
+                self._relisting.add(task)
+                task.add_done_callback(self._relisting.discard)
         self._open_desks()
         return waiting
 
+    async def _listen_anew(self, number: int) -> None:
+        """Begin connections with another context; clients that come meanwhile wait in the kernel."""
+        before = self._servers[number]
+        self._servers[number] = await self._serve(number, self._kept[number].dup())
+        before.close()
+
     async def stop(self) -> None:
         """Drain: sessions end at the next command boundary, deliveries finish or are released, the store is closed."""
+        await asyncio.gather(*self._relisting)
         for server in self._servers:
             server.close()
+        for kept in self._kept.values():
+            kept.close()
         limit_s = self.config.drain_s
         clock = asyncio.get_running_loop().time
         until = clock() + limit_s

@@ -24,6 +24,7 @@ import apsw
 from pillarbox import observe, privileges
 from pillarbox.config import ConfigError
 from pillarbox.net import systemd
+from pillarbox.net.handshakes import new_contexts
 from pillarbox.net.listener import bind, claim
 from pillarbox.queue.schema import StoreError
 from pillarbox.queue.spool import SpoolError
@@ -31,6 +32,7 @@ from pillarbox.service import Service, take_over, try_policy
 
 if TYPE_CHECKING:
     import socket
+    import ssl
     from collections.abc import Callable, Iterator
     from typing import NoReturn
 
@@ -62,6 +64,7 @@ class _Job:
     reload: Callable[[], Config] | None
     ready: Callable[[Service], None] | None
     sockets: list[socket.socket] = field(default_factory=list)
+    tls: list[ssl.SSLContext | None] = field(default_factory=list)  # of the listeners; all workers share them
     console: socket.socket | None = None
     number: int | None = None  # None if it is the only one
 
@@ -97,6 +100,8 @@ def _bind(job: _Job) -> list[_Job]:
     addresses = [listener.address for listener in config.listen]
     given = claim(passed, [*addresses, config.console.address])
 
+    contexts = new_contexts(config.tls_manners)
+
     def listening(address: str) -> socket.socket:
         return given[address].dup() if address in given else bind(address, shared=several)
 
@@ -106,6 +111,7 @@ def _bind(job: _Job) -> list[_Job]:
             job.reload,
             job.ready if number == 0 else None,
             [listening(address) for address in addresses],
+            contexts,
             listening(config.console.address) if config.console.address else None,
             number,
         )
@@ -142,7 +148,7 @@ def _work(job: _Job) -> NoReturn:
 
 
 async def _serve(job: _Job) -> None:
-    service = Service(job.config)
+    service = Service(job.config, contexts=job.tls)
     loop = asyncio.get_running_loop()
     stopped: asyncio.Future[str] = loop.create_future()
     for number in _STOPS if job.reload is not None else (*_STOPS, signal.SIGHUP):
@@ -328,13 +334,19 @@ class _Supervisor:
     def _reload(self, reload: Callable[[], Config]) -> None:
         """Let the workers take the new configuration, and start others with it from now on, if it is sound."""
         with _told_of_reload(alone=True):
+            before = self._jobs[0].config
             try:
-                config, _waiting = take_over(self._jobs[0].config, reload())
+                config, _waiting = take_over(before, reload())
             except (*_UNUSABLE, *_NOT_NOW) as error:
                 observe.CONFIG_REFUSED.note(problem=str(error))
                 return
             if _is_usable(config):
-                self._jobs = [replace(job, config=config) for job in self._jobs]
+                contexts = (
+                    new_contexts(config.tls_manners)
+                    if _tls_of(config) != _tls_of(before)
+                    else self._jobs[0].tls
+                )
+                self._jobs = [replace(job, config=config, tls=contexts) for job in self._jobs]
                 observe.configure(config.log)
                 self._pass_on(signal.SIGHUP)
 
@@ -350,6 +362,11 @@ class _Supervisor:
             pid
         ) in self._workers:  # those that have ended meanwhile can still be signalled: they are not reaped yet
             os.kill(pid, number)
+
+
+def _tls_of(config: Config) -> object:
+    """What the contexts of the listeners depend on."""
+    return config.tls_manners, config.tls
 
 
 def _is_usable(config: Config) -> bool:

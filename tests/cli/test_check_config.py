@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from click.testing import CliRunner
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 from pillarbox.cli.commands import cli
 from pillarbox.policy.account import Account
@@ -85,3 +93,56 @@ def test_a_submission_listener_without_accounts_is_warned_of(check: Any, folder:
 def test_what_is_missing_for_a_moved_user_is_said(check: Any, folder: Path) -> None:
     told = check(domain(folder, 'users = ["ann"]\nuser.carl.state = "moved"'), 78)
     assert 'a user with state = "moved" needs it' in told
+
+
+# --- certificates
+
+
+@pytest.fixture
+def issue(folder: Path) -> Any:
+    """Write a certificate and its key: `issue("name", key="of another", expires=datetime)`."""
+    authority = trustme.CA()
+
+    def issue(name: str, **options: Any) -> str:
+        issued = authority.issue_cert("mx.example.org", **options)
+        (folder / f"{name}.pem").write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
+        (folder / f"{name}.key").write_bytes(issued.private_key_pem.bytes())
+        (folder / f"{name}.key").chmod(0o600)
+        return f'[tls]\ncertificate = "{folder}/{name}.pem"\nkey = "{folder}/{name}.key"\n'
+
+    return issue
+
+
+def test_what_is_wrong_with_a_certificate_is_said_with_its_file(check: Any, issue: Any, folder: Path) -> None:
+    text = issue("mx")
+    assert "certificate" not in check(text)
+    issue("other")
+    other = f'[[certificate]]\nchain = "{folder}/mx.pem"\nkey = "{folder}/other.key"\n'
+    wrong = (
+        f"certificate[1].key: {folder}/other.key does not belong to the first certificate in {folder}/mx.pem"
+    )
+    assert wrong in check(text + other, status=78)
+    (folder / "mx.key").chmod(0o644)
+    told = check(text, status=78)
+    assert f"tls.key: everybody may read or change the private key in {folder}/mx.key" in told
+    assert f"chmod 600 {folder}/mx.key" in told
+    (folder / "mx.key").write_text("no key")
+    assert f"tls.key: {folder}/mx.key holds no private key in PEM" in check(text, status=78)
+    (folder / "mx.key").unlink()
+    assert f"tls.key: {folder}/mx.key cannot be read: No such file" in check(text, status=78)
+
+
+def test_certificates_that_are_not_valid_now_and_keys_with_a_password(
+    check: Any, issue: Any, folder: Path
+) -> None:
+    day = timedelta(days=1)
+    old = issue("old", not_before=datetime.now(UTC) - 9 * day, not_after=datetime.now(UTC) - day)
+    assert f"tls.certificate: the certificate in {folder}/old.pem ended 20" in check(old, status=78)
+    early = issue("early", not_before=datetime.now(UTC) + day, not_after=datetime.now(UTC) + 2 * day)
+    assert f"the certificate in {folder}/early.pem begins 20" in check(early, status=78)
+    text = issue("locked")
+    key = load_pem_private_key((folder / "locked.key").read_bytes(), None)
+    secret = BestAvailableEncryption(b"secret")
+    locked = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, secret)
+    (folder / "locked.key").write_bytes(locked)
+    assert "nobody to type its password" in check(text, status=78)

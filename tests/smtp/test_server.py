@@ -122,7 +122,7 @@ def in_state(new_core, letter, **options):
     core.feed(lines)
     core.take()
     if letter == "W":
-        core.session.tls_too_weak()
+        core.session.refuse_tls(auth.TLS_TOO_WEAK)
     return core
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 import pwd
 import socket
-import ssl
 import stat
 import sys
+import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -86,6 +86,7 @@ def _problems(config: Config, file: str) -> Iterator[Problem]:
     from pillarbox.config import Problem
 
     found = (
+        *_certificates(config),
         *_files(config),
         *_addresses(config),
         *_data(config),
@@ -96,26 +97,49 @@ def _problems(config: Config, file: str) -> Iterator[Problem]:
         yield Problem(file, 0, key, problem, advice)
 
 
-def _files(config: Config) -> Iterator[tuple[str, str, str]]:
-    tls = config.tls
-    readable = True
-    for key, path in (
-        ("tls.certificate", tls.certificate),
-        ("tls.key", tls.key),
-        ("relay.ca_file", config.relay.ca_file),
-    ):
-        if path and not os.access(path, os.R_OK):
-            readable = False
-            yield key, f"{path} cannot be read", "check that it exists and who may read it"
-    if tls.certificate and readable:
+def _certificates(config: Config) -> Iterator[tuple[str, str, str]]:
+    from pillarbox.net.certificates import find_certificates, moment
+    from pillarbox.net.chains import ChainError, read_authorities, read_chain
+
+    if config.tls.client_ca:
         try:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(tls.certificate, tls.key)
-        except (ssl.SSLError, OSError) as error:
+            read_authorities(config.tls.client_ca)
+        except ChainError as error:
+            yield error.setting, f"{error.file} {error.reason}", ""
+    for source in find_certificates(
+        config.tls, config.certificates, Path(config.data), config.hostname
+    ).sources:
+        if source.setting == "tls.self_signed":
+            continue
+        try:
+            chain = read_chain(source)
+        except ChainError as error:
+            yield error.setting, f"{error.file} {error.reason}", ""
+            continue
+        now = time.time()
+        if chain.expires <= now:
             yield (
-                "tls",
-                f"certificate and key cannot be used together: {error}",
-                "they must be PEM and belong together",
+                source.setting,
+                f"the certificate in {source.chain} ended {moment(chain.expires)}",
+                "renew it",
             )
+        elif chain.begins > now:
+            yield source.setting, f"the certificate in {source.chain} begins {moment(chain.begins)}", ""
+        if Path(source.files[-1]).stat().st_mode & (stat.S_IROTH | stat.S_IWOTH):
+            yield (
+                source.key_setting or source.setting,
+                f"everybody may read or change the private key in {source.files[-1]}",
+                f"use: chmod 600 {source.files[-1]}",
+            )
+
+
+def _files(config: Config) -> Iterator[tuple[str, str, str]]:
+    if config.relay.ca_file and not os.access(config.relay.ca_file, os.R_OK):
+        yield (
+            "relay.ca_file",
+            f"{config.relay.ca_file} cannot be read",
+            "check that it exists and who may read it",
+        )
     for name, program in config.programs.items():
         if not os.access(program.command[0], os.X_OK):
             yield f"program.{name}.command", f"{program.command[0]} cannot be run", "check its path and mode"
@@ -195,12 +219,6 @@ def _warnings(config: Config, file: Path) -> Iterator[str]:
     secrets = config.relay.passwords or any(webhook.secret for webhook in config.webhooks.values())
     if secrets and file.stat().st_mode & stat.S_IROTH:
         yield f"{file} holds passwords and everybody may read it; chmod 640 it"
-    if (
-        config.tls.key
-        and Path(config.tls.key).exists()
-        and Path(config.tls.key).stat().st_mode & stat.S_IROTH
-    ):
-        yield f"tls.key: everybody may read {config.tls.key}; chmod 600 it"
 
 
 def _domain_warnings(config: Config) -> Iterator[str]:
@@ -229,7 +247,7 @@ def _summary(config: Config) -> Iterator[str]:
     for listener in config.listen:
         encrypted = {
             "implicit": "TLS",
-            "starttls": "STARTTLS" if config.tls.certificate else "no TLS",
+            "starttls": "STARTTLS" if config.has_certificate else "no TLS",
             "none": "no TLS",
         }
         yield f"listens on {listener.address} as {listener.role.value}, {encrypted[listener.tls]}"

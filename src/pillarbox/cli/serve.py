@@ -24,7 +24,7 @@ _WELCOME = """
 Pillarbox sandbox: it takes every message, keeps it, and lets none leave this machine.
 
   SMTP       {smtp}
-{console}  mail in    {data}
+{encrypted}{console}  mail in    {data}
 
 Point your application's mail settings at {smtp}, without TLS or login, or try in another terminal:
   pillarbox send --server {smtp} --to someone@example.org
@@ -44,7 +44,11 @@ _CONSOLE = "  metrics    {0}/metrics\n  replies    {0}/reference/ explains each 
     help=f"The configuration. Default: ${CONFIG_VARIABLE}, else a sandbox for this machine.",
 )
 @click.option("--data", type=click.Path(path_type=Path), metavar="DIR", help="The data folder.")
-@click.option("--smtp", metavar="HOST:PORT", help="Where the sandbox listens. Default: 127.0.0.1:1025.")
+@click.option(
+    "--smtp",
+    metavar="HOST:PORT",
+    help="Where the sandbox listens, alone. Default: 127.0.0.1:1025, and :1587 with STARTTLS, :1465 with TLS.",
+)
 @click.option("--console", metavar="HOST:PORT", help="Where /metrics, /healthz, /readyz and /reference/ are.")
 def serve(config: Path | None, data: Path | None, smtp: str | None, console: str | None) -> None:
     """Run the server until SIGTERM or Ctrl-C; SIGHUP reads the configuration again without dropping a session.
@@ -82,10 +86,9 @@ def _settings(file: Path | None, data: Path | None, smtp: str | None, console: s
 
     from pillarbox.config import ConfigError, load, sandbox
     from pillarbox.config.checks import check
-    from pillarbox.config.settings import SANDBOX_SMTP
     from pillarbox.config.strict import locate
 
-    settings = sandbox(data=str(sandbox_folder()), smtp=smtp or SANDBOX_SMTP) if file is None else load(file)
+    settings = sandbox(data=str(sandbox_folder()), smtp=smtp or "") if file is None else load(file)
     if data is not None:
         settings = msgspec.structs.replace(settings, data=str(data.absolute()))
     if console is not None:
@@ -105,4 +108,9 @@ def _welcome(service: Service) -> None:
     console = ""
     if service.console_address is not None:
         console = _CONSOLE.format("http://{}:{}".format(*service.console_address))
-    click.echo(_WELCOME.format(smtp=smtp, console=console, data=data, option=option))
+    encrypted = "".join(
+        f"  {'STARTTLS' if listener.tls == 'starttls' else 'TLS':9}  {host}:{port}\n"
+        for listener, (host, port) in zip(service.config.listen, service.addresses, strict=True)
+        if listener.tls != "none"
+    )
+    click.echo(_WELCOME.format(smtp=smtp, encrypted=encrypted, console=console, data=data, option=option))

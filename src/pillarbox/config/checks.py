@@ -78,7 +78,7 @@ def _check_identity(config: Config) -> Iterator[Finding]:
     if bool(config.tls.certificate) != bool(config.tls.key):
         given, missing = ("certificate", "key") if config.tls.certificate else ("key", "certificate")
         yield Finding(("tls", given), f"of no use without {missing}", f"add {missing} = ... to [tls]")
-    if config.tls.client_ca and not config.tls.certificate:
+    if config.tls.client_ca and not config.has_certificate:
         yield Finding(("tls", "client_ca"), "of no use without certificate", "add certificate = ... to [tls]")
 
 
@@ -105,7 +105,7 @@ def _check_listeners(config: Config) -> Iterator[Finding]:
 
 def _check_demands(listener: ListenSettings, config: Config) -> Iterator[tuple[str, str, str]]:
     """What one listener demands, and nothing can give."""
-    certificate = bool(config.tls.certificate)
+    certificate = config.has_certificate
     advice = "set certificate and key in [tls]"
     if listener.tls == "implicit" and not certificate:
         yield "tls", "there is no certificate for TLS", advice
@@ -113,6 +113,11 @@ def _check_demands(listener: ListenSettings, config: Config) -> Iterator[tuple[s
         yield "require_tls", "TLS is demanded but not offered", 'remove tls = "none"'
     elif listener.require_tls and not certificate:
         yield "require_tls", "there is no certificate for TLS", advice
+    if listener.client_certificate in ("ask", "require") and not config.tls.client_ca:
+        yield "client_certificate", "nothing says whose certificates to trust", "set client_ca in [tls]"
+    if listener.tls == "none" and (listener.min_tls or listener.client_certificate not in ("", "no")):
+        key = "min_tls" if listener.min_tls else "client_certificate"
+        yield key, "of no use without TLS", 'remove tls = "none"'
     if listener.role is Role.SUBMISSION and not certificate and not listener.login_in_clear:
         yield "role", "nobody could log in: there is no certificate for TLS", advice
 
@@ -294,6 +299,12 @@ def unused(config: Config) -> Iterable[str]:
         yield "no [[listen]]: the server takes no mail"
     if any(listener.role is Role.MX for listener in config.listen) and not config.domains:
         yield 'a listener has role = "mx", but there is no [domain."..."]: only relay_networks can send mail'
+    if config.tls.self_signed and any(
+        not is_loopback(split_address(one.address)[0])
+        for one in config.listen
+        if one.role is not Role.SANDBOX
+    ):
+        yield "tls.self_signed: nobody can verify such a certificate; it is for tests"
     yield from _idle_checks(config)
     for listener in config.listen:
         if listener.login_in_clear and not is_loopback(split_address(listener.address)[0]):

@@ -16,7 +16,7 @@ from pillarbox.inbound.status import HelpSettings
 from pillarbox.mail.units import Seconds, Settings
 from pillarbox.net.listener import ConnectionLimits
 from pillarbox.net.resolver import ResolverSettings
-from pillarbox.net.tls import TlsSettings
+from pillarbox.net.tls import CertificateSettings, TlsManner, TlsSettings, TlsVersion
 from pillarbox.observe import LogSettings
 from pillarbox.policy.accounts import AccountSettings, AuthSettings, OidcSettings, SqlSettings
 from pillarbox.policy.attachments import AttachmentSettings
@@ -49,6 +49,8 @@ from pillarbox.smtp.extensions import ExtensionSettings
 from pillarbox.smtp.profile import Limits
 
 SANDBOX_SMTP = "127.0.0.1:1025"
+SANDBOX_STARTTLS = "127.0.0.1:1587"
+SANDBOX_TLS = "127.0.0.1:1465"
 SANDBOX_CONSOLE = "127.0.0.1:8025"
 DEFAULT_DATA = "/var/lib/pillarbox"
 
@@ -66,6 +68,11 @@ class ListenSettings(Settings, frozen=True):
     """Offer STARTTLS if there is a certificate, begin with TLS at once (port 465), or neither."""
     require_tls: bool = False
     """Take no mail over a connection without TLS."""
+    min_tls: Literal["", TlsVersion] = ""
+    """The oldest TLS that is good enough here; "" for `tls.min_version`."""
+    client_certificate: Literal["", "no", "ask", "require"] = ""
+    """Whether to ask clients for a certificate of `tls.client_ca`, and to refuse those without one (554); "" asks those of a
+    submission listener if there is a `tls.client_ca`."""
     login_in_clear: bool = False
     """Let users log in without TLS. Passwords can then be read on the way."""
 
@@ -103,6 +110,7 @@ class Config(Settings, frozen=True):
     log: LogSettings = LogSettings()
     listen: tuple[ListenSettings, ...] = ()
     tls: TlsSettings = TlsSettings()
+    certificates: tuple[CertificateSettings, ...] = msgspec.field(default=(), name="certificate")
     auth: AuthSettings = AuthSettings()
     oidc: OidcSettings = OidcSettings()
     sql_accounts: SqlSettings = SqlSettings()
@@ -144,6 +152,29 @@ class Config(Settings, frozen=True):
     webhooks: dict[str, WebhookSettings] = msgspec.field(default_factory=dict, name="webhook")
 
     @property
+    def has_certificate(self) -> bool:
+        """Whether listeners have something to show, so that they can offer TLS."""
+        return bool(self.tls.certificate or self.certificates or self.tls.self_signed)
+
+    @property
+    def tls_manners(self) -> list[TlsManner | None]:
+        """How each listener shakes hands; None for one that offers no TLS."""
+        return [
+            self._tls_manner(one) if self.has_certificate and one.tls != "none" else None
+            for one in self.listen
+        ]
+
+    def _tls_manner(self, listener: ListenSettings) -> TlsManner:
+        wanted = listener.client_certificate
+        if not wanted:
+            wanted = "ask" if listener.role is Role.SUBMISSION and self.tls.client_ca else "no"
+        return TlsManner(
+            asks=wanted != "no",
+            demands=wanted == "require",
+            min_version=listener.min_tls or self.tls.min_version,
+        )
+
+    @property
     def checks(self) -> CheckSettings:
         """What the built-in checks need to know of this."""
         return CheckSettings(**{name: getattr(self, name) for name in CheckSettings.__struct_fields__})
@@ -159,12 +190,23 @@ class Config(Settings, frozen=True):
         )
 
 
-def sandbox(*, data: str, smtp: str = SANDBOX_SMTP, console: str = SANDBOX_CONSOLE) -> Config:
-    """A server for developers: it takes everything, holds it in `data`, and lets nothing leave this machine."""
+def sandbox(*, data: str, smtp: str = "", console: str = SANDBOX_CONSOLE) -> Config:
+    """A server for developers: it takes everything, holds it in `data`, and lets nothing leave this machine.
+
+    Without `smtp` it listens for TLS, too, at addresses of their own: many clients use STARTTLS wherever it is offered, and then
+    refuse a certificate that nobody vouches for.
+    """
+    encrypted: tuple[tuple[str, Literal["starttls", "implicit"]], ...] = (
+        () if smtp else ((SANDBOX_STARTTLS, "starttls"), (SANDBOX_TLS, "implicit"))
+    )
     return Config(
         hostname="sandbox.localhost",
         data=data,
-        listen=(ListenSettings(address=smtp, role=Role.SANDBOX, tls="none"),),
+        listen=(
+            ListenSettings(address=smtp or SANDBOX_SMTP, role=Role.SANDBOX, tls="none"),
+            *(ListenSettings(address=one, role=Role.SANDBOX, tls=tls) for one, tls in encrypted),
+        ),
+        tls=TlsSettings(self_signed=bool(encrypted)),
         routes=(RouteSettings(match="*", via="hold"),),
         console=ConsoleSettings(address=console),
     )

@@ -19,10 +19,11 @@ from pillarbox.inbound import login
 from pillarbox.inbound.accept import Accepted, Door, Letter
 from pillarbox.inbound.greeting import SlowGreeting
 from pillarbox.inbound.status import StatusBoard
-from pillarbox.mail.catalogue import auth, content, extensions, session
+from pillarbox.mail.catalogue import content, extensions, session
 from pillarbox.mail.message import protocol_name
 from pillarbox.mail.reply import Reply
-from pillarbox.net.tls import Handshakes, certified_names, end_point
+from pillarbox.net.handshakes import Handshakes, ListenerTls
+from pillarbox.net.tls import certified_names, end_point
 from pillarbox.policy.hooks import Client, Hooks
 from pillarbox.policy.rules import Role, Rules
 from pillarbox.queue.spool import SpoolError
@@ -46,7 +47,6 @@ from pillarbox.smtp.profile import Channel, Profile
 from pillarbox.smtp.server import ServerSession
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Awaitable, Callable
 
     from pillarbox.inbound.etrn import Etrn
@@ -78,10 +78,9 @@ class Desk:
     board: StatusBoard
     terms: TermRules
     etrn: Etrn | None = None
-    tls: ssl.SSLContext | None = None
+    tls: ListenerTls | None = None
     implicit_tls: bool = False
     slow_greeting: SlowGreeting | None = None
-    tls_too_weak: Callable[[str], bool] = lambda _version: False
 
 
 class SmtpProtocol(asyncio.Protocol):
@@ -100,7 +99,6 @@ class SmtpProtocol(asyncio.Protocol):
         "_standing_warnings",
         "_task",
         "_tls_cipher",
-        "_tls_weak",
         "_transport",
         "_warned",
     )
@@ -118,7 +116,6 @@ class SmtpProtocol(asyncio.Protocol):
         self._certified: tuple[str, ...] = ()  # the mail addresses in the client's certificate
         self._warned: list[str] = []  # what checks on trial would have refused, for the next message
         self._standing_warnings = 0  # how many of them are about the client, and count for all its messages
-        self._tls_weak = False  # less than is demanded
 
     # ------------------------------------------------------------------ the transport's side
 
@@ -134,8 +131,6 @@ class SmtpProtocol(asyncio.Protocol):
         number = f"{_boot}-{next(_numbers)}"
         trusted = desk.rules.trusts(address)
         self._client = Client(number, address, port, desk.role, tls=desk.implicit_tls, trusted=trusted)
-        if desk.implicit_tls:
-            self._tls_weak = desk.tls_too_weak(transport.get_extra_info("ssl_object").version() or "")
         refusal = self._greeting_refusal(address)
         self._session = ServerSession(
             desk.profile, now=time.monotonic(), tls=desk.implicit_tls, refusal=refusal
@@ -157,8 +152,10 @@ class SmtpProtocol(asyncio.Protocol):
             return say(session.NO_MAIL_HERE)
         if desk.rules.denies(address):
             return say(session.CLIENT_DENIED)
-        if self._tls_weak:
-            return auth.TLS_TOO_WEAK.reply()
+        if desk.implicit_tls and desk.tls is not None:
+            objection = desk.tls.objection(self._transport.get_extra_info("ssl_object"))
+            if objection is not None:
+                return objection.reply()
         if connections.draining:
             return say(session.SHUTDOWN)
         if connections.full:
@@ -553,41 +550,51 @@ class SmtpProtocol(asyncio.Protocol):
         assert self._desk.etrn is not None  # the core asks only where it is offered
         return self._desk.etrn.start(self._client, event)
 
-    def _on_tls_wanted(self, _event: TlsWanted) -> Reply | Awaitable[None]:
-        """Reading is paused before the 220 goes out, so that nothing slips in between (RFC 3207 6)."""
+    def _on_tls_wanted(self, _event: TlsWanted) -> Reply | Awaitable[Reply | None]:
         if self._desk.handshakes.full:
             return self._refused(session.TLS_BUSY.reply(), "starttls")
-        self._transport.pause_reading()
-        self._session.answer(session.START_TLS.reply())
-        return self._start_tls()
+        assert self._desk.tls is not None  # STARTTLS is offered only with it
+        return self._start_tls(self._desk.tls)
 
-    async def _start_tls(self) -> None:
-        """Shake hands. Octets may come out of the new channel before this task learns that it is open."""
+    async def _start_tls(self, tls: ListenerTls) -> Reply | None:
+        """Shake hands, or say why not. Octets may come out of the new channel before this task learns that it is open.
+
+        Reading is paused before the 220 goes out, so that nothing slips in between (RFC 3207 6).
+        """
         loop, plain = asyncio.get_running_loop(), self._transport
+        if not tls.ready and not await tls.prepare():
+            return self._refused(session.TLS_UNAVAILABLE.reply(), "starttls")
+        if plain.is_closing():
+            return None
+        plain.pause_reading()
+        self._session.answer(session.START_TLS.reply())
+        self._flush()
         self._session.tls_started(time.monotonic())
         try:
             with self._desk.handshakes:
                 encrypted = await loop.start_tls(
                     plain,
                     self,
-                    self._desk.tls,  # type: ignore[arg-type]  # STARTTLS is offered only with a context
+                    tls.context,
                     server_side=True,
                     ssl_handshake_timeout=_HANDSHAKE_S,
                 )
         except (OSError, TimeoutError) as error:
             plain.abort()
             self.connection_lost(error)  # the loop tells it only to a connection that got as far as TLS
-            return
+            return None
         if encrypted is None:
             self.connection_lost(None)
-            return
+            return None
         self._transport = encrypted
         if self._paused:
             plain.resume_reading()
         self._client = msgspec.structs.replace(self._client, tls=True, helo="", login="", senders=())
         self._note_tls()
-        if self._tls_weak:
-            self._session.tls_too_weak()
+        objection = tls.objection(encrypted.get_extra_info("ssl_object"))
+        if objection is not None:
+            self._session.refuse_tls(objection)
+        return None
 
     def _note_tls(self) -> None:
         """Learn what the handshake has agreed upon."""
@@ -595,7 +602,6 @@ class SmtpProtocol(asyncio.Protocol):
         self._tls_cipher = secured[0] if secured else ""
         connection = self._transport.get_extra_info("ssl_object")
         self._certified = certified_names(connection)
-        self._tls_weak = self._desk.tls_too_weak(connection.version() or "")
         self._session.channel = Channel(
             tls=True, certified=bool(self._certified), end_point=end_point(connection)
         )

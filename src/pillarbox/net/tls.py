@@ -1,115 +1,85 @@
-"""Make the TLS contexts of the listeners, and renew their certificates while they are in use.
+"""Make the TLS contexts of the listeners, and tell what a handshake has shown.
 
-What a session may do without TLS is the business of `smtp.server`; connections to other hosts make their own contexts.
+Which certificate a client gets is the business of `net.certificates`; connections to other hosts make their own contexts.
 """
 
 from __future__ import annotations
 
 import ssl
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
 
 from pillarbox.mail.units import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Mapping
+
+TlsVersion = Literal["1.2", "1.3"]
+# RFC 9325 4.2: forward secrecy and authenticated encryption. Those of TLS 1.3 are all sound.
+_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 
 
 class TlsSettings(Settings, frozen=True):
-    """The certificate of the listeners; without it none offers TLS."""
+    """The certificate of the listeners, and what a handshake must come to; without a certificate none offers TLS."""
 
     certificate: str = ""
-    """File with the certificate chain in PEM."""
+    """File with the certificate chain in PEM, our own first: what clients get that name no host, or one that no
+    [[certificate]] is for. Files that change are read again, without a reload."""
     key: str = ""
     """File with the private key in PEM."""
     client_ca: str = ""
     """File with the certificates of those who issue certificates to users. Submission listeners then ask clients for
     one, and who shows it may log in by EXTERNAL as the mail address in it."""
+    self_signed: bool = False
+    """Make a certificate that nobody vouches for, in the data folder, when the first client asks for TLS: for tests. The
+    sandbox does; a server for the world should not."""
     max_handshakes: int = 100
     """Handshakes after STARTTLS that may go on at once; further ones are put off (454)."""
-    min_version: Literal["1.2", "1.3"] = "1.2"
+    min_version: TlsVersion = "1.2"
     """The oldest TLS that is good enough. A client that knows only an older one may shake hands with 1.2, and is then told
-    why it is refused (554)."""
+    why it is refused (554). A listener may ask for more by its own `min_tls`."""
+
+
+class CertificateSettings(Settings, frozen=True):
+    """One more certificate: `[[certificate]]`, for other names, or for the same ones with another kind of key.
+
+    It is given to clients that ask for a name in it. Of an ECDSA and an RSA certificate each client gets the one that it can use.
+    """
+
+    chain: str
+    """File with the certificate chain in PEM, our own first."""
+    key: str = ""
+    """File with the private key in PEM; "" if it stands in the same file."""
+
+
+class ListenerContext(ssl.SSLContext):
+    """A context that knows the hashes of its certificates by the kind of their keys; SCRAM can bind a login to one."""
+
+    end_points: Mapping[str, bytes] = {}
+
+
+class TlsManner(msgspec.Struct, frozen=True):
+    """How one listener shakes hands."""
+
+    asks: bool = False  # for a certificate of the client
+    demands: bool = False  # one that is verified
+    min_version: str = "1.2"
 
     def is_too_weak(self, version: str) -> bool:
         """Whether a session that ended up with this version of TLS, such as "TLSv1.3", is not good enough."""
         return version.removeprefix("TLSv") < self.min_version
 
 
-class ListenerContext(ssl.SSLContext):
-    """A context that knows the hash of its certificate, which SCRAM can bind a login to."""
-
-    end_point: bytes = b""
-
-
-class Handshakes:
-    """Counts the handshakes that go on."""
-
-    def __init__(self, most: int) -> None:
-        """There should be at most `most`."""
-        self._most = most
-        self._going_on = 0
-
-    @property
-    def full(self) -> bool:
-        """Whether there are as many as there should be."""
-        return self._going_on >= self._most
-
-    def __enter__(self) -> None:
-        """One begins."""
-        self._going_on += 1
-
-    def __exit__(self, *_error: object) -> None:
-        """One has ended."""
-        self._going_on -= 1
-
-
-def server_context(settings: TlsSettings, *, asks_client: bool = False) -> ListenerContext | None:
-    """A context for listeners: TLS 1.2 and later; None if there is no certificate.
-
-    With `asks_client` the client may show a certificate of `client_ca`; one of another authority is refused. Raises ValueError, which names the file that can't be used.
-    """
-    if not settings.certificate:
-        return None
-    context = _new_context()
-    chain = _read("certificate", settings.certificate)
-    _read("key", settings.key)
-    try:
-        context.load_cert_chain(settings.certificate, settings.key)
-    except (OSError, ssl.SSLError) as error:
-        problem = f"{settings.certificate} and {settings.key} cannot be used together: {error}"
-        raise ValueError(f"tls: {problem}") from error
-    context.end_point = _end_point(chain)
-    if asks_client:
-        ask_client(context, settings)
+def new_context(*, asks: bool = False) -> ListenerContext:
+    """A context without a certificate yet: TLS 1.2 and later. With `asks` a client may show a certificate."""
+    context = ListenerContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
+    context.set_ciphers(_CIPHERS)
+    if asks:
+        context.verify_mode = ssl.CERT_OPTIONAL
     return context
-
-
-def ask_client(context: ssl.SSLContext, settings: TlsSettings) -> None:
-    """Let a context ask clients for certificates, if it is set which to trust. Raises ValueError."""
-    if not settings.client_ca:
-        return
-    _read("client_ca", settings.client_ca)
-    try:
-        context.load_verify_locations(settings.client_ca)
-    except ssl.SSLError as error:
-        raise ValueError(f"tls.client_ca: {settings.client_ca} holds no certificates: {error}") from error
-    context.verify_mode = ssl.CERT_OPTIONAL
-
-
-def _read(key: str, file: str) -> bytes:
-    try:
-        return Path(file).read_bytes()
-    except OSError as error:
-        raise ValueError(f"tls.{key}: {file} cannot be read: {error.strerror}") from error
-
-
-def _end_point(chain: bytes) -> bytes:
-    """The hash of the first certificate of a chain in PEM."""
-    from cryptography import x509  # noqa: PLC0415 - it costs start-up time, and many have no certificate
-    from cryptography.hazmat.primitives.serialization import Encoding  # noqa: PLC0415 - the same
-
-    return certificate_hash(x509.load_pem_x509_certificate(chain).public_bytes(Encoding.DER))
 
 
 def certificate_hash(certificate: bytes) -> bytes:
@@ -125,9 +95,18 @@ def certificate_hash(certificate: bytes) -> bytes:
 
 
 def end_point(connection: ssl.SSLObject) -> bytes:
-    """The hash of the certificate that a connection was opened with."""
+    """The hash of the certificate that a connection was opened with.
+
+    Of an ECDSA and an RSA certificate OpenSSL does not tell which one it showed. The cipher of TLS 1.2 does; in TLS 1.3 it is
+    the first whose algorithm the client knows, and all have to know that of ECDSA (RFC 8446 9.1). A guess that is wrong costs a
+    client its login bound to the certificate, and never lets anybody in.
+    """
     context = connection.context
-    return context.end_point if isinstance(context, ListenerContext) else b""
+    points = context.end_points if isinstance(context, ListenerContext) else {}
+    if len(points) < 2:
+        return next(iter(points.values()), b"")
+    cipher, version, _bits = connection.cipher() or ("", "", 0)
+    return points.get("ECDSA" if version == "TLSv1.3" or "ECDSA" in cipher else "RSA", b"")
 
 
 def certified_names(connection: ssl.SSLObject) -> tuple[str, ...]:
@@ -138,28 +117,6 @@ def certified_names(connection: ssl.SSLObject) -> tuple[str, ...]:
     return tuple(value for kind, value in shown if kind == "email")
 
 
-def renewable_context(
-    current: Callable[[], ssl.SSLContext | None], settings: TlsSettings | None = None
-) -> ssl.SSLContext:
-    """A context for a listener that begins with TLS: each handshake takes its certificate from the `current` context.
-
-    Whether it asks for a client's certificate is settled here, by `settings`. A new chain is not loaded into the old context: it would keep the old one beside it if their keys are of two kinds.
-    """
-    context = _new_context()
-
-    def choose(connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
-        chosen = current()
-        if chosen is not None:
-            connection.context = chosen
-
-    if settings is not None:
-        ask_client(context, settings)
-    context.sni_callback = choose  # it is called for clients that name no host, too
-    return context
-
-
-def _new_context() -> ListenerContext:
-    context = ListenerContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
-    return context
+def is_certified(connection: ssl.SSLObject) -> bool:
+    """Whether the client showed a certificate that was verified."""
+    return connection.context.verify_mode is not ssl.CERT_NONE and bool(connection.getpeercert())

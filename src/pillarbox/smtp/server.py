@@ -135,7 +135,7 @@ class ServerSession:
             return
         self._out.append(refusal.bare_wire)  # RFC 2034 4: no enhanced status in a greeting
         self.state = State.REFUSED
-        if refusal.cause in (session.NO_MAIL_HERE, auth.TLS_TOO_WEAK):
+        if refusal.cause in (session.NO_MAIL_HERE, auth.TLS_TOO_WEAK, auth.CERTIFICATE_REQUIRED):
             self._refused = (
                 refusal.cause
             )  # RFC 7504 3, RFC 3207 4.1: every command gets the code of the greeting
@@ -250,10 +250,10 @@ class ServerSession:
         self.renew(now)
         self._finish_if_draining()
 
-    def tls_too_weak(self) -> None:
+    def refuse_tls(self, cause: Cause) -> None:
         """The handshake ended in less than is demanded here (RFC 3207 4.1)."""
         self.state = State.WEAK
-        self._refused = auth.TLS_TOO_WEAK
+        self._refused = cause
 
     # ------------------------------------------------------------------ answers
 

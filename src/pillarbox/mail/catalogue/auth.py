@@ -277,6 +277,23 @@ TLS_TOO_WEAK = Cause(
     setting="tls.min_version",
     scenarios=("E554-6",),
 )
+CERTIFICATE_REQUIRED = Cause(
+    "auth.certificate_required",
+    554,
+    "5.7.0",
+    "Refused: this service is only for clients with a certificate",
+    (Stage.ANY,),
+    "RFC 3207 4.1",
+    "The client showed no certificate in the TLS handshake, and this listener demands one.",
+    explanation=(
+        "The session is encrypted, but the client did not prove who it is by a certificate of its own. Only QUIT "
+        "is left."
+    ),
+    who=Who.SENDER_ADMIN,
+    advice="Give the sending program a certificate of an authority that this server trusts.",
+    setting="listen.client_certificate",
+    scenarios=("E554-6",),
+)
 BAD_CREDENTIALS = Cause(
     "auth.bad_credentials",
     535,

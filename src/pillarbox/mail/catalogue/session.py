@@ -395,6 +395,23 @@ TLS_BUSY = Cause(
     setting="tls.max_handshakes",
     scenarios=("E454-1",),
 )
+TLS_UNAVAILABLE = Cause(
+    "session.tls_unavailable",
+    454,
+    "4.7.0",
+    "TLS is not available, the certificate cannot be read",
+    (Stage.STARTTLS,),
+    "RFC 3207 4",
+    "The certificates of this server cannot be read, or there are none yet.",
+    explanation=(
+        "TLS is set up here, but none of the files with certificates and keys can be used now. The server looks at "
+        "them every few seconds, and goes on without a restart once one is in order; its log says what is wrong."
+    ),
+    who=Who.RECIPIENT_ADMIN,
+    advice="Try again later. As the operator look for certificate.refused in the log, or ask pillarbox certificate list.",
+    setting="tls.certificate",
+    scenarios=("E454-1",),
+)
 TLS_NOT_OFFERED = Cause(
     "session.tls_not_offered",
     502,

@@ -1,0 +1,228 @@
+"""Keep the certificates of the listeners: choose one for each client, and take files that have changed.
+
+Reading the files is the business of `net.chains`, shaking hands that of the sessions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pillarbox import observe
+from pillarbox.net.chains import Chain, ChainError, Source, give, read_authorities, read_chain, trust
+from pillarbox.net.tls import new_context
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pillarbox.net.tls import CertificateSettings, ListenerContext, TlsSettings
+
+LOOK_S = (
+    5.0  # how often files are looked at; one that changed is read when it has stayed the same for as long
+)
+_WARN_S = 14 * 86_400.0  # before a certificate ends; those who renew do so much earlier
+_WARN_EVERY_S = 86_400.0
+
+Stamp = tuple[tuple[int, int, int], ...] | None
+
+
+def find_certificates(
+    tls: TlsSettings, more: Sequence[CertificateSettings], data: Path, hostname: str
+) -> Certificates:
+    """The certificates that a configuration names, the default one first. None is read yet."""
+    found = []
+    if tls.certificate:
+        found.append(Source("tls.certificate", tls.certificate, "tls.key", tls.key))
+    for number, one in enumerate(more, 1):
+        name = f"certificate[{number}]"
+        found.append(Source(f"{name}.chain", one.chain, f"{name}.key" if one.key else "", one.key))
+    if not tls.self_signed:
+        return Certificates(found, tls.client_ca)
+    from pillarbox.net.self_signed import FILE, make_self_signed  # noqa: PLC0415 - few servers make one
+
+    found.append(Source("tls.self_signed", str(data / FILE)))
+    return Certificates(found, tls.client_ca, lambda: make_self_signed(data, hostname))
+
+
+class Certificates:
+    """All chains that listeners can show. `look` and `load` work in a thread, everything else in the loop."""
+
+    def __init__(
+        self, found: Sequence[Source], client_ca: str = "", make: Callable[[], object] | None = None
+    ) -> None:
+        """Read nothing yet. `make` is called before the first look: it may write what is missing."""
+        self.sources = found
+        self._client_ca = client_ca
+        self._make = make
+        self._chains: dict[Source, Chain] = {}
+        self._seen: dict[Source, Stamp] = {}  # as the files were when they were read last
+        self._changing: dict[Source, Stamp] = {}  # as they were at the last look
+        self.authorities: bytes | None = None  # whom to trust about clients
+        self._table = _Table((), None)
+        self._warned: dict[str, float] = {}
+        self._loading = threading.Lock()
+        self.loaded = False
+
+    @property
+    def lazy(self) -> bool:
+        """Whether to read nothing before it is needed: there is nothing, or it is made then."""
+        return not self.sources or self._make is not None
+
+    @property
+    def usable(self) -> bool:
+        """Whether there is a certificate to show."""
+        return bool(self._chains)
+
+    @property
+    def chains(self) -> list[Chain]:
+        """What clients are shown, the default first."""
+        return [self._chains[one] for one in self.sources if one in self._chains]
+
+    def context_for(self, name: str | None, *, asks: bool) -> ListenerContext | None:
+        """What to shake hands with when a client asks for a host; None if there is no certificate."""
+        return self._table.find(name or "", asks=asks)
+
+    async def prepare(self) -> bool:
+        """Read the files unless that was done; whether there is a certificate."""
+        if not self.loaded:
+            await asyncio.to_thread(self.load_first)
+        return self.usable
+
+    def load_first(self) -> None:
+        """Read the files, and tell of those that can't be used; once, whoever comes first."""
+        with self._loading:
+            if self.loaded:
+                return
+            for error in self.load():
+                observe.CERTIFICATE_REFUSED.note(file=error.file, problem=error.reason, kept="nothing")
+
+    def load_all(self) -> None:
+        """Read everything. Raises ChainError for the first that can't be used."""
+        for error in self.load():
+            raise error
+
+    def load(self) -> list[ChainError]:
+        """Read everything; what could not be used."""
+        errors: list[ChainError] = []
+        try:
+            if self._make is not None:
+                self._make()
+        except OSError as error:
+            reason = f"cannot be written: {error.strerror}"
+            errors.append(ChainError("tls.self_signed", str(error.filename), reason))
+        try:
+            self.authorities = read_authorities(self._client_ca) if self._client_ca else None
+        except ChainError as error:
+            errors.append(error)
+        for one in self.sources:
+            self._seen[one] = self._changing[one] = stamp = _stamp(one)
+            if stamp is None and not one.expected:
+                continue
+            try:
+                self._chains[one] = read_chain(one)
+            except ChainError as error:
+                errors.append(error)
+        self._table = _Table(self.chains, self.authorities)
+        self.loaded = True
+        return errors
+
+    def look(self) -> None:
+        """Take the files that have changed; those that can't be used leave everything as it is."""
+        changed = False
+        for one in self.sources:
+            stamp = _stamp(one)
+            before, self._changing[one] = self._changing[one], stamp
+            if stamp == self._seen[one] or stamp != before:
+                continue  # nothing new, or somebody may still be writing
+            self._seen[one] = stamp
+            if stamp is None and not one.expected:
+                continue
+            changed = self._read_again(one) or changed
+        if changed:
+            self._table = _Table(self.chains, self.authorities)
+        self._warn(time.time())
+
+    def _read_again(self, source: Source) -> bool:
+        try:
+            chain = read_chain(source)
+        except ChainError as error:
+            kept = "the old one" if source in self._chains else "nothing"
+            observe.CERTIFICATE_REFUSED.note(file=error.file, problem=error.reason, kept=kept)
+            return False
+        self._chains[source] = chain
+        observe.CERTIFICATE_LOADED.note(
+            file=source.chain, names=", ".join(chain.names), key=chain.kind, until=moment(chain.expires)
+        )
+        return True
+
+    def _warn(self, now: float) -> None:
+        """Once a day, of what is about to end or has ended."""
+        for chain in self._chains.values():
+            file = chain.source.chain
+            observe.CERTIFICATE_LEFT.set(chain.expires - now, file)
+            if chain.expires - now > _WARN_S or now - self._warned.get(file, 0.0) < _WARN_EVERY_S:
+                continue
+            self._warned[file] = now
+            observe.CERTIFICATE_EXPIRES.note(
+                file=file, until=moment(chain.expires), ended=chain.expires <= now
+            )
+
+
+class _Table:
+    """Contexts by the name that is asked for, made once for each set of chains that go together."""
+
+    def __init__(self, chains: Sequence[Chain], authorities: bytes | None) -> None:
+        self._authorities = authorities
+        self._made: dict[tuple[int, ...], tuple[ListenerContext, ListenerContext]] = {}
+        now = time.time()
+        by_name: dict[str, dict[str, Chain]] = {}
+        for chain in chains:
+            for name in chain.names:
+                kinds = by_name.setdefault(name, {})
+                rival = kinds.get(chain.kind)
+                if rival is None or (rival.expires <= now < chain.expires):
+                    kinds[chain.kind] = chain
+        self._by_name = {name: self._contexts(kinds) for name, kinds in by_name.items()}
+        self._default = None
+        if chains:
+            first = chains[0]
+            beside = by_name.get(first.names[0], {}) if first.names else {}
+            self._default = self._contexts(beside | {first.kind: first})
+
+    def _contexts(self, kinds: dict[str, Chain]) -> tuple[ListenerContext, ListenerContext]:
+        """One that asks no client for a certificate, and one that does."""
+        key = tuple(sorted(map(id, kinds.values())))
+        if key not in self._made:
+            self._made[key] = (self._context(kinds, asks=False), self._context(kinds, asks=True))
+        return self._made[key]
+
+    def _context(self, kinds: dict[str, Chain], *, asks: bool) -> ListenerContext:
+        context = new_context(asks=asks)
+        for chain in kinds.values():
+            give(context, chain)
+        context.end_points = {kind: chain.end_point for kind, chain in kinds.items() if chain.end_point}
+        if asks and self._authorities is not None:
+            trust(context, self._authorities)
+        return context
+
+    def find(self, name: str, *, asks: bool) -> ListenerContext | None:
+        name = name.rstrip(".").lower()
+        found = self._by_name.get(name) or self._by_name.get(f"*.{name.partition('.')[2]}") or self._default
+        return found[asks] if found is not None else None
+
+
+def _stamp(source: Source) -> Stamp:
+    """What changes when the files do; None if one is missing."""
+    try:
+        found = [Path(file).stat() for file in source.files]
+    except OSError:
+        return None
+    return tuple((one.st_mtime_ns, one.st_size, one.st_ino) for one in found)
+
+
+def moment(at: float) -> str:
+    """A time as people read it in the log."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))

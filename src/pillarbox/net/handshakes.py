@@ -1,0 +1,144 @@
+"""Shake hands on a listener: what it shows, what it asks for, and what is not good enough.
+
+Reading certificates and choosing among them is the business of `net.certificates`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from typing import TYPE_CHECKING
+
+from pillarbox.mail.catalogue import auth
+from pillarbox.net.certificates import LOOK_S
+from pillarbox.net.tls import is_certified, new_context
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from pillarbox.mail.reply import Cause
+    from pillarbox.net.certificates import Certificates
+    from pillarbox.net.tls import TlsManner
+
+
+class Handshakes:
+    """Counts the handshakes that go on."""
+
+    def __init__(self, most: int) -> None:
+        """There should be at most `most`."""
+        self._most = most
+        self._going_on = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether there are as many as there should be."""
+        return self._going_on >= self._most
+
+    def __enter__(self) -> None:
+        """One begins."""
+        self._going_on += 1
+
+    def __exit__(self, *_error: object) -> None:
+        """One has ended."""
+        self._going_on -= 1
+
+
+def new_contexts(manners: Iterable[TlsManner | None]) -> list[ssl.SSLContext | None]:
+    """What the handshakes of each listener begin with."""
+    return [new_context(asks=one.asks) if one is not None else None for one in manners]
+
+
+class ListenerTls:
+    """The TLS of one listener. Its context lives as long as the listener: the keys of session tickets are the context's.
+
+    A context that was made before the workers were forked gives them the same keys, so that each resumes the others' sessions.
+    """
+
+    def __init__(
+        self, certificates: Certificates, manner: TlsManner, context: ssl.SSLContext | None = None
+    ) -> None:
+        """The context asks for a client's certificate as the manner says."""
+        self._certificates = certificates
+        self.manner = manner
+        self.context = context or new_context(asks=manner.asks)
+        self.context.sni_callback = self._choose  # it is called for clients that name no host, too
+
+    def renewed(self, certificates: Certificates, manner: TlsManner) -> ListenerTls:
+        """The same with other settings. What clients have proved by other authorities is not to be resumed."""
+        same = manner.asks == self.manner.asks
+        if manner.asks:
+            same = same and certificates.authorities == self._certificates.authorities
+        return ListenerTls(certificates, manner, self.context if same else None)
+
+    @property
+    def ready(self) -> bool:
+        """Whether a handshake can begin at once."""
+        return self._certificates.usable
+
+    async def prepare(self) -> bool:
+        """Read the certificates if that was not done yet; whether a handshake can begin."""
+        return await self._certificates.prepare()
+
+    def _choose(self, connection: ssl.SSLObject, name: str | None, _context: ssl.SSLContext) -> int | None:
+        """Take the certificate for the name that the client asks for.
+
+        A new chain is never loaded into an old context: it would keep the old one beside it if their keys are of two kinds.
+        """
+        if not self._certificates.loaded:  # the very first client came before they were read
+            self._certificates.load_first()
+        chosen = self._certificates.context_for(name, asks=self.manner.asks)
+        if chosen is None:
+            return ssl.ALERT_DESCRIPTION_INTERNAL_ERROR
+        connection.context = chosen
+        return None
+
+    def objection(self, connection: ssl.SSLObject) -> Cause | None:
+        """What is not good enough about a session that has shaken hands."""
+        if self.manner.is_too_weak(connection.version() or ""):
+            return auth.TLS_TOO_WEAK
+        if self.manner.demands and not is_certified(connection):
+            return auth.CERTIFICATE_REQUIRED
+        return None
+
+
+class ListenersTls:
+    """The TLS of all listeners, in the order of the configuration."""
+
+    def __init__(
+        self,
+        certificates: Certificates,
+        manners: Sequence[TlsManner | None],
+        contexts: Sequence[ssl.SSLContext | None],
+    ) -> None:
+        """None is a listener that offers no TLS."""
+        self._certificates = certificates
+        self._all = [
+            ListenerTls(certificates, manner, context) if manner is not None else None
+            for manner, context in zip(manners, contexts, strict=True)
+        ]
+
+    def one(self, number: int) -> ListenerTls | None:
+        """The TLS of a listener."""
+        return self._all[number]
+
+    def renew(self, certificates: Certificates, manners: Sequence[TlsManner | None]) -> list[int]:
+        """Shake hands in another manner from now on; the listeners whose context is another one now."""
+        self._certificates = certificates
+        changed = []
+        for number, (before, manner) in enumerate(zip(self._all, manners, strict=True)):
+            if manner is None or before is None:
+                self._all[number] = ListenerTls(certificates, manner) if manner is not None else None
+                continue
+            renewed = self._all[number] = before.renewed(certificates, manner)
+            if renewed.context is not before.context:
+                changed.append(number)
+        return changed
+
+    async def watch(self) -> None:
+        """Read the certificates, and look at their files for ever."""
+        while True:
+            if not self._certificates.lazy:
+                await self._certificates.prepare()
+            await asyncio.sleep(LOOK_S)
+            if self._certificates.loaded:
+                await asyncio.to_thread(self._certificates.look)

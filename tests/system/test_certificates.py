@@ -1,0 +1,276 @@
+"""Certificates of a running server, as clients see them: by name, by key, after a change on disk, without any."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import shutil
+import signal
+import ssl
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+BOTH = """
+[[listen]]
+address = "127.0.0.1:0"
+[[listen]]
+address = "127.0.0.1:0"
+tls = "implicit"
+"""
+
+
+class Authority:
+    """Issues certificates into files."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.ca = trustme.CA()
+        self.ca.cert_pem.write_to_path(str(folder / "ca.pem"))
+
+    def write(self, name: str, *names: str, kind: trustme.KeyType = trustme.KeyType.ECDSA) -> Any:
+        issued = self.ca.issue_cert(*names, key_type=kind)
+        new = self.folder / f"{name}.new"
+        issued.private_key_and_cert_chain_pem.write_to_path(str(new))
+        new.rename(self.folder / f"{name}.pem")
+        return issued
+
+    def client(self, *names: str) -> ssl.SSLContext:
+        context = ssl.create_default_context()
+        self.ca.configure_trust(context)
+        if names:
+            self.ca.issue_cert(*names).configure_cert(context)
+        return context
+
+    def tls(self, name: str, more: str = "") -> str:
+        return f'[tls]\ncertificate = "{self.folder}/{name}.pem"\nkey = "{self.folder}/{name}.pem"\n{more}\n'
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path)
+
+
+def s_client(port: int, *options: str, starttls: bool = True, send: str = "QUIT\r\n") -> str:
+    """What OpenSSL's own client says of a handshake."""
+    command = ["openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-ign_eof"]
+    command += ["-starttls", "smtp"] if starttls else []
+    ran = subprocess.run(
+        [*command, *options], input=send, capture_output=True, text=True, timeout=20, check=False
+    )
+    return ran.stdout + ran.stderr
+
+
+async def shown(port: int, *options: str, starttls: bool = True) -> tuple[str, str]:
+    """The name in the certificate that OpenSSL's client is shown, and the kind of its key."""
+    said = await asyncio.to_thread(s_client, port, "-showcerts", *options, starttls=starttls)
+    pem = re.search("-----BEGIN CERT.*?-----END CERTIFICATE-----", said, re.DOTALL)
+    assert pem is not None, said
+    ran = await asyncio.to_thread(
+        subprocess.run, ["openssl", "x509", "-noout", "-text"], input=pem[0], capture_output=True, text=True
+    )
+    name = re.search("DNS:([^,\n]+)", ran.stdout)
+    assert name is not None, ran.stdout
+    return name[1], "ECDSA" if "id-ecPublicKey" in ran.stdout else "RSA"
+
+
+async def greeted(dial: Any, port: int, tls: ssl.SSLContext | None = None) -> Any:
+    caller = await dial(port, tls=tls)
+    assert (await caller.reply()).startswith(b"220")
+    assert (await caller.ask(b"EHLO client.example")).startswith(b"250")
+    return caller
+
+
+async def test_each_client_gets_the_certificate_for_the_name_and_the_key_that_it_knows(
+    serve: Any, authority: Authority
+) -> None:
+    authority.write("default", "mx.example.org")
+    authority.write("rsa", "mx.example.org", kind=trustme.KeyType.RSA)
+    authority.write("other", "mail.example.net", "*.wild.example")
+    more = "".join(f'[[certificate]]\nchain = "{authority.folder}/{name}.pem"\n' for name in ("rsa", "other"))
+    server = await serve(authority.tls("default") + more + BOTH)
+    for port, starttls in zip(server.ports, (True, False), strict=True):
+        for name, expected in (
+            ("mx.example.org", "mx.example.org"),
+            ("MAIL.example.net", "mail.example.net"),
+            ("a.wild.example", "mail.example.net"),
+            ("a.b.wild.example", "mx.example.org"),
+            ("nobody.example", "mx.example.org"),
+        ):
+            assert (await shown(port, "-servername", name, starttls=starttls)) == (expected, "ECDSA")
+    for version in ("-tls1_2", "-tls1_3"):
+        only_rsa = ("-sigalgs", "rsa_pss_rsae_sha256:rsa_pkcs1_sha256")
+        assert await shown(server.port, version, "-servername", "mx.example.org") == (
+            "mx.example.org",
+            "ECDSA",
+        )
+        assert await shown(server.port, version, *only_rsa) == ("mx.example.org", "RSA")
+
+
+async def test_files_that_change_are_taken_and_broken_ones_leave_the_old(
+    serve: Any, dial: Any, authority: Authority
+) -> None:
+    authority.write("default", "old.example.org")
+    server = await serve(authority.tls("default") + BOTH)
+    open_one = await greeted(dial, server.port)
+    assert (await shown(server.port))[0] == "old.example.org"
+    authority.write("default", "new.example.org", kind=trustme.KeyType.RSA)
+    loaded = await server.logged("certificate.loaded")
+    assert loaded["names"] == "new.example.org"
+    for port, starttls in zip(server.ports, (True, False), strict=True):
+        assert await shown(port, starttls=starttls) == ("new.example.org", "RSA")
+    (authority.folder / "default.pem").write_text("-----BEGIN NONSENSE-----\n")
+    refused = await server.logged("certificate.refused")
+    assert refused["file"] == f"{authority.folder}/default.pem"
+    assert refused["problem"] == "holds no certificate in PEM"
+    assert refused["kept"] == "the old one"
+    (authority.folder / "default.pem").unlink()
+    await server.logged("certificate.refused", problem="cannot be read: No such file or directory")
+    assert (await shown(server.port))[0] == "new.example.org"
+    assert (await open_one.ask(b"NOOP")).startswith(b"250")
+
+
+async def test_E454_1_certificates_that_cannot_be_read(serve: Any, dial: Any, authority: Authority) -> None:
+    (authority.folder / "default.pem").write_text("")
+    server = await serve(authority.tls("default") + BOTH)
+    refused = await server.logged("certificate.refused")
+    assert (refused["problem"], refused["kept"]) == ("holds no certificate in PEM", "nothing")
+    caller = await greeted(dial, server.port)
+    assert (await caller.ask(b"STARTTLS")).startswith(b"454 4.7.0 TLS is not available")
+    assert (await caller.ask(b"MAIL FROM:<a@sender.example>")).startswith(b"250")
+    with pytest.raises(OSError):
+        await dial(server.ports[1], tls=authority.client())
+    authority.write("default", "mx.example.org")
+    await server.logged("certificate.loaded")
+    await caller.ask(b"RSET")
+    assert (await caller.ask(b"STARTTLS")).startswith(b"220")
+    await caller.upgrade(authority.client())
+    assert (await caller.ask(b"EHLO client.example")).startswith(b"250")
+    await greeted(dial, server.ports[1], authority.client())
+
+
+@pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])
+async def test_sessions_are_resumed_by_any_worker(
+    serve: Any, authority: Authority, free_port: Any, version: str
+) -> None:
+    authority.write("default", "mx.example.org")
+    port = free_port()
+    listener = f'[[listen]]\naddress = "127.0.0.1:{port}"\n'
+    server = await serve(f"workers = 2\n{authority.tls('default')}{listener}")
+    kept = authority.folder / f"session{version}"
+
+    async def resumed(option: str) -> tuple[bool, int]:
+        said = await asyncio.to_thread(
+            s_client, port, version, "-servername", "mx.example.org", option, str(kept)
+        )
+        assert "221" in said, said
+        return "Reused, TLSv1" in said, said.count("New, TLSv1")
+
+    assert not (await resumed("-sess_out"))[0]
+    for _ in range(8):  # the kernel gives each connection to one of the two
+        assert (await resumed("-sess_in"))[0]
+    os.kill(server.workers[0], signal.SIGKILL)
+    os.kill(server.workers[1], signal.SIGKILL)
+    await server.until(lambda: len(server.events("server.started")) == 4)
+    assert (await resumed("-sess_in"))[0], "a worker that took another's place"
+
+
+async def test_E554_6_a_listener_for_clients_with_certificates(
+    serve: Any, dial: Any, authority: Authority
+) -> None:
+    authority.write("default", "mx.example.org")
+    rule = 'client_certificate = "require"\n'
+    listeners = f'[[listen]]\naddress = "127.0.0.1:0"\n{rule}[[listen]]\naddress = "127.0.0.1:0"\ntls = "implicit"\n{rule}'
+    text = authority.tls("default", f'client_ca = "{authority.folder}/ca.pem"') + listeners
+    server = await serve(text)
+    for context, code in ((authority.client(), b"554"), (authority.client("a@example.org"), b"250")):
+        caller = await greeted(dial, server.port)
+        assert (await caller.ask(b"STARTTLS")).startswith(b"220")
+        await caller.upgrade(context)
+        reply = await caller.ask(b"EHLO client.example")
+        assert reply.startswith(code)
+        caller = await dial(server.ports[1], tls=context)
+        assert (await caller.reply()).startswith(b"554" if code == b"554" else b"220")
+        reply = await caller.ask(b"EHLO client.example")
+        assert reply.startswith(code)
+    # a reload with another authority counts for both kinds of listeners, and no session of before is resumed
+    (authority.folder / "others").mkdir()
+    others = Authority(authority.folder / "others")
+    server.configure(text.replace(f"{authority.folder}/ca.pem", f"{others.folder}/ca.pem"))
+    server.signal(signal.SIGHUP)
+    await server.logged("config.reloaded")
+    trusted = others.client("a@example.org")
+    authority.ca.configure_trust(trusted)
+    await greeted(dial, server.ports[1], trusted)
+    with contextlib.suppress(
+        OSError
+    ):  # the client of TLS 1.3 has finished when the server looks at its certificate
+        caller = await dial(server.ports[1], tls=authority.client("a@example.org"))
+        assert await caller.reply() == b""
+
+
+async def test_E554_6_one_listener_wants_newer_tls_than_the_other(
+    serve: Any, dial: Any, authority: Authority
+) -> None:
+    authority.write("default", "mx.example.org")
+    listener = '[[listen]]\naddress = "127.0.0.1:0"\ntls = "implicit"\n'
+    server = await serve(f'{authority.tls("default")}{listener}min_tls = "1.3"\n{listener}')
+    old = authority.client()
+    old.maximum_version = ssl.TLSVersion.TLSv1_2
+    assert (await (await dial(server.ports[0], tls=old)).reply()).startswith(b"554 ")
+    assert (await (await dial(server.ports[1], tls=old)).reply()).startswith(b"220 ")
+    assert (await (await dial(server.ports[0], tls=authority.client())).reply()).startswith(b"220 ")
+
+
+async def test_old_versions_and_weak_ciphers_are_not_spoken(serve: Any, authority: Authority) -> None:
+    authority.write("default", "mx.example.org", kind=trustme.KeyType.RSA)
+    server = await serve(authority.tls("default") + BOTH)
+    weak = "-cipher", "AES128-SHA:ECDHE-RSA-AES256-SHA384:ECDHE-RSA-AES128-SHA@SECLEVEL=0", "-tls1_2"
+    for options in (("-tls1_1", "-cipher", "ALL@SECLEVEL=0"), weak):
+        said = await asyncio.to_thread(s_client, server.port, *options)
+        assert "Cipher is (NONE)" in said, said
+
+
+async def test_the_sandbox_makes_a_certificate_when_it_is_asked_for_tls(
+    serve: Any, dial: Any, tmp_path: Path
+) -> None:
+    listener = '[[listen]]\naddress = "127.0.0.1:0"\nrole = "sandbox"\n'
+    server = await serve(f'[tls]\nself_signed = true\n{listener}{listener}tls = "implicit"\n')
+    made = server.data / "self-signed.pem"
+    assert not made.exists()
+    caller = await greeted(dial, server.port)
+    assert (await caller.ask(b"STARTTLS")).startswith(b"220")
+    trust = ssl.create_default_context(cafile=str(made))
+    await caller.upgrade(trust)
+    assert made.stat().st_mode & 0o777 == 0o600
+    before = made.read_bytes()
+    await greeted(dial, server.ports[1], trust)
+    await server.stop()
+    await server.start()
+    await greeted(dial, server.ports[1], trust)
+    assert made.read_bytes() == before
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("testssl") is None, reason="testssl.sh is not installed")
+async def test_testssl_finds_no_weakness(serve: Any, authority: Authority, tmp_path: Path) -> None:
+    """The quick part of it: protocols, kinds of ciphers, forward secrecy, what the server prefers."""
+    authority.write("default", "mx.example.org")
+    server = await serve(authority.tls("default") + BOTH)
+    report = tmp_path / "report.csv"
+    command = ["testssl", "--quiet", "--color", "0", "-p", "-s", "--csvfile", str(report), "--nodns", "none"]
+    ran = await asyncio.to_thread(
+        subprocess.run,
+        [*command, "-t", "smtp", f"127.0.0.1:{server.port}"],
+        capture_output=True,
+        text=True,
+        timeout=55,
+    )
+    found = [line.split('","') for line in report.read_text().splitlines()[1:]]
+    assert len(found) > 10, ran.stdout
+    assert not [line for line in found if line[3] in {"LOW", "MEDIUM", "HIGH", "CRITICAL", "FATAL"}]
