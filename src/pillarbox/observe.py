@@ -356,6 +356,13 @@ CERTIFICATE_REFUSED = Event(
 )
 CERTIFICATE_EXPIRES = Event("certificate.expires", Level.WARNING, "the certificate in {file} ends {until}")
 INCIDENT = Event("incident", Level.ERROR, "a bug, incident {incident}: {error}")
+STS_TROUBLE = Event(
+    "sts.trouble", Level.INFO, "no newer MTA-STS policy of {domain}: {problem}", labels=("kind",)
+)
+TLS_SESSION = Event("tls.session", Level.DEBUG, "{host} for {domain}: {detail}", labels=("policy", "result"))
+TLS_DOWNGRADED = Event(
+    "tls.downgraded", Level.WARNING, "{host} takes mail for {domain} less safely than before: {detail}"
+)
 ALARM = Event("alarm", Level.WARNING, "{problem}", labels=("cause",))
 
 

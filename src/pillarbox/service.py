@@ -51,9 +51,13 @@ from pillarbox.queue.manager import Manager
 from pillarbox.queue.returned import Returns
 from pillarbox.queue.sqlite import SqliteSpool
 from pillarbox.queue.suppressing import Suppressions
+from pillarbox.relay.connection import client_context
 from pillarbox.relay.couriers import Couriers, PresentCouriers
 from pillarbox.relay.hosts import Hosts
 from pillarbox.relay.local import LocalCouriers, LocalSettings
+from pillarbox.relay.plan import Tls
+from pillarbox.relay.protection import Protection
+from pillarbox.relay.tls_watch import TlsWatch
 from pillarbox.smtp.profile import Profile
 
 if TYPE_CHECKING:
@@ -70,6 +74,8 @@ if TYPE_CHECKING:
     from pillarbox.policy.users import Mailbox
     from pillarbox.queue.attempt import Courier
     from pillarbox.queue.spool import Draft, Entry, Queued
+    from pillarbox.relay.demand import StsFinding
+    from pillarbox.relay.sts import StsPolicies
 
 _FRESH_S = 1.0  # how soon a server knows what a command has changed
 _SPARE_FILES = 128  # kept for the store, the log and deliveries when connections are counted
@@ -87,7 +93,16 @@ _FIXED = (
     "reports",
     "console",
 )
-_OF_COURIERS = ("programs", "webhooks", "handler_limit_s", "recipient_delimiter", "relay", "dns", "srs")
+_OF_COURIERS = (
+    "programs",
+    "webhooks",
+    "handler_limit_s",
+    "recipient_delimiter",
+    "relay",
+    "dns",
+    "srs",
+    "routes",
+)
 
 
 def most_connections() -> int:
@@ -256,6 +271,7 @@ class Service:
         self._servers: list[asyncio.Server] = []
         self._kept: dict[int, socket.socket] = {}  # sockets of listeners that begin with TLS, to listen anew
         self._relisting: set[asyncio.Task[None]] = set()
+        self._sts: StsPolicies | None = None  # until mail goes to an exchanger
         self._open = contextlib.AsyncExitStack()  # closes what was opened, the last first
         self.addresses: list[tuple[str, int]] = []  # where it listens, in the order of the configuration
         self.console_address: tuple[str, int] | None = None
@@ -339,8 +355,47 @@ class Service:
             hosts=self._hosts,
             is_us=lambda address, port: comes_here(address, port, self.addresses),
             sender_for=self._sender_for if config.srs.rewrite else None,
+            protection=self._protection(config),
+            level_of=self._level_of,
         )
         return self._network, local.close
+
+    def _protection(self, config: Config) -> Protection:
+        """What finds out how hosts prove who they are, and hears what comes of it."""
+        relay = config.relay
+        reports = self._reports
+        watch = TlsWatch(
+            self._memory,
+            reports.count if reports is not None and config.reports.tls else None,
+            downgrade=relay.tls_downgrade,
+            alarms=self._hosts.alarms,
+        )
+        return Protection(
+            self._resolver.lookup if relay.dane else None,
+            self._find_policy if relay.mta_sts else None,
+            verify=relay.verify_certificates,
+            watch=watch,
+        )
+
+    def _level_of(self, domain: str) -> Tls | None:
+        """What the routes demand of a domain's exchangers now."""
+        level = self._policy.directory.tls_of_route(domain)
+        return Tls(level) if level else None
+
+    async def _find_policy(self, domain: str) -> StsFinding:
+        """The MTA-STS policy of a domain. What knows them is made when the first is asked for."""
+        if self._sts is None:
+            from pillarbox.relay.sts import StsPolicies  # noqa: PLC0415 - not before mail goes to an exchanger
+            from pillarbox.relay.sts_store import StsStore  # noqa: PLC0415 - the same
+
+            sts = self._sts = StsPolicies(
+                lambda: self._resolver,
+                StsStore(Path(self.config.data)),
+                lambda: client_context(verify=True, ca_file=self.config.relay.ca_file),
+            )
+            self._open.push_async_callback(sts.close)
+            self._open.push_async_callback(_cancel, asyncio.create_task(sts.keep_fresh()))
+        return await self._sts.find(domain)
 
     async def _keep_fresh(self) -> None:
         """Learn of domains and mailboxes that commands add, and of files that change."""
@@ -372,11 +427,23 @@ class Service:
     async def _serve(self, number: int, bound: socket.socket) -> asyncio.Server:
         tls = self._tls.one(number) if number in self._kept else None
         context = tls.context if tls is not None else None
+        if self.config.listen[number].role is Role.POLICY:
+            return await listen(bound, self._policy_host(), tls=context)
         return await listen(bound, lambda: SmtpProtocol(self._desks[number]), tls=context)
 
     def _close_server(self, number: int) -> None:
         """Close the one that listens now: it may have taken another's place."""
         self._servers[number].close()
+
+    def _policy_host(self) -> Callable[[], asyncio.Protocol]:
+        """What serves the MTA-STS policies of our domains, as they are when somebody asks."""
+        from pillarbox.inbound.sts_host import StsHost, StsProtocol, published  # noqa: PLC0415 - few serve any
+
+        def find(domain: str) -> str:
+            return dict(published(self.config.domains, self.config.hostname)).get(domain, "")
+
+        host = StsHost(find)
+        return lambda: StsProtocol(host)
 
     def _open_console(self, bound: socket.socket) -> None:
         from pillarbox.console.api import Console, create_app  # noqa: PLC0415 - it costs start-up time

@@ -383,17 +383,29 @@ class FakeResolver:
     A name in `failing` gives no answer; one that is in none of the dicts does not exist.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - a dict for each kind of record
         self,
         *,
         mx: Mapping[str, Sequence[tuple[int, str]]] | None = None,
         addresses: Mapping[str, Sequence[str]] | None = None,
         failing: Sequence[str] = (),
+        tlsa: Mapping[str, Sequence[tuple[int, int, int, bytes]]] | None = None,
+        texts: Mapping[str, Sequence[str]] | None = None,
+        aliases: Mapping[str, str] | None = None,
+        signed: bool = False,
     ) -> None:
-        """`mx` maps domains to (preference, host) pairs, a null MX being (0, "")."""
+        """`mx` maps domains to (preference, host) pairs, a null MX being (0, "").
+
+        `tlsa` maps hosts to records for whatever port, `texts` names to TXT records, `aliases` hosts to what they stand
+        for; with `signed` DNSSEC vouches for all.
+        """
         self._mx = dict(mx or {})
         self._addresses = dict(addresses or {})
         self._failing = frozenset(failing)
+        self._tlsa = dict(tlsa or {})
+        self._texts = dict(texts or {})
+        self._aliases = dict(aliases or {})
+        self._signed = signed
         self.asked: list[tuple[str, str]] = []  # (kind, name)
 
     async def mx(self, domain: str) -> Answer:
@@ -405,13 +417,27 @@ class FakeResolver:
         return self._answer("addresses", host, self._addresses)
 
     async def lookup(self, query: Query) -> Answer:
-        """The answer to one question; there are no records but those of mail exchangers and addresses."""
+        """The answer to one question."""
         if query.kind == "MX":
             return await self.mx(query.name)
+        if query.kind in ("TLSA", "TXT"):
+            return self._other(query)
         found = await self.addresses(query.name)
         six = tuple(address for address in found.records if ":" in address)
         four = tuple(address for address in found.records if ":" not in address)
         return replace(found, records={"A": four, "AAAA": six}.get(query.kind, ()))
+
+    def _other(self, query: Query) -> Answer:
+        """TLSA and TXT records; a name of another port's records is that of the host behind two labels."""
+        if query.name in self._failing:
+            return Answer(failed=True, detail="no answer in time")
+        host = query.name.split(".", 2)[-1]
+        found: Sequence[Any] = (
+            self._texts.get(query.name, ()) if query.kind == "TXT" else self._tlsa.get(host, ())
+        )
+        if query.kind == "TLSA" and host in self._failing:
+            return Answer(failed=True, detail="no answer in time")
+        return Answer(tuple(found), secure=self._signed)
 
     def recall(self, query: Query) -> Answer | None:
         """Nothing: it remembers no answer, so that each question is seen in `asked`."""
@@ -422,9 +448,11 @@ class FakeResolver:
         self.asked.append((kind, name))
         if name in self._failing:
             return Answer(failed=True, detail="no answer in time")
-        if name not in self._mx and name not in self._addresses:
+        real = self._aliases.get(name, name)
+        if real not in self._mx and real not in self._addresses:
             return Answer(no_domain=True)
-        return Answer(tuple(records.get(name, ())))
+        alias = real if real != name else ""
+        return Answer(tuple(records.get(real, ())), secure=self._signed, name=alias)
 
 
 def letter(

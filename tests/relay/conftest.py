@@ -8,6 +8,8 @@ import uvloop
 
 from pillarbox.mail.route import parse_route
 from pillarbox.relay.couriers import Couriers
+from pillarbox.relay.plan import Tls
+from pillarbox.relay.protection import Protection
 from pillarbox.relay.session import SmtpSettings
 from pillarbox.relay.transaction import SmtpCourier
 from pillarbox.testing import FakeResolver
@@ -28,13 +30,21 @@ async def courier_for() -> AsyncIterator[Callable[..., SmtpCourier]]:
         resolver: object = None,
         shared: object = None,
         is_us: Callable[[str, int], bool] = lambda _address, _port: False,
+        protection: Protection | None = None,
+        level: Tls | None = None,
         **settings: object,
     ) -> SmtpCourier:
         key = shared if shared is not None else object()
         if key not in factories:
             dns = resolver if resolver is not None else FakeResolver()
             factories[key] = Couriers(
-                SmtpSettings(**settings), dns, hostname="here.test", local=None, is_us=is_us
+                SmtpSettings(**settings),
+                dns,
+                hostname="here.test",
+                local=None,
+                is_us=is_us,
+                protection=protection,
+                level_of=lambda _domain: level,
             )
         courier = factories[key](parse_route(route))
         made.append(courier)

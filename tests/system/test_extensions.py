@@ -333,18 +333,23 @@ async def test_a_host_without_rrvs_gets_the_field_for_each_recipient_alone(serve
 # --- TLS all the way
 
 
-async def test_E550_19_mail_that_must_stay_under_tls(serve, dial, mailbox, certificates, tmp_path):
+@pytest.mark.parametrize(("keyword", "status"), [("STARTTLS", "5.7.30"), ("REQUIRETLS", "5.7.10")])
+async def test_E550_19_mail_that_must_stay_under_tls(
+    serve, dial, mailbox, verified, tmp_path, keyword, status
+):
+    """The host has TLS and makes no promise, or makes one and has no TLS."""
+    context, trust = verified
     tls = await _own_certificate(tmp_path)
-    extra = f'[tls]\ncertificate = "{tls}"\nkey = "{tls}"\n' + mailboxes(tmp_path)
-    async with ScriptedPeer(extensions=("STARTTLS",)) as peer:
+    extra = f'[tls]\ncertificate = "{tls}"\nkey = "{tls}"\n{trust}' + mailboxes(tmp_path)
+    async with ScriptedPeer({"STARTTLS": StartTls(context)}, extensions=(keyword,)) as peer:
         server = await serve(to(peer, extra))
         caller = await _under_tls(dial, server.port)
         queue_id = await _hand_in_secret(caller, "x@far.example")
         failed = await server.reached("failed", queue_id)
         (report,) = await mailbox("a").filled()
-    assert failed["reply"].startswith("550 5.7.30")
+    assert failed["reply"].startswith(f"550 {status}")
     assert not peer.messages
-    assert "Status: 5.7.30" in report.as_string()
+    assert f"Status: {status}" in report.as_string()
     assert "not for all" not in report.as_string()  # the header section alone goes back
 
 

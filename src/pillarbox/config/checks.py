@@ -109,6 +109,8 @@ def _check_demands(listener: ListenSettings, config: Config) -> Iterator[tuple[s
     advice = "set certificate and key in [tls]"
     if listener.tls == "implicit" and not certificate:
         yield "tls", "there is no certificate for TLS", advice
+    if listener.role is Role.POLICY and listener.tls == "starttls":
+        yield "role", "HTTP has no STARTTLS", 'write tls = "implicit", or tls = "none" behind a proxy'
     if listener.require_tls and listener.tls == "none":
         yield "require_tls", "TLS is demanded but not offered", 'remove tls = "none"'
     elif listener.require_tls and not certificate:

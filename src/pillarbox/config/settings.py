@@ -63,7 +63,8 @@ class ListenSettings(Settings, frozen=True):
     role: Role = Role.MX
     """What it is for: `mx` takes mail for our domains, `submission` that of users who log in, `relay` that of the hosts
     in `policy.relay_networks`, `lmtp` that of another mail server; `sandbox` takes everything and keeps it, `no_mail`
-    refuses everything."""
+    refuses everything. `policy` serves the MTA-STS policies of our domains by HTTPS, with `tls = "implicit"`, or by HTTP
+    behind a proxy, with `tls = "none"`."""
     tls: Literal["starttls", "implicit", "none"] = "starttls"
     """Offer STARTTLS if there is a certificate, begin with TLS at once (port 465), or neither."""
     require_tls: bool = False

@@ -20,6 +20,9 @@ TlsVersion = Literal["1.2", "1.3"]
 _CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 
 
+_DER = 2  # ENCODING_DER of the module behind `ssl`
+
+
 class TlsSettings(Settings, frozen=True):
     """The certificate of the listeners, and what a handshake must come to; without a certificate none offers TLS."""
 
@@ -107,6 +110,15 @@ def end_point(connection: ssl.SSLObject) -> bytes:
         return next(iter(points.values()), b"")
     cipher, version, _bits = connection.cipher() or ("", "", 0)
     return points.get("ECDSA" if version == "TLSv1.3" or "ECDSA" in cipher else "RSA", b"")
+
+
+def peer_chain(connection: ssl.SSLObject) -> list[bytes]:
+    """The certificates that the other end showed, in DER, its own first; none of them need have been checked."""
+    get: Any = getattr(connection, "get_unverified_chain", None)  # Python 3.13
+    if get is not None:
+        return [bytes(one) for one in get() or ()]
+    hidden: Any = getattr(connection, "_sslobj")  # noqa: B009 - what that asks has been there since 3.10
+    return [one.public_bytes(_DER) for one in hidden.get_unverified_chain() or ()]
 
 
 def certified_names(connection: ssl.SSLObject) -> tuple[str, ...]:

@@ -67,6 +67,10 @@ class Directory:
         """Whether a domain is one of ours."""
         return dns_name(domain) in self._names.domains
 
+    def tls_of_route(self, domain: str) -> str:
+        """What the routes demand of the mail exchangers of a domain in A-labels; "" if they say nothing."""
+        return self._names.routes.tls(domain)
+
     def resolve(self, address: Address) -> tuple[Target, ...] | Reply:
         """Everything that a recipient stands for, aliases expanded, or why it gets no mail. No I/O.
 

@@ -14,7 +14,7 @@ import msgspec
 
 from pillarbox.mail.address import Address, AddressError, parse_domain
 from pillarbox.mail.route import Transport
-from pillarbox.mail.units import Octets, Rate, Settings
+from pillarbox.mail.units import Octets, Rate, Seconds, Settings
 from pillarbox.policy.map_files import MapFile
 from pillarbox.policy.transports import Spec, UnsafeNameError, parse_spec
 from pillarbox.policy.users import (
@@ -37,6 +37,18 @@ if TYPE_CHECKING:
 
 CATCH_ALL = "@catch_all"  # no local part that is looked up begins like this
 POSTMASTER = "@postmaster"
+
+
+class StsSettings(Settings, frozen=True):
+    """The MTA-STS policy of one of our domains: `[domain."example.org".mta_sts]`. A listener with `role = "policy"` serves it."""
+
+    mode: Literal["off", "none", "testing", "enforce"] = "off"
+    """"off" publishes nothing; "testing" asks others to report what would fail, "enforce" to keep mail from hosts that do
+    not meet the policy; "none" takes a policy back, and has to be served as long as `max_age` of the one before."""
+    mx: tuple[str, ...] = ()
+    """Hosts that take mail for the domain, such as "mx1.example.org" or "*.example.org"; `hostname` if none are given."""
+    max_age_s: Seconds = Seconds(604800)
+    """How long others may go by it without asking again."""
 
 
 class DomainSettings(Settings, frozen=True):
@@ -70,6 +82,7 @@ class DomainSettings(Settings, frozen=True):
     """The biggest message that each mailbox takes; 0 for as big as the server does."""
     quota: QuotaSettings = QuotaSettings()
     forward: ForwardSettings = ForwardSettings()
+    mta_sts: StsSettings = StsSettings()
     moved: MovedSettings = MovedSettings()
 
 

@@ -5,7 +5,7 @@ Which domains are ours is `policy.names`' business.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pillarbox.mail.address import parse_domain
 from pillarbox.mail.route import Route, Transport
@@ -24,6 +24,8 @@ class RouteSettings(Settings, frozen=True):
     """A domain, "*.example.org" for all below it, or "*"."""
     via: str
     """"mx", "smtp://host:port", "hold" and so on."""
+    tls: Literal["", "none", "opportunistic", "encrypted", "required", "secure", "dane"] = ""
+    """What is demanded of mail exchangers, if not what `relay.tls` says; a fixed host has it in `via`, behind "?tls="."""
 
 
 class RouteTable:
@@ -31,7 +33,7 @@ class RouteTable:
 
     def __init__(self, settings: list[RouteSettings]) -> None:
         """Raises ValueError."""
-        self._table: dict[str, tuple[int, Route | None]] = {}
+        self._table: dict[str, tuple[int, Route | None, str]] = {}
         for number, setting in enumerate(settings):
             key = f"route {number + 1}"
             try:
@@ -47,14 +49,23 @@ class RouteTable:
                 raise ValueError(f'{key}: match = "{setting.match}" must be a domain, "*.domain" or "*"')
             if spec.segments and "{" in spec.route.target:
                 raise ValueError(f"{key}: placeholders belong to mailboxes of our own domains")
+            if setting.tls and spec.route.transport is not Transport.MX:
+                raise ValueError(f'{key}: tls = "{setting.tls}" is for via = "mx" alone')
             via = spec.fill("", "", "", "") if spec.route != Route(Transport.MX) else None
-            self._table.setdefault(pattern, (number, via))
+            self._table.setdefault(pattern, (number, via, setting.tls))
 
     def find(self, domain: str) -> Route:
         """The way for a domain in A-labels: the first that matches, else its mail exchangers."""
-        candidates = [found for name in _patterns(domain) if (found := self._table.get(name)) is not None]
-        _, route = min(candidates, key=lambda found: found[0], default=(0, None))
+        _, route, _ = self._find(domain)
         return route if route is not None else Route(Transport.MX, domain)
+
+    def tls(self, domain: str) -> str:
+        """What is demanded of the mail exchangers of a domain in A-labels; "" if nothing is said of them."""
+        return self._find(domain)[2]
+
+    def _find(self, domain: str) -> tuple[int, Route | None, str]:
+        candidates = [found for name in _patterns(domain) if (found := self._table.get(name)) is not None]
+        return min(candidates, key=lambda found: found[0], default=(0, None, ""))
 
 
 def _patterns(domain: str) -> Iterator[str]:

@@ -35,6 +35,7 @@ class Role(StrEnum):
     LMTP = "lmtp"  # mail handed over by another server on this host or network
     SANDBOX = "sandbox"  # everything from everybody, nothing leaves
     NO_MAIL = "no_mail"  # says so and takes none
+    POLICY = "policy"  # no mail at all, but the MTA-STS policies of our domains, by HTTP
 
 
 class RuleSettings(Settings, frozen=True):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from pillarbox.mail.address import AddressError, parse_address
-from pillarbox.mail.catalogue import delivery
+from pillarbox.mail.catalogue import delivery, transport
 from pillarbox.mail.envelope import Body, ByMode
 from pillarbox.mail.message import scan_head
 from pillarbox.mail.since import field_for, known_since
@@ -54,8 +54,8 @@ def fit(
 def keep_terms(terms: Terms, session: Session, now: float) -> Reply | None:
     """Why a host can't be given a message on these terms at this Unix time, if so."""
     host, extensions = session.hop.name, session.extensions
-    if terms.require_tls and not session.verified:
-        return delivery.NEEDS_REQUIRETLS.reply(host=host, detail="its certificate was not checked")
+    if terms.require_tls and not session.keeps_tls:
+        return transport.NEEDS_ENCRYPTION.reply(host=host, detail="its certificate was not checked")
     if terms.require_tls and "REQUIRETLS" not in extensions:
         return delivery.NEEDS_REQUIRETLS.reply(host=host, detail="it does not offer REQUIRETLS")
     by = terms.by

@@ -15,7 +15,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, cast
 
 from pillarbox.mail.catalogue import delivery
-from pillarbox.net.tls import certificate_hash
+from pillarbox.net.tls import certificate_hash, peer_chain
 from pillarbox.smtp.client import QUIT, STARTTLS
 from pillarbox.smtp.replies import CLOSING_CODE, GOODBYE_CODE, ProtocolError, ReplyReader
 
@@ -29,13 +29,17 @@ _OUT_OF_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS)
 
 
 class LinkError(Exception):
-    """The session can't go on: `reply` says why, `replies` are those that still came of the group waited for."""
+    """The session can't go on: `reply` says why, `replies` are those that still came of the group waited for.
 
-    def __init__(self, reply: Reply, replies: list[Reply] | None = None) -> None:
-        """Keep both."""
+    `why` is what the TLS library said of a handshake.
+    """
+
+    def __init__(self, reply: Reply, replies: list[Reply] | None = None, why: str = "") -> None:
+        """Keep them."""
         super().__init__(str(reply))
         self.reply = reply
         self.replies = replies or []
+        self.why = why
 
 
 class Connection(asyncio.Protocol):
@@ -273,34 +277,58 @@ class Connection(asyncio.Protocol):
 
     def end_point(self) -> bytes:
         """The hash of the host's certificate; none without TLS."""
-        connection = self._transport.get_extra_info("ssl_object") if self._transport is not None else None
-        shown = connection.getpeercert(binary_form=True) if connection is not None else None
+        shown = self._tls.getpeercert(binary_form=True) if self._tls is not None else None
         return certificate_hash(shown) if shown else b""
+
+    @property
+    def own_address(self) -> str:
+        """The address that it was opened from; "" if it has none."""
+        name = self._transport.get_extra_info("sockname") if self._transport is not None else None
+        return str(name[0]) if isinstance(name, tuple) and name else ""
+
+    @property
+    def _tls(self) -> ssl.SSLObject | None:
+        found: ssl.SSLObject | None = (
+            self._transport.get_extra_info("ssl_object") if self._transport is not None else None
+        )
+        return found
+
+    @property
+    def tls_version(self) -> str:
+        """Such as "TLSv1.3"; "" in clear."""
+        return (self._tls.version() or "") if self._tls is not None else ""
+
+    def certificates(self) -> list[bytes]:
+        """What the host showed, in DER, its own certificate first; nothing of it need have been checked."""
+        return peer_chain(self._tls) if self._tls is not None else []
 
     async def start_tls(self, context: ssl.SSLContext, server_name: str, limit_s: float) -> None:
         """Encrypt the connection. Raises LinkError, after which it can only be closed."""
         assert self._transport is not None  # there was an answer
         if self._failure is not None:
-            raise LinkError(tls_failed(self.host, "connection lost"))
+            raise handshake_failed(self.host, "connection lost")
         try:
             transport = await self._loop.start_tls(
                 self._transport, self, context, server_hostname=server_name, ssl_handshake_timeout=limit_s
             )
         except (OSError, ssl.SSLError) as error:
             self.close()
-            raise LinkError(tls_failed(self.host, error)) from error
+            raise handshake_failed(self.host, error) from error
         finally:
             self._changing = False
         if transport is None or self._failure is not None:
-            raise LinkError(tls_failed(self.host, "connection lost"))
+            raise handshake_failed(self.host, "connection lost")
         self._transport = transport
 
 
-def tls_failed(host: str, why: Exception | str) -> Reply:
-    """The reply that stands for a handshake that failed."""
-    if isinstance(why, ssl.SSLError) and why.reason:
+def handshake_failed(host: str, why: Exception | str) -> LinkError:
+    """What is raised for a handshake that failed."""
+    if isinstance(why, ssl.SSLCertVerificationError) and why.verify_message:
+        why = f"certificate verify failed: {why.verify_message.rstrip('.').lower()}"
+    elif isinstance(why, ssl.SSLError) and why.reason:
         why = why.reason.replace("_", " ").lower()
-    return delivery.TLS_FAILED.reply(host=host, detail=str(why) or type(why).__name__)
+    text = str(why) or type(why).__name__
+    return LinkError(delivery.TLS_FAILED.reply(host=host, detail=text), why=text)
 
 
 async def connect(hop: Hop, limit_s: float, context: ssl.SSLContext | None = None) -> Connection:
@@ -321,7 +349,7 @@ async def connect(hop: Hop, limit_s: float, context: ssl.SSLContext | None = Non
             else:
                 await loop.create_unix_connection(lambda: connection, hop.address)
     except ssl.SSLError as error:
-        raise LinkError(tls_failed(hop.name, error)) from error
+        raise handshake_failed(hop.name, error) from error
     except TimeoutError as error:
         raise LinkError(delivery.CONNECT_FAILED.reply(host=hop.name, detail="no answer in time")) from error
     except OSError as error:

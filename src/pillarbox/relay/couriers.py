@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from pillarbox.net.resolver import Resolver
     from pillarbox.queue.attempt import Courier
     from pillarbox.queue.spool import Queued
+    from pillarbox.relay.plan import Tls
+    from pillarbox.relay.protection import Protection
     from pillarbox.relay.session import SmtpSettings
 
 _BY_NETWORK = frozenset({Transport.MX, Transport.SMTP, Transport.LMTP})
@@ -41,11 +43,14 @@ class Couriers:
         hosts: Hosts | None = None,
         is_us: Callable[[str, int], bool] = lambda _address, _port: False,
         sender_for: Callable[[str, Recipient], str] | None = None,
+        protection: Protection | None = None,
+        level_of: Callable[[str], Tls | None] = lambda _domain: None,
     ) -> None:
         """`local` makes the couriers of all other transports; `hostname` is our name in EHLO.
 
         `hosts` is what is known about hosts, if somebody knows anything already; `is_us` tells whether an address and
         port are this server's. `sender_for` gives the reverse-path of a recipient's copy where senders are rewritten.
+        `protection` finds out how hosts prove who they are, `level_of` tells what a route demands of a domain's exchangers.
         """
         self._settings = settings
         self._resolver = resolver
@@ -54,6 +59,8 @@ class Couriers:
         self._hosts = hosts or Hosts()
         self._is_us = is_us
         self._sender_for = sender_for
+        self._protection = protection
+        self._level_of = level_of
 
     def __call__(self, route: Route) -> Courier:
         """A courier for `route`. Raises ValueError if its target can't be read."""
@@ -72,6 +79,8 @@ class Couriers:
             resolver=self._resolver,
             hostname=self._hostname,
             is_us=self._is_us,
+            protection=self._protection,
+            level=self._level_of(route.target) if route.transport is Transport.MX else None,
         )
 
 

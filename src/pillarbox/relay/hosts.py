@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable
 
     from pillarbox.mail.reply import Result
+    from pillarbox.relay.demand import Target
     from pillarbox.relay.plan import Hop
 
 _MAX_ENTRIES = 10_000
@@ -95,7 +96,7 @@ class Hosts:
         self.no_mail: Remembered[Hop, Result] = Remembered()  # it said 521: it never takes any
         self.logins: Remembered[Login, Refused] = Remembered()  # with these nobody gets in
         self.alarms = Alarms()
-        self.in_doubt: Remembered[int, Hop] = Remembered()  # message id: the host that may have taken it
+        self.in_doubt: Remembered[int, Target] = Remembered()  # message id: the host that may have taken it
 
     def resting(self, hop: Hop, now: float) -> Result | None:
         """Why a host is left alone now, if it is."""

@@ -32,8 +32,11 @@ class Tls(StrEnum):
 
     NONE = "none"
     OPPORTUNISTIC = "opportunistic"  # STARTTLS if it works, in clear if not (RFC 7435)
-    REQUIRED = "required"  # STARTTLS, or nothing is sent
-    IMPLICIT = "implicit"  # from the first octet
+    ENCRYPTED = "encrypted"  # STARTTLS, whatever the certificate
+    REQUIRED = "required"  # STARTTLS and a certificate for the host's name
+    SECURE = "secure"  # as DANE or MTA-STS demand, or nothing is sent
+    DANE = "dane"  # as TLSA records demand, or nothing is sent
+    IMPLICIT = "implicit"  # from the first octet, and a certificate for the host's name
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,8 @@ def parse_fixed_host(target: str) -> FixedHost:
     port = parts.port or SMTP_PORT
     if "tls" in options:
         tls = Tls(options["tls"][-1])
+        if tls is Tls.SECURE or (tls is Tls.DANE and port == SUBMISSIONS_PORT):
+            raise ValueError(f"tls={tls} can't be had of {printable(target)}; write tls=required")
     elif port == SUBMISSIONS_PORT:
         tls = Tls.IMPLICIT
     else:

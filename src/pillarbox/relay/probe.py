@@ -24,8 +24,8 @@ async def probe(destination: Destination, settings: SmtpSettings, hosts: Hosts, 
     """What the first host that can be reached says about `address`, or why none could be asked."""
     opener = Opener(destination.manner, settings, hosts)
     last = Result(delivery.NO_ROUTE.reply(domain=destination.name), Stage.DNS, Origin.LOCAL)
-    async for hop in destination.hops():
-        found = hop if isinstance(hop, Result) else await opener.open(hop)
+    async for target in destination.targets():
+        found = target if isinstance(target, Result) else await opener.open(*target)
         if isinstance(found, Result):
             last = found
             continue

@@ -9,7 +9,7 @@ import asyncio
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -20,6 +20,16 @@ from pillarbox.mail.units import Seconds, Settings
 from pillarbox.queue.decisions import Action, Fact, action, find
 from pillarbox.queue.schedule import wants_rest
 from pillarbox.relay.connection import Connection, LinkError, client_context, connect
+from pillarbox.relay.demand import Demand, Source
+from pillarbox.relay.handshake import (
+    NOT_OFFERED,
+    TlsOutcome,
+    UnprovenError,
+    encrypt,
+    evidence,
+    kind_of,
+    refuse,
+)
 from pillarbox.relay.hosts import Hosts, Login
 from pillarbox.relay.plan import Tls
 from pillarbox.smtp import login
@@ -28,11 +38,10 @@ from pillarbox.smtp.replies import Extensions, parse_extensions
 from pillarbox.smtp.sasl import NONCE_OCTETS
 
 if TYPE_CHECKING:
-    import ssl
-
     from pillarbox.mail.reply import Reply
     from pillarbox.queue.alarms import Alarms
     from pillarbox.relay.plan import Hop
+    from pillarbox.relay.tls_watch import TlsWatch
 
 
 class Patience(Settings, frozen=True):
@@ -63,9 +72,18 @@ class SmtpSettings(Settings, frozen=True):
 
     patience: Patience = Patience()
     tls: Tls = Tls.OPPORTUNISTIC
-    """TLS with mail exchangers; a route to a fixed host says its own."""
+    """TLS with mail exchangers: "opportunistic" if they have it, "encrypted" with any certificate, "required" with one for
+    their name, "dane" or "secure" only if DANE proves who they are, or DANE or MTA-STS. A route may say its own, and one
+    to a fixed host does. Whatever is written here, DANE and MTA-STS may ask for more."""
     verify_certificates: bool = True
-    """Check certificates where TLS is required."""
+    """Check certificates where TLS is "required"."""
+    dane: bool = True
+    """Heed the TLSA records of hosts (RFC 7672). They count only if `dns.dnssec` says whose word about DNSSEC counts."""
+    mta_sts: bool = True
+    """Fetch the MTA-STS policies of domains, and heed them (RFC 8461)."""
+    tls_downgrade: Literal["alarm", "defer", "off"] = "alarm"
+    """What to do when a domain's mail would go out less safely than in the last 30 days: in clear instead of under TLS, or
+    without proof of who the host is. Tell the operator, also keep the mail for now, or do not remember at all."""
     ca_file: str = ""
     """File with the certificates to trust; "" for those of the system."""
     passwords: dict[str, str] = msgspec.field(default_factory=dict)
@@ -92,10 +110,9 @@ class SmtpSettings(Settings, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Manner:
-    """How the hosts of one route are talked to."""
+    """How the hosts of one route are talked to, apart from TLS."""
 
     hostname: str  # our own name
-    tls: Tls
     lmtp: bool = False
     user: str = ""
     secret: str = ""
@@ -103,7 +120,6 @@ class Manner:
     exchanger: bool = (
         False  # found by MX: its certificate names anything, and it must not greet with our own name
     )
-    checked: bool = False  # its certificate must prove its name, whatever the settings say (RFC 8689 4.2.1)
 
 
 @dataclass(slots=True)
@@ -111,16 +127,24 @@ class Session:
     """A connection on which messages can be sent."""
 
     hop: Hop
+    demand: Demand
     connection: Connection
     extensions: Extensions
     encrypted: bool
     verified: bool  # by its certificate it is who it should be
+    evidence: str  # how it is protected, and what speaks for the host
     could_encrypt: bool  # it is in clear because a handshake failed before, although the host offers TLS
     max_messages: int
     max_recipients: int
     messages: int = 0  # sent so far
     dirty: bool = False  # the last transaction was left open
     hints: bool = True  # parameters that can be left out are sent
+    lax: bool = False  # opened for a message whose sender does not care for TLS
+
+    @property
+    def keeps_tls(self) -> bool:
+        """Whether it may carry a message that must not travel without TLS (RFC 8689 2)."""
+        return self.verified and self.demand.vouched
 
     @property
     def worn_out(self) -> bool:
@@ -136,38 +160,42 @@ class Session:
 class Opener:
     """Opens sessions in one manner."""
 
-    def __init__(self, manner: Manner, settings: SmtpSettings, hosts: Hosts) -> None:
-        """`hosts` is shared with all others that send."""
+    def __init__(
+        self, manner: Manner, settings: SmtpSettings, hosts: Hosts, watch: TlsWatch | None = None
+    ) -> None:
+        """`hosts` is shared with all others that send, and so is `watch`, which hears how sessions are protected."""
+        self._watch = watch
         self._manner = manner
         self._settings = settings
         self._hosts = hosts
 
-    async def open(self, hop: Hop) -> Session | Result:
-        """Connect and get ready, or say why not. A failed handshake is tried once more without TLS, where allowed."""
+    async def open(self, hop: Hop, demand: Demand, *, lax: bool = False) -> Session | Result:
+        """Connect and get ready, or say why not. A failed handshake is tried once more without TLS, where allowed.
+
+        With `lax` it is for a message whose sender does not care.
+        """
         now = asyncio.get_running_loop().time()
-        tls = self._manner.tls
-        clear = tls is Tls.NONE or (
-            tls is Tls.OPPORTUNISTIC and self._hosts.without_tls.get(hop, now) is not None
-        )
         attempt = Login(f"{hop.host}:{hop.port}", self._manner.user, hash(self._manner.secret))
         if self._manner.user and (refused := self._hosts.refused_login(attempt, now)) is not None:
             return refused
-        opening = _Opening(hop, self._manner, self._settings, self._hosts.alarms, clear=clear)
-        outcome = await opening.run()
-        if (
-            isinstance(outcome, Result)
-            and action(outcome.stage, outcome.reply, opening.facts) is Action.RECONNECT
-        ):
-            self._hosts.without_tls.put(hop, value=True, until=now + self._settings.without_tls_s)
-            outcome = await _Opening(hop, self._manner, self._settings, self._hosts.alarms, clear=True).run()
+        opening, outcome = await self._open(hop, demand, now)
         if isinstance(outcome, Result):
             what = action(outcome.stage, outcome.reply, opening.facts, hop.name)
             if what is Action.OTHER_LOGIN:  # and there was none
                 return self._hosts.refuse_login(attempt, outcome, asyncio.get_running_loop().time())
-            about_us = outcome.reply.cause is delivery.TOO_BUSY or self._manner.checked  # not about the host
+            # what only this message or this domain demands says nothing to others
+            about_us = (
+                outcome.reply.cause is delivery.TOO_BUSY or demand.source is not Source.ROUTE or demand.strict
+            )
             if wants_rest(outcome) and not about_us:
                 self._hosts.rest(hop, outcome, asyncio.get_running_loop().time(), self._settings.dead_s)
             return outcome
+        if self._watch is not None and demand.counts and not lax:
+            refused = await self._watch.compare(outcome)
+            if refused is not None:
+                await outcome.connection.quit(self._settings.patience.quit_s)
+                return refused
+        outcome.lax = lax
         self._hosts.logins.forget(attempt)
         outcome.max_messages = min(
             outcome.max_messages, self._hosts.max_messages.get(hop, now) or outcome.max_messages
@@ -177,14 +205,49 @@ class Opener:
         )
         return outcome
 
+    async def _open(self, hop: Hop, demand: Demand, now: float) -> tuple[_Opening, Session | Result]:
+        """Try as the demand says, and once more with less where that is allowed."""
+        told = False
+        if demand.testing:
+            trial = self._opening(hop, demand.on_trial())
+            outcome = await trial.run()
+            self._note(trial)
+            if trial.tls is None or not trial.tls.kind:  # it never came to TLS, or meets the policy
+                return trial, outcome
+            demand = demand.without_trial()
+            told = True
+        clear = demand.tls is Tls.NONE or (
+            demand.tls is Tls.OPPORTUNISTIC and self._hosts.without_tls.get(hop, now) is not None
+        )
+        opening = self._opening(hop, demand, clear=clear)
+        outcome = await opening.run()
+        if not told:
+            self._note(opening)
+        if (
+            isinstance(outcome, Result)
+            and action(outcome.stage, outcome.reply, opening.facts) is Action.RECONNECT
+        ):
+            self._hosts.without_tls.put(hop, value=True, until=now + self._settings.without_tls_s)
+            outcome = await self._opening(hop, demand, clear=True).run()
+        return opening, outcome
+
+    def _note(self, opening: _Opening) -> None:
+        """Have it counted what came of TLS, if it came to that."""
+        if self._watch is not None and opening.tls is not None and opening.demand.counts:
+            self._watch.note(opening.hop, opening.demand, opening.tls, sending_ip=opening.sending_ip)
+
+    def _opening(self, hop: Hop, demand: Demand, *, clear: bool = False) -> _Opening:
+        return _Opening(hop, demand, self._manner, self._settings, self._hosts.alarms, clear=clear)
+
 
 class _Opening:
     """One try to get ready with one host; the steps return what refuses them, or nothing."""
 
     def __init__(
-        self, hop: Hop, manner: Manner, settings: SmtpSettings, alarms: Alarms, *, clear: bool
+        self, hop: Hop, demand: Demand, manner: Manner, settings: SmtpSettings, alarms: Alarms, *, clear: bool
     ) -> None:
-        self._hop = hop
+        self.hop = hop
+        self.demand = demand
         self._alarms = alarms
         self._manner = manner
         self._settings = settings
@@ -194,15 +257,17 @@ class _Opening:
         self._connection: Connection
         self._extensions = Extensions()
         self._encrypted = False
-        self._required = manner.tls in (Tls.REQUIRED, Tls.IMPLICIT)
-        self.facts = Fact.TLS_REQUIRED if self._required else Fact.NOTHING
+        self.facts = Fact.TLS_REQUIRED if demand.required else Fact.NOTHING
+        self.tls: TlsOutcome | None = None  # once it has come to TLS
+        self.sending_ip = ""
 
     async def run(self) -> Session | Result:
         try:
             await self._connect()
         except LinkError as error:
-            if self._manner.tls is Tls.IMPLICIT and error.reply.cause is delivery.TLS_FAILED:
+            if self.demand.tls is Tls.IMPLICIT and error.reply.cause is delivery.TLS_FAILED:
                 self._stage = Stage.TLS
+                self.tls = TlsOutcome(kind_of(error.__cause__), error.reply.text)
             return self._result(error.reply)
         try:
             refused = (
@@ -212,6 +277,8 @@ class _Opening:
                 or await self._log_in()
             )
         except LinkError as error:
+            if isinstance(error, UnprovenError):
+                self.tls = error.outcome
             refused = self._result(error.reply)
         except BaseException:
             self._connection.close()
@@ -225,31 +292,30 @@ class _Opening:
     def _session(self) -> Session:
         settings, offered = self._settings, self._extensions
         return Session(
-            self._hop,
+            self.hop,
+            self.demand,
             self._connection,
             offered,
             self._encrypted,
-            self._encrypted and self._verifies,
-            not self._encrypted and "STARTTLS" in offered and self._manner.tls is not Tls.NONE,
+            self._encrypted and self.demand.proves,
+            evidence(self._connection, self.demand) if self._encrypted else "",
+            not self._encrypted and "STARTTLS" in offered and self.demand.tls is not Tls.NONE,
             min(settings.max_messages, offered.max_messages or settings.max_messages),
             min(settings.max_recipients, offered.max_recipients or settings.max_recipients),
         )
 
     def _result(self, reply: Reply) -> Result:
         origin = Origin.PEER if reply.cause is None else Origin.LOCAL
-        return Result(reply, self._stage, origin, self._hop.name)
+        return Result(reply, self._stage, origin, self.hop.name, tls=self.demand.evidence)
 
     async def _connect(self) -> None:
-        context = self._context() if self._manner.tls is Tls.IMPLICIT else None
-        self._connection = await connect(self._hop, self._patience.connect_s, context)
-        self._encrypted = context is not None
-
-    @property
-    def _verifies(self) -> bool:
-        return self._manner.checked or (self._required and self._settings.verify_certificates)
-
-    def _context(self) -> ssl.SSLContext:
-        return client_context(verify=self._verifies, ca_file=self._settings.ca_file)
+        context = None
+        if self.demand.tls is Tls.IMPLICIT:
+            context = client_context(verify=self.demand.checked, ca_file=self._settings.ca_file)
+        self._connection = await connect(self.hop, self._patience.connect_s, context)
+        self.sending_ip = self._connection.own_address
+        if context is not None:
+            self._encrypted, self.tls = True, TlsOutcome("")
 
     async def _take_greeting(self) -> Result | None:
         self._stage = Stage.GREETING
@@ -258,7 +324,7 @@ class _Opening:
             return self._result(greeting)
         name = greeting.text.split(" ", 1)[0].rstrip(".").lower()
         if self._manner.exchanger and name == self._manner.hostname.lower():
-            return self._result(delivery.LOOP_TO_SELF.reply(host=self._hop.name))
+            return self._result(delivery.LOOP_TO_SELF.reply(host=self.hop.name))
         return None
 
     async def _hello(self) -> Result | None:
@@ -270,15 +336,15 @@ class _Opening:
             self._extensions = parse_extensions(answer)
             return None
         facts = self.facts if self._manner.lmtp else self.facts | Fact.EXTENDED
-        row = find(Stage.HELLO, answer, facts, self._hop.name)
+        row = find(Stage.HELLO, answer, facts, self.hop.name)
         if row.action is Action.HELO:
             if row.alarm_after:
-                self._tell(f"{self._hop.name} minds our name in EHLO: {answer}", row.alarm_after)
+                self._tell(f"{self.hop.name} minds our name in EHLO: {answer}", row.alarm_after)
             answer = await self._say("HELO")
         return None if answer.positive else self._result(answer)
 
     def _tell(self, problem: str, after: int) -> None:
-        if self._alarms.is_due(f"hello {self._hop.name}", after, asyncio.get_running_loop().time()):
+        if self._alarms.is_due(f"hello {self.hop.name}", after, asyncio.get_running_loop().time()):
             observe.ALARM.note(problem=problem, cause="hello")
 
     async def _say(self, verb: str) -> Reply:
@@ -290,16 +356,19 @@ class _Opening:
             return None
         self._stage = Stage.STARTTLS
         if "STARTTLS" not in self._extensions:
-            reply = delivery.TLS_NOT_OFFERED.reply(host=self._hop.name)
-            return self._result(reply) if self._required else None
+            lacking = refuse(self.hop, self.demand, NOT_OFFERED, "it offers no TLS")
+            self.tls = lacking.outcome
+            return self._result(lacking.reply) if self.demand.required else None
         limit_s = self._patience.command_s
         answer = await self._connection.ask_for_tls(limit_s)
         if not answer.positive:
+            self.tls = TlsOutcome(NOT_OFFERED, str(answer))
             keep = action(Stage.STARTTLS, answer, self.facts) is Action.IN_CLEAR
             return None if keep else self._result(answer)
         self._stage = Stage.TLS
-        await self._connection.start_tls(self._context(), self._hop.host, self._patience.tls_s)
-        self._encrypted = True
+        ca_file, tls_s = self._settings.ca_file, self._patience.tls_s
+        await encrypt(self._connection, self.hop, self.demand, ca_file=ca_file, limit_s=tls_s)
+        self._encrypted, self.tls = True, TlsOutcome("")
         return await self._hello()  # what was offered in clear counts no more (RFC 3207 4.2)
 
     async def _log_in(self) -> Result | None:
@@ -308,7 +377,7 @@ class _Opening:
             return None
         self._stage = Stage.AUTH
         # a password in clear only where the route asks for it
-        safe = self._encrypted or manner.tls is Tls.NONE
+        safe = self._encrypted or self.demand.tls is Tls.NONE
         offered = login.choose(
             self._extensions.mechanisms,
             token=bool(manner.token_file),
@@ -318,7 +387,7 @@ class _Opening:
             manner.secret if not manner.token_file else await asyncio.to_thread(_token, manner.token_file)
         )
         if not offered or not safe or secret is None:
-            return self._result(delivery.LOGIN_NOT_POSSIBLE.reply(host=self._hop.name))
+            return self._result(delivery.LOGIN_NOT_POSSIBLE.reply(host=self.hop.name))
         for mechanism in offered:
             answer = await self._try_login(mechanism, secret)
             if answer.positive:
@@ -345,10 +414,10 @@ class _Opening:
                 said = await asyncio.to_thread(exchange.step, login.read_challenge(answer.text))
             except ValueError:
                 refused = await self._say_auth(login.CANCEL)
-                return refused if exchange.content else delivery.RELAY_UNPROVEN.reply(host=self._hop.name)
+                return refused if exchange.content else delivery.RELAY_UNPROVEN.reply(host=self.hop.name)
             answer = await self._say_auth(login.answer_line(said))
         if answer.positive and not exchange.content:
-            return delivery.RELAY_UNPROVEN.reply(host=self._hop.name)
+            return delivery.RELAY_UNPROVEN.reply(host=self.hop.name)
         return answer
 
     async def _say_auth(self, line: bytes) -> Reply:

@@ -11,8 +11,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pillarbox import observe
-from pillarbox.mail.catalogue import delivery
+from pillarbox.mail.catalogue import delivery, transport
 from pillarbox.mail.envelope import NO_TERMS, Body, Envelope
+from pillarbox.mail.message import scan_head
 from pillarbox.mail.reply import Origin, Reply, Result, Stage
 from pillarbox.mail.verp import verp_address
 from pillarbox.queue.decisions import Action, Fact, Scope, Step, action, diagnose, find
@@ -20,7 +21,8 @@ from pillarbox.queue.schedule import wants_rest
 from pillarbox.queue.spool import format_id
 from pillarbox.relay.carriage import fit, keep_terms, needs_smtputf8, tunnel
 from pillarbox.relay.connection import LinkError
-from pillarbox.relay.plan import Hop, Tls, family_of
+from pillarbox.relay.demand import Source, Target, is_about_proof, under_tls
+from pillarbox.relay.plan import Hop, family_of
 from pillarbox.relay.session import Opener, Session, SmtpSettings
 from pillarbox.smtp.client import LONE_DOT, ChunkWriter, DataWriter, Mode, Next, Transaction
 from pillarbox.smtp.replies import CLOSING_CODE, ProtocolError
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
     from pillarbox.mail.envelope import Recipient
     from pillarbox.queue.spool import Content, Pending, Queued
+    from pillarbox.relay.demand import Demand
     from pillarbox.relay.destination import Destination
     from pillarbox.relay.hosts import Hosts
 
@@ -57,7 +60,9 @@ class _Attempt:
         self.singly = False  # each recipient has a transaction of its own
         self.verp = False  # the sender's address names the recipient
         self.too_small = 0  # a limit of size that was not enough
-        self.strict = queued.envelope.terms.require_tls
+        self.strict = queued.envelope.terms.require_tls  # it must not travel without TLS (RFC 8689)
+        self.lax = False  # what the domain demands of TLS is not heeded
+        self.unproven = False  # some host was of no use because of that
         self.tried: set[Hop] = set()
 
     @property
@@ -67,6 +72,23 @@ class _Attempt:
     def next_host(self) -> None:
         """All that still wait are for the next host."""
         self.todo, self.later = self.later + self.todo, []
+
+    def concede(self) -> bool:
+        """Ask less of the hosts than before, if that is allowed; all of them may be tried again then.
+
+        A report is better sent without the promise of REQUIRETLS than lost, and somebody who writes "TLS-Required: No" wants
+        to be read although the host's TLS is broken (RFC 8689 5, 4.2.2). Raises OSError if the message can't be read.
+        """
+        terms = self.queued.envelope.terms
+        if self.strict and not self.queued.envelope.sender:
+            self.strict = False
+        elif self.unproven and not self.lax and not terms.require_tls and _wants_no_tls(self.content):
+            self.lax = True
+        else:
+            return False
+        self.next_host()
+        self.tried.clear()
+        return True
 
     def note_failure(self, pending: Pending, result: Result) -> None:
         """Remember a failure; one that may pass is not replaced by one that is final."""
@@ -104,8 +126,7 @@ class SmtpCourier:
         self._hosts = hosts
         self._lmtp = destination.manner.lmtp
         self._sender_for = None if self._lmtp else sender_for
-        self._opener = Opener(destination.manner, settings, hosts)
-        self._strict: Opener | None = None  # for messages that must not travel without TLS
+        self._opener = Opener(destination.manner, settings, hosts, destination.watch)
         self._session: Session | None = None
 
     async def deliver(self, queued: Queued) -> Mapping[int, Result]:
@@ -116,6 +137,8 @@ class SmtpCourier:
         attempt.singly = attempt.verp
         try:
             await self._run(attempt)
+            while attempt.open and attempt.concede():
+                await self._run(attempt)
         except OSError as error:  # the message can't be read: what goes wrong with a host is a LinkError
             self._drop_session()
             attempt.fail(_local(delivery.DAMAGED.reply(detail=error)))
@@ -144,29 +167,33 @@ class SmtpCourier:
         if (
             session is not None
             and session.usable
-            and doubtful in (None, session.hop)
-            and (session.verified or not strict)
+            and (doubtful is None or doubtful.hop == session.hop)
+            and (session.keeps_tls or not strict)
+            and (attempt.lax or not session.lax)
         ):
             await self._converse(session, attempt, Fact.NOTHING)
             if not attempt.open:
                 return
             attempt.next_host()
         await self.close()
-        async for hop in self._hops(None if strict else doubtful):
-            if isinstance(hop, Result):
-                attempt.fail(hop)
-            elif strict and not self._destination.secure:
-                attempt.fail(_unsafe(hop, "DNSSEC does not vouch for its being a mail exchanger"))
-                return
-            elif attempt.ipv4_only and family_of(hop.address) == "ipv6":
+        async for target in self._targets(None if strict else doubtful, lax=attempt.lax):
+            if isinstance(target, Result):
+                attempt.unproven |= is_about_proof(target)
+                attempt.fail(target)
+            elif strict and not target.demand.vouched:
+                attempt.fail(
+                    _unsafe(target.hop, "neither DNSSEC nor MTA-STS vouches for its being an exchanger")
+                )
+            elif attempt.ipv4_only and family_of(target.hop.address) == "ipv6":
                 continue
-            elif (rest := self._known_trouble(hop)) is not None:
+            elif (rest := self._known_trouble(target.hop)) is not None:
                 attempt.fail(rest)
             elif len(attempt.tried) >= self._settings.max_hosts:
                 return
             else:
-                attempt.tried.add(hop)
-                if not await self._try_host(hop, attempt):
+                attempt.tried.add(target.hop)
+                demand = under_tls(target.demand) if strict else target.demand
+                if not await self._try_host(target.hop, demand, attempt):
                     return
             attempt.next_host()
 
@@ -178,31 +205,21 @@ class SmtpCourier:
         now = asyncio.get_running_loop().time()
         return self._hosts.no_mail.get(hop, now) or self._hosts.resting(hop, now)
 
-    async def _hops(self, doubtful: Hop | None) -> AsyncIterator[Hop | Result]:
+    async def _targets(self, doubtful: Target | None, *, lax: bool) -> AsyncIterator[Target | Result]:
         """The hosts in their order, but first the one that may have the message already."""
         if doubtful is not None:
             yield doubtful
-        async for hop in self._destination.hops():
-            if hop != doubtful:
-                yield hop
+        async for target in self._destination.targets(lax=lax):
+            if doubtful is None or isinstance(target, Result) or target.hop != doubtful.hop:
+                yield target
 
-    async def _try_host(self, hop: Hop, attempt: _Attempt) -> bool:
+    async def _try_host(self, hop: Hop, demand: Demand, attempt: _Attempt) -> bool:
         """Deliver what one host takes; whether it is worth to try another one."""
         facts = Fact.NOTHING
         while True:
-            session = await self._opener_for(attempt).open(hop)
+            session = await self._opener.open(hop, demand, lax=attempt.lax)
             if isinstance(session, Result):
-                busy = session.origin is Origin.PEER and session.reply.temporary
-                if attempt.strict and session.stage in (Stage.STARTTLS, Stage.TLS) and not busy:
-                    session = _unsafe(hop, session.reply.text)
-                attempt.fail(session)
-                diagnosis = diagnose(session.stage, session.reply, session.host)
-                if (
-                    session.stage is Stage.GREETING
-                    and diagnosis is not None
-                    and diagnosis.cause.id == _NO_MAIL
-                ):
-                    self._hosts.no_mail.put(hop, session, asyncio.get_running_loop().time() + _LEARNT_S)
+                self._note_refusal(hop, demand, attempt, session)
                 return action(session.stage, session.reply, host=session.host) not in _HOPELESS
             await self._converse(session, attempt, facts)
             if not attempt.todo or Fact.RECONNECTED in facts:
@@ -211,14 +228,17 @@ class SmtpCourier:
             if not session.worn_out:
                 facts |= Fact.RECONNECTED
 
-    def _opener_for(self, attempt: _Attempt) -> Opener:
-        if not attempt.strict or self._lmtp:
-            return self._opener
-        if self._strict is None:
-            manner = self._destination.manner
-            tls = Tls.IMPLICIT if manner.tls is Tls.IMPLICIT else Tls.REQUIRED
-            self._strict = Opener(replace(manner, tls=tls, checked=True), self._settings, self._hosts)
-        return self._strict
+    def _note_refusal(self, hop: Hop, demand: Demand, attempt: _Attempt, result: Result) -> None:
+        """A session could not be opened: that counts for all who wait."""
+        busy = result.origin is Origin.PEER and result.reply.temporary
+        if result.stage in (Stage.STARTTLS, Stage.TLS):
+            attempt.unproven |= demand.source is not Source.ROUTE
+            if attempt.strict and not busy:
+                result = _unsafe(hop, result.reply.text)
+        attempt.fail(result)
+        diagnosis = diagnose(result.stage, result.reply, result.host)
+        if result.stage is Stage.GREETING and diagnosis is not None and diagnosis.cause.id == _NO_MAIL:
+            self._hosts.no_mail.put(hop, result, asyncio.get_running_loop().time() + _LEARNT_S)
 
     # --- one host
 
@@ -241,6 +261,8 @@ class SmtpCourier:
                 batch = _apart(batch)
                 content = tunnel(content, batch[0].recipient)
             envelope = self._envelope_for(attempt, batch)
+            if envelope.terms.require_tls and not attempt.strict:
+                envelope = replace(envelope, terms=replace(envelope.terms, require_tls=False))
             fitting = fit(
                 envelope, content, session.extensions, session.hop.name, too_small=attempt.too_small
             )
@@ -343,11 +365,18 @@ class SmtpCourier:
                 stage = Stage.LOCAL if self._lmtp else stage
                 remark = transaction.remarks.get(index)
                 attempt.results[pending.number] = Result(
-                    reply, stage, Origin.PEER, host, reports, remark=str(remark) if remark is not None else ""
+                    reply,
+                    stage,
+                    Origin.PEER,
+                    host,
+                    reports,
+                    remark=str(remark) if remark is not None else "",
+                    tls=session.evidence,
                 )
                 continue
             origin = Origin.PEER if reply.cause is None else Origin.LOCAL
-            result = Result(reply, stage, origin, host, shared=shared and stage is not Stage.RCPT)
+            alike = shared and stage is not Stage.RCPT
+            result = Result(reply, stage, origin, host, shared=alike, tls=session.evidence)
             before = Fact.ACCEPTED if transaction.accepted_before(index) else Fact.NOTHING
             what = action(stage, reply, facts | before, host)
             actions.add(what)
@@ -408,7 +437,8 @@ class SmtpCourier:
         if Action.ENCRYPT in actions:
             self._hosts.without_tls.forget(session.hop)
         if any(reply.cause is delivery.IN_DOUBT for _, reply in transaction.settled.values()):
-            self._hosts.in_doubt.put(attempt.queued.id, session.hop, now + _IN_DOUBT_S)
+            doubtful = Target(session.hop, session.demand)
+            self._hosts.in_doubt.put(attempt.queued.id, doubtful, now + _IN_DOUBT_S)
         self._learn_about_messages(session, transaction, now)
         self._learn_about_load(session, transaction, now)
 
@@ -553,7 +583,7 @@ def _apart(batch: list[Pending]) -> list[Pending]:
 
 def _unsafe(hop: Hop, why: str) -> Result:
     """The result for a message that must not travel without TLS."""
-    reply = delivery.NEEDS_REQUIRETLS.reply(host=hop.name, detail=why)
+    reply = transport.NEEDS_ENCRYPTION.reply(host=hop.name, detail=why)
     return Result(reply, Stage.MAIL, Origin.LOCAL, hop.name)
 
 
@@ -564,6 +594,11 @@ def _addressed(envelope: Envelope, batch: list[Pending]) -> Envelope:
     if recipients == envelope.recipients and utf8 == envelope.smtputf8:
         return envelope
     return replace(envelope, recipients=recipients, smtputf8=utf8)
+
+
+def _wants_no_tls(content: Content) -> bool:
+    """Whether the sender says that the message may travel without TLS (RFC 8689 3). Raises OSError."""
+    return any(value.lower() == "no" for value in scan_head(content.head()).get_all("tls-required"))
 
 
 def _hope(result: Result) -> int:

@@ -15,10 +15,11 @@ from pillarbox.mail.catalogue import (
     origin,
     policy,
     session,
+    transport,
 )
 from pillarbox.mail.reply import Cause
 
-MODULES = (session, auth, envelope, mailbox, extensions, policy, content, origin, delivery)
+MODULES = (session, auth, envelope, mailbox, extensions, policy, content, origin, delivery, transport)
 
 CAUSES: dict[str, Cause] = {
     cause.id: cause for module in MODULES for cause in vars(module).values() if isinstance(cause, Cause)
