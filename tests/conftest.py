@@ -48,6 +48,7 @@ from pillarbox.policy.checks import CheckSettings, Tools, line_up
 from pillarbox.policy.directory import Directory
 from pillarbox.policy.domains import DomainSettings
 from pillarbox.policy.hooks import Client, Hooks
+from pillarbox.policy.known_names import KnownNames
 from pillarbox.policy.memory import Memory
 from pillarbox.policy.names import DirectorySettings
 from pillarbox.policy.origin import OriginPolicy
@@ -174,6 +175,8 @@ class Options:
     min_strength: str = "password"
     vrfy: str = "restricted"
     domains: dict = field(default_factory=lambda: DOMAINS)
+    known: KnownNames | None = None  # accounts that are mailboxes
+    asked: dict = field(default_factory=dict)  # directories on other hosts
     probe: object = None  # asks the next hop about a recipient
     relay: tuple[str, ...] = ()
     limits: Limits = field(default_factory=Limits)
@@ -258,7 +261,9 @@ def build_accounts(settings=None, sources=(), tokens=None):
 
 
 def build_rules(options):
-    directory = Directory(DirectorySettings(domains=options.domains))
+    directory = Directory(
+        DirectorySettings(domains=options.domains), known=options.known, asked=options.asked
+    )
     return Rules(
         RuleSettings(
             relay_networks=options.relay, deny_networks=options.deny, vrfy=VerifyPolicy(options.vrfy)
@@ -739,6 +744,32 @@ async def dial():
     yield make
     for caller in calls:
         await caller.close()
+
+
+@pytest.fixture
+def refuses_strangers_at_the_door(dial):
+    """Mail for unknown names is refused while the sender listens: nothing is taken that would have to be returned."""
+
+    async def prove(office, known, *unknown):
+        caller = await dial(office.port)
+        await caller.reply()
+        await caller.ask(b"EHLO client.example")
+        await caller.ask(b"MAIL FROM:<forged@victim.example>")
+        for name in unknown:
+            assert (await caller.ask(b"RCPT TO:<%s>" % name))[:9] == b"550 5.1.1", name
+        assert (await caller.ask(b"DATA"))[:9] == b"554 5.5.1"
+        assert not office.queued
+        await caller.ask(b"RSET")
+        await caller.ask(b"MAIL FROM:<forged@victim.example>")
+        assert (await caller.ask(b"RCPT TO:<%s>" % known))[:9] == b"250 2.1.5"
+        for name in unknown:
+            assert (await caller.ask(b"RCPT TO:<%s>" % name))[:9] == b"550 5.1.1", name
+        assert (await caller.ask(b"DATA"))[:3] == b"354"
+        assert (await caller.ask(b"Subject: x\r\n\r\nx\r\n."))[:3] == b"250"
+        (queued,) = office.queued
+        assert [one.address.encode() for one in queued.envelope.recipients] == [known]
+
+    return prove
 
 
 @pytest.fixture(scope="session")

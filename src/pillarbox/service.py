@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from pillarbox import observe
+from pillarbox.config import ConfigError, load_accounts
 from pillarbox.config.checks import check
 from pillarbox.inbound.accept import Door
 from pillarbox.inbound.etrn import Etrn
@@ -30,8 +31,10 @@ from pillarbox.net.handshakes import Handshakes, ListenersTls, new_contexts
 from pillarbox.net.listener import Connections, bind, comes_here, listen
 from pillarbox.net.resolver import Resolver
 from pillarbox.policy.account import Source
+from pillarbox.policy.account_file import FileAccounts
 from pillarbox.policy.account_store import FILE, StoredAccounts
-from pillarbox.policy.accounts import Accounts, ConfigAccounts, Tokens
+from pillarbox.policy.accounts import Accounts, AccountSettings, ConfigAccounts, Tokens
+from pillarbox.policy.asked_names import AskedNames
 from pillarbox.policy.checks import Tools, line_up
 from pillarbox.policy.directory import Directory
 from pillarbox.policy.domain_store import StoredNames
@@ -63,7 +66,7 @@ from pillarbox.smtp.profile import Profile
 if TYPE_CHECKING:
     import socket
     import ssl
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from pillarbox.config import Config, ListenSettings
     from pillarbox.mail.envelope import Envelope, Recipient
@@ -158,13 +161,15 @@ class Policy:
 
     def __init__(self, config: Config, tools: Tools, plugins: Sequence[object] = ()) -> None:
         """Raises ValueError or ImportError for what can't work."""
-        self.directory = Directory(config.directory, known=KnownNames({"configuration": config.accounts}))
+        known = KnownNames({"configuration": config.accounts})
+        self._kept = _Kept(config, known)
+        self.directory = Directory(config.directory, known=known, asked=self._kept.asked)
         if config.srs.rewrite:
             self.directory.forwarding = Forwarding(load_keys(Path(config.data)), self.directory.serves)
         self.directory.read_files()
         self._stored = StoredNames(Path(config.data) / FILE, self.directory)
         self._stored.take(self._stored.read())
-        self.accounts = _accounts(config)
+        self.accounts = _accounts(config, self._kept)
         self.rules = Rules(config.policy, self.directory)
         plugins = [*map(_import_hooks, config.hooks), *plugins]
         self.hooks = Hooks(
@@ -178,10 +183,17 @@ class Policy:
         self.keys = keys or None  # without a key signing costs nothing
         self.handshakes = Handshakes(config.tls.max_handshakes)
 
+    async def close(self) -> None:
+        """Let threads and connections go."""
+        await self.accounts.close()
+        await self._kept.close()
+
     async def keep_fresh(self) -> None:
         """Have what is kept in memory read again if it was changed."""
         if self._stored.changed():
             self._stored.take(await asyncio.to_thread(self._stored.read))
+        if self._kept.file is not None and self._kept.file.changed():
+            await asyncio.to_thread(self._kept.file.refresh)
 
 
 def try_policy(config: Config) -> None:
@@ -194,7 +206,59 @@ def _certificates(config: Config) -> Certificates:
     return find_certificates(config.tls, config.certificates, Path(config.data), config.hostname)
 
 
-def _accounts(config: Config) -> Accounts:
+class _Kept:
+    """The directories that know of accounts and of mailboxes, beside the configuration and `accounts.db`."""
+
+    def __init__(self, config: Config, known: KnownNames) -> None:
+        """Raises ValueError or ImportError."""
+        self.file: FileAccounts | None = None
+        self.sources: list[Source] = []
+        self._elsewhere: list[Source] = []
+        self.asked: dict[str, AskedNames] = {}
+        if config.accounts_file:
+            self.file = _file_accounts(Path(config.accounts_file), known)
+            self.sources.append(self.file)
+        if config.sql_accounts.url:
+            sql = _extra("postgres", "policy.account_sql").SqlAccounts(config.sql_accounts)
+            if config.sql_accounts.query:
+                self.sources.append(sql)
+            if config.sql_accounts.mailbox_query:
+                self.asked["sql"] = AskedNames("sql", sql.mailbox)
+            self._elsewhere.append(sql)
+        if config.ldap.url:
+            from pillarbox.net.ldap import LdapDirectory  # noqa: PLC0415 - few servers need it
+            from pillarbox.policy.account_ldap import LdapAccounts  # noqa: PLC0415
+
+            ldap = LdapAccounts(config.ldap, LdapDirectory(config.ldap))
+            if config.ldap.account_filter:
+                self.sources.append(ldap)
+            if config.ldap.mailbox_filter:
+                self.asked["ldap"] = AskedNames("ldap", ldap.mailbox)
+            self._elsewhere.append(ldap)
+
+    async def close(self) -> None:
+        """Let connections to other hosts go."""
+        for source in self._elsewhere:
+            await source.close()
+
+
+def _file_accounts(file: Path, known: KnownNames) -> FileAccounts:
+    """Raises ValueError."""
+    try:
+        return FileAccounts(file, read_accounts, known)
+    except OSError as error:
+        raise ValueError(f"accounts_file: {file} cannot be read: {error.strerror}") from error
+
+
+def read_accounts(file: Path) -> Mapping[str, AccountSettings]:
+    """The accounts of a file. Raises OSError or ValueError."""
+    try:
+        return load_accounts(file)
+    except ConfigError as error:
+        raise ValueError(str(error)) from error
+
+
+def _accounts(config: Config, kept: _Kept) -> Accounts:
     """All directories of accounts. The key is something secret that all workers know and that stays the same."""
     sources: list[Source] = [ConfigAccounts(config.accounts)] if config.accounts else []
     key = "".join(account.password for account in config.accounts.values()).encode()
@@ -202,10 +266,9 @@ def _accounts(config: Config) -> Accounts:
     if file.exists() or any(listener.role is Role.SUBMISSION for listener in config.listen):
         stored = StoredAccounts(file, config.auth.mechanisms)
         sources.append(stored)
-        if file.exists():
+        if file.exists() or kept.sources:  # all workers need the same, whose accounts they may be
             key += stored.key()
-    if config.sql_accounts.url:
-        sources.append(_extra("postgres", "policy.account_sql").SqlAccounts(config.sql_accounts))
+    sources += kept.sources
     return Accounts(sources, config.auth, tokens=_tokens(config), key=key or secrets.token_bytes(32))
 
 
@@ -404,7 +467,7 @@ class Service:
             await self._policy.keep_fresh()
 
     async def _close_accounts(self) -> None:
-        await self._policy.accounts.close()
+        await self._policy.close()
 
     async def _close_spool(self) -> None:
         await self.spool.close()

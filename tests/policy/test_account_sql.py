@@ -1,5 +1,6 @@
 """Accounts in a real PostgreSQL: logins by what it holds, and what happens when it is gone."""
 
+import asyncio
 import os
 import shutil
 import subprocess
@@ -10,6 +11,8 @@ import pytest
 
 from pillarbox.mail.catalogue import auth
 from pillarbox.policy.accounts import Accounts, AuthSettings, Peer, SqlSettings
+from pillarbox.policy.asked_names import AskedNames
+from pillarbox.policy.domains import DomainSettings
 from pillarbox.policy.passwords import hash_password, scram_keys
 from pillarbox.smtp.events import Login, SecretWanted
 from pillarbox.smtp.scram import format_keys
@@ -95,6 +98,64 @@ async def test_a_login_by_what_the_database_holds(accounts):
     assert (await login(accounts, "dora", "doors")).cause is auth.BAD_CREDENTIALS
     assert (await accounts.secret(SecretWanted("SCRAM-SHA-256", "alice"), PEER)).iterations
     assert (await login(accounts, "broken", "x")).cause is auth.BACKEND_DOWN
+
+
+@pytest.fixture
+async def mailboxes(database, open_office):
+    """An office whose mailboxes and aliases are in the database, and what asks it."""
+    connection = await asyncpg.connect(database.url)
+    await connection.execute(
+        "DROP TABLE IF EXISTS box; CREATE TABLE box (address text, forward text); INSERT INTO box VALUES "
+        "('ann@example.org', NULL), ('sales@example.org', 'ann jo@elsewhere.example'), ('bad@example.org', 'pipe:x')"
+    )
+    await connection.close()
+    settings = SqlSettings(url=database.url, mailbox_query="SELECT forward FROM box WHERE address = $1")
+    asked = SqlAccounts(settings)
+    domain = DomainSettings(deliver="hold", users_from=("sql",), aliases={"info": "sales"})
+    names = AskedNames("sql", asked.mailbox)
+    yield await open_office(domains={"example.org": domain}, asked={"sql": names}, vrfy="open")
+    await asked.close()
+
+
+async def rcpt(caller, *recipients):
+    return [(await caller.ask(b"RCPT TO:<%s>" % one))[:9] for one in recipients]
+
+
+async def test_mailboxes_in_the_database(mailboxes, dial, refuses_strangers_at_the_door):
+    unknown = (b"eve@example.org", b"eve+tag@example.org", b"x'OR'1'='1@example.org")
+    await refuses_strangers_at_the_door(mailboxes, b"ann@example.org", *unknown)
+    caller = await dial(mailboxes.port)
+    await caller.reply()
+    await caller.ask(b"EHLO client.example")
+    assert (await caller.ask(b"VRFY eve@example.org"))[:9] == b"550 5.1.1"
+    assert (await caller.ask(b"VRFY ann"))[:9] == b"250 2.1.5"
+    await caller.ask(b"MAIL FROM:<a@sender.example>")
+    names = (b"Ann+tag@example.org", b"info@example.org", b"postmaster@example.org", b"bad@example.org")
+    assert await rcpt(caller, *names) == [b"250 2.1.5"] * 3 + [b"451 4.3.5"]
+    await caller.ask(b"DATA")
+    await caller.ask(b"Subject: x\r\n\r\nx\r\n.")
+    taken = {one.address for one in mailboxes.queued[-1].envelope.recipients}
+    assert taken == {
+        "Ann+tag@example.org",
+        "ann@example.org",
+        "jo@elsewhere.example",
+        "postmaster@example.org",
+    }
+
+
+async def test_E451_2_while_the_database_is_gone_names_are_put_off(mailboxes, database, dial):
+    caller = await dial(mailboxes.port)
+    await caller.reply()
+    await caller.ask(b"EHLO client.example")
+    await caller.ask(b"MAIL FROM:<a@sender.example>")
+    database.stop()
+    names = (b"ann@example.org", b"eve@example.org", b"postmaster@example.org")
+    assert await rcpt(caller, *names) == [b"451 4.4.3", b"451 4.4.3", b"250 2.1.5"]
+    database.start()
+    async with asyncio.timeout(20):
+        while await rcpt(caller, b"ann@example.org") != [b"250 2.1.5"]:
+            await asyncio.sleep(0.05)
+    assert await rcpt(caller, b"eve@example.org") == [b"550 5.1.1"]
 
 
 async def test_a_database_that_is_gone_says_nothing_about_the_password(accounts, database):

@@ -5,11 +5,11 @@ import pytest
 
 from pillarbox.mail.catalogue import auth
 from pillarbox.mail.reply import Reply
-from pillarbox.policy.account import SourceDown, owns
+from pillarbox.policy.account import Account, SourceDown, owns
 from pillarbox.policy.accounts import Accounts, AccountSettings, Admitted, AuthSettings, ConfigAccounts, Peer
-from pillarbox.policy.passwords import NOBODY, hash_password
+from pillarbox.policy.passwords import NOBODY, Passwords, hash_password, scram_keys
 from pillarbox.smtp.events import Login, SecretWanted
-from pillarbox.smtp.scram import ScramKeys, derive_keys, format_keys
+from pillarbox.smtp.scram import ITERATIONS, ScramKeys, derive_keys, format_keys
 
 QUICK = argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
 KEYS = derive_keys("SCRAM-SHA-256", "wonderland", b"salt", 8)
@@ -101,8 +101,12 @@ class Dead:
     title = "dead"
     keyed = frozenset({"SCRAM-SHA-256"})
     keyless = 0.0
+    makes_keys = False
 
     async def find(self, name):
+        raise SourceDown("connection refused")
+
+    async def verify(self, account, password):
         raise SourceDown("connection refused")
 
     async def close(self):
@@ -113,7 +117,93 @@ async def test_E454_2_a_directory_that_does_not_answer_says_nothing_about_the_pa
     accounts = Accounts([ConfigAccounts({"alice@example.org": ALICE}), Dead()])
     assert (await login(accounts, "alice@example.org", "wonderland")).name == "alice@example.org"
     assert cause(await login(accounts, "bob@example.org", "x")) is auth.BACKEND_DOWN
+    assert (
+        cause(await login(accounts, "alice@example.org", "x")) is auth.BACKEND_DOWN
+    )  # or it would show that she exists
     assert cause(await accounts.secret(SecretWanted("SCRAM-SHA-256", "bob"), PEER)) is auth.BACKEND_DOWN
+    await accounts.close()
+
+
+class Watched:
+    """A directory that checks passwords itself if `secret` is given, and writes down all that it is asked."""
+
+    keyed = frozenset({"SCRAM-SHA-256"})
+    keyless = 0.0
+    makes_keys = False
+
+    def __init__(self, title, log, accounts=(), secret=None):
+        self.title, self._log, self._secret = title, log, secret
+        self._accounts = {one.name: one for one in accounts}
+
+    async def find(self, name):
+        self._log.append((self.title, "find"))
+        return self._accounts.get(name)
+
+    async def verify(self, account, password):
+        if self._secret is None:
+            return None
+        self._log.append((self.title, "verify"))
+        return account is not None and password == self._secret
+
+    async def logged_in(self, account, password, app_password):
+        pass
+
+    async def close(self):
+        pass
+
+
+async def test_a_refusal_costs_the_same_work_whoever_is_named(monkeypatch):
+    log = []
+    monkeypatch.setattr(Passwords, "_verify", lambda *_: log.append(("pool", "hash")))
+    first = Watched("first", log, [Account("ann", password=ALICE.password)])
+    middle = Watched("middle", log, [Account("ben")], secret="b")
+    last = Watched("last", log, [Account("cy", password=ALICE.password)])
+    accounts = Accounts([first, middle, last], AuthSettings(trusted_networks=("0.0.0.0/0",)), key=b"k")
+    work = {}
+    for name in "ann", "ben", "cy", "nobody":
+        log.clear()
+        assert cause(await login(accounts, name, "wrong")) is auth.BAD_CREDENTIALS
+        work[name] = sorted(log)
+    assert work["nobody"] == [
+        ("first", "find"), ("last", "find"), ("middle", "find"), ("middle", "verify"), ("pool", "hash"),
+    ]  # fmt: skip
+    assert set(map(tuple, work.values())) == {tuple(work["nobody"])}
+    for name in "ann", "nobody":
+        log.clear()
+        await accounts.secret(SecretWanted("SCRAM-SHA-256", name), PEER)
+        assert sorted(log) == [("first", "find"), ("last", "find"), ("middle", "find")]
+    await accounts.close()
+
+
+async def test_who_does_not_exist_is_checked_at_the_cost_of_those_who_do(monkeypatch):
+    checked = []
+    keys = format_keys("SCRAM-SHA-256", scram_keys("SCRAM-SHA-256", "wonderland"))
+    monkeypatch.setattr(Passwords, "_verify", lambda _self, hashed, _password: checked.append(hashed))
+    passwords = Passwords(9)
+    await passwords.matches_nobody(b"mark", "x")
+    for hashed in keys, "$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$aGFzaA", "nonsense":
+        await passwords.matches(hashed, "x")
+    assert checked[0] == NOBODY
+    checked.clear()
+    for mark in range(200):
+        await passwords.matches_nobody(mark.to_bytes(4), "x")
+    costs = {
+        hashed.partition(":")[0] if hashed.startswith("SCRAM") else hashed.rsplit("$", 2)[0]
+        for hashed in checked
+    }
+    assert costs == {f"SCRAM-SHA-256${ITERATIONS}", "$argon2id$v=19$m=8,t=1,p=1"}
+    monkeypatch.undo()
+    for hashed in set(checked):
+        assert not passwords._verify(hashed, "x")
+    passwords.close()
+
+
+async def test_no_account_is_told_to_wait_for_keys_that_nobody_makes():
+    accounts = Accounts(
+        [Watched("sql", [], [Account("ann", password=ALICE.password)])], AuthSettings(), key=b"k"
+    )
+    for name in "ann", "nobody":
+        assert isinstance(await accounts.secret(SecretWanted("SCRAM-SHA-256", name), PEER), ScramKeys)
     await accounts.close()
 
 

@@ -140,6 +140,7 @@ def _files(config: Config) -> Iterator[tuple[str, str, str]]:
             f"{config.relay.ca_file} cannot be read",
             "check that it exists and who may read it",
         )
+    yield from _accounts_file(config)
     for name, program in config.programs.items():
         if not os.access(program.command[0], os.X_OK):
             yield f"program.{name}.command", f"{program.command[0]} cannot be run", "check its path and mode"
@@ -221,6 +222,20 @@ def _warnings(config: Config, file: Path) -> Iterator[str]:
         yield f"{file} holds passwords and everybody may read it; chmod 640 it"
 
 
+def _accounts_file(config: Config) -> Iterator[tuple[str, str, str]]:
+    from pillarbox.config import ConfigError, load_accounts
+
+    if not config.accounts_file:
+        return
+    try:
+        load_accounts(config.accounts_file)
+    except OSError as error:
+        yield "accounts_file", f"{config.accounts_file} cannot be read: {error.strerror}", ""
+    except ConfigError as error:
+        for problem in error.problems:
+            yield "accounts_file", str(problem), ""
+
+
 def _domain_warnings(config: Config) -> Iterator[str]:
     """What makes a domain put its mail off; the server starts all the same, and serves the others."""
     from pillarbox.policy.map_files import MapFile
@@ -271,14 +286,13 @@ def _summary(config: Config) -> Iterator[str]:
 
 def _users(domain: DomainSettings) -> str:
     """Whose mail a domain takes."""
-    if domain.users == "*" and not domain.users_file:
+    if domain.users == "*" and not (domain.users_file or domain.users_from):
         return "every user"
     named = {*(() if domain.users == "*" else domain.users), *domain.user}
     found = [count(len(named), "user")] if named else []
-    return (
-        " and ".join([*found, *([f"the users in {domain.users_file}"] if domain.users_file else [])])
-        or "no user"
-    )
+    found += [f"the users in {domain.users_file}"] if domain.users_file else []
+    found += [f"the users from {directory}" for directory in domain.users_from]
+    return " and ".join(found) or "no user"
 
 
 def _count_accounts(config: Config) -> int:

@@ -8,11 +8,20 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
-from pillarbox.config.checks import check
-from pillarbox.config.settings import Config, ConsoleSettings, ListenSettings, sandbox
+from pillarbox.config.checks import check, check_accounts
+from pillarbox.config.settings import AccountsFile, Config, ConsoleSettings, ListenSettings, sandbox
 from pillarbox.config.source import find_lines
-from pillarbox.config.strict import ConfigError, Problem, locate, read_settings
+from pillarbox.config.strict import ConfigError, Finding, Problem, locate, read_settings
+from pillarbox.mail.units import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pillarbox.policy.accounts import AccountSettings
+
+S = TypeVar("S", bound=Settings)
 
 __all__ = [
     "Config",
@@ -21,6 +30,7 @@ __all__ = [
     "ListenSettings",
     "Problem",
     "load",
+    "load_accounts",
     "parse",
     "sandbox",
 ]
@@ -30,28 +40,42 @@ _POSITION = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
 
 def load(path: str | Path) -> Config:
     """Read a file. Raises ConfigError, which names everything that is wrong, or OSError."""
-    octets = Path(path).read_bytes()
-    try:
-        text = octets.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = octets.count(b"\n", 0, error.start) + 1
-        raise ConfigError([Problem(str(path), line, "", "not UTF-8", "save the file as UTF-8")]) from error
-    return parse(text, str(path))
+    return parse(_read(path), str(path))
+
+
+def load_accounts(path: str | Path) -> dict[str, AccountSettings]:
+    """Read a file of accounts, which has nothing but tables [account.NAME]. Raises ConfigError or OSError."""
+    return _parse(
+        _read(path), str(path), AccountsFile, lambda file: list(check_accounts(file.accounts))
+    ).accounts
 
 
 def parse(text: str, file: str) -> Config:
     """Read a configuration; `file` is named in errors. Raises ConfigError."""
+    return _parse(text, file, Config, check)
+
+
+def _read(path: str | Path) -> str:
+    octets = Path(path).read_bytes()
+    try:
+        return octets.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = octets.count(b"\n", 0, error.start) + 1
+        raise ConfigError([Problem(str(path), line, "", "not UTF-8", "save the file as UTF-8")]) from error
+
+
+def _parse(text: str, file: str, kind: type[S], check_all: Callable[[S], list[Finding]]) -> S:
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError([_syntax(error, text, file)]) from error
-    config = read_settings(document, Config)
-    findings = config if isinstance(config, list) else check(config)
-    if isinstance(config, list) or findings:
+    settings = read_settings(document, kind)
+    findings = settings if isinstance(settings, list) else check_all(settings)
+    if isinstance(settings, list) or findings:
         lines = find_lines(text)
         problems = [locate(finding, lines, file) for finding in findings]
         raise ConfigError(sorted(problems, key=lambda problem: problem.line))
-    return config
+    return settings
 
 
 def _syntax(error: tomllib.TOMLDecodeError, text: str, file: str) -> Problem:

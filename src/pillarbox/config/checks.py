@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import re
+import urllib.parse
 from typing import TYPE_CHECKING
 
 from pillarbox.config.source import Path, parse_key
@@ -17,6 +18,7 @@ from pillarbox.mail.address import AddressError, parse_address, parse_domain
 from pillarbox.mail.verp import DELIMITER
 from pillarbox.mailauth.keys import MIN_RSA_BITS
 from pillarbox.mailauth.names import a_labels
+from pillarbox.policy.accounts import LDAP_PLACEHOLDERS
 from pillarbox.policy.directory import Directory
 from pillarbox.policy.dns_lists import parse_answers
 from pillarbox.policy.rules import Role
@@ -24,9 +26,10 @@ from pillarbox.smtp.sasl import TRAITS, Strength
 from pillarbox.smtp.scram import parse_keys
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from pillarbox.config.settings import Config, ListenSettings
+    from pillarbox.policy.accounts import AccountSettings, LdapSettings
 
 _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]\s]*):([0-9]{1,5})")
 _ROUTE_KEY = re.compile(r"route ([0-9]+)")
@@ -124,8 +127,9 @@ def _check_demands(listener: ListenSettings, config: Config) -> Iterator[tuple[s
         yield "role", "nobody could log in: there is no certificate for TLS", advice
 
 
-def _check_accounts(config: Config) -> Iterator[Finding]:
-    for name, account in config.accounts.items():
+def check_accounts(accounts: Mapping[str, AccountSettings]) -> Iterator[Finding]:
+    """Accounts that nobody could log in to."""
+    for name, account in accounts.items():
         if not account.password.startswith("$argon2"):
             yield Finding(
                 ("account", name, "password"), "must be an argon2 hash", "`pillarbox user hash` makes one"
@@ -135,6 +139,14 @@ def _check_accounts(config: Config) -> Iterator[Finding]:
                 parse_keys(keys)
             except ValueError as error:
                 yield objection(("account", name, "scram", number), str(error))
+
+
+def _check_accounts(config: Config) -> Iterator[Finding]:
+    yield from check_accounts(config.accounts)
+    if config.accounts_file and not config.accounts_file.startswith("/"):
+        yield Finding(("accounts_file",), "must be an absolute path", f'write "/.../{config.accounts_file}"')
+    yield from _check_asked(config)
+    yield from _check_ldap(config.ldap)
     if config.oidc.issuer and not config.oidc.audience:
         yield Finding(("oidc", "issuer"), "of no use without audience", "add audience = ... to [oidc]")
     settings = config.auth
@@ -152,6 +164,50 @@ def _check_accounts(config: Config) -> Iterator[Finding]:
         yield Finding(
             ("auth", "mechanisms"), f'none of them is as strong as min_strength = "{weakest.name.lower()}"'
         )
+
+
+def _check_ldap(settings: LdapSettings) -> Iterator[Finding]:
+    """What an LDAP server is told to find. The code that speaks with one is loaded only if there is one."""
+    if not settings.url:
+        return
+    from pillarbox.net.ldap_message import parse_filter  # noqa: PLC0415 - it costs start-up time
+
+    scheme, _, place = settings.url.partition("://")
+    if scheme not in {"ldap", "ldaps"} or not place.strip("/") or "/" in place.rstrip("/"):
+        yield Finding(("ldap", "url"), "not an address of LDAP", 'write "ldaps://host" or "ldap://host:port"')
+    if not settings.base:
+        yield Finding(("ldap", "url"), "of no use without base", 'add base = "dc=example,dc=org" to [ldap]')
+    if settings.bind_dn and not settings.password_file:
+        yield Finding(
+            ("ldap", "bind_dn"), "of no use without password_file", "add password_file = ... to [ldap]"
+        )
+    for key in ("account_filter", "mailbox_filter"):
+        try:
+            if text := getattr(settings, key):
+                parse_filter(text, LDAP_PLACEHOLDERS)
+        except ValueError as error:
+            yield Finding(("ldap", key), str(error))
+
+
+def _check_asked(config: Config) -> Iterator[Finding]:
+    """Directories on other hosts that are to know of mailboxes must be able to say so."""
+    able = {
+        "accounts": True,
+        "sql": bool(config.sql_accounts.url and config.sql_accounts.mailbox_query),
+        "ldap": bool(config.ldap.url and config.ldap.mailbox_filter),
+    }
+    advice = {
+        "sql": "url = ... and mailbox_query = ... to [sql_accounts]",
+        "ldap": "url = ... and mailbox_filter = ... to [ldap]",
+    }
+    for name, domain in config.domains.items():
+        for number, directory in enumerate(domain.users_from):
+            if not able[directory]:
+                yield Finding(
+                    ("domain", name, "users_from", number),
+                    "there is nothing to ask",
+                    f"add {advice[directory]}",
+                )
 
 
 def _check_names(config: Config) -> Iterator[Finding]:
@@ -308,9 +364,17 @@ def unused(config: Config) -> Iterable[str]:
     ):
         yield "tls.self_signed: nobody can verify such a certificate; it is for tests"
     yield from _idle_checks(config)
+    ldap = config.ldap
+    if ldap.url.startswith("ldap://") and not ldap.start_tls and not is_loopback(_host(ldap.url)):
+        yield "ldap.start_tls = false lets everybody on the way read passwords"
     for listener in config.listen:
         if listener.login_in_clear and not is_loopback(split_address(listener.address)[0]):
             yield f"{listener.address}: login_in_clear lets everybody on the way read passwords"
+
+
+def _host(url: str) -> str:
+    """The host of an address such as "ldap://host:port"."""
+    return urllib.parse.urlsplit(url).hostname or ""
 
 
 def _idle_checks(config: Config) -> Iterator[str]:

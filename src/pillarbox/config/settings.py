@@ -18,7 +18,7 @@ from pillarbox.net.listener import ConnectionLimits
 from pillarbox.net.resolver import ResolverSettings
 from pillarbox.net.tls import CertificateSettings, TlsManner, TlsSettings, TlsVersion
 from pillarbox.observe import LogSettings
-from pillarbox.policy.accounts import AccountSettings, AuthSettings, OidcSettings, SqlSettings
+from pillarbox.policy.accounts import AccountSettings, AuthSettings, LdapSettings, OidcSettings, SqlSettings
 from pillarbox.policy.attachments import AttachmentSettings
 from pillarbox.policy.checks import CheckSettings
 from pillarbox.policy.dns_lists import DnsListSettings
@@ -115,6 +115,7 @@ class Config(Settings, frozen=True):
     auth: AuthSettings = AuthSettings()
     oidc: OidcSettings = OidcSettings()
     sql_accounts: SqlSettings = SqlSettings()
+    ldap: LdapSettings = LdapSettings()
     policy: RuleSettings = RuleSettings()
     hook: HookSettings = HookSettings()
     help: HelpSettings = HelpSettings()
@@ -149,6 +150,8 @@ class Config(Settings, frozen=True):
     domains: dict[str, DomainSettings] = msgspec.field(default_factory=dict, name="domain")
     routes: tuple[RouteSettings, ...] = msgspec.field(default=(), name="route")
     accounts: dict[str, AccountSettings] = msgspec.field(default_factory=dict, name="account")
+    accounts_file: str = ""
+    """A file with more accounts, in tables like `[account.NAME]` here; it is read again when it changes."""
     programs: dict[str, ProgramSettings] = msgspec.field(default_factory=dict, name="program")
     webhooks: dict[str, WebhookSettings] = msgspec.field(default_factory=dict, name="webhook")
 
@@ -189,6 +192,12 @@ class Config(Settings, frozen=True):
             recipient_delimiter=self.recipient_delimiter,
             postmaster=self.postmaster,
         )
+
+
+class AccountsFile(Settings, frozen=True):
+    """All that a file of accounts may hold."""
+
+    accounts: dict[str, AccountSettings] = msgspec.field(default_factory=dict, name="account")
 
 
 def sandbox(*, data: str, smtp: str = "", console: str = SANDBOX_CONSOLE) -> Config:

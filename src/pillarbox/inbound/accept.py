@@ -24,6 +24,7 @@ from pillarbox.mail.route import Transport
 from pillarbox.mail.since import FIELD as VALID_SINCE
 from pillarbox.mailauth.dkim import Header, Signer, message_hash, sign
 from pillarbox.policy.account import owns
+from pillarbox.policy.asked_names import Need
 from pillarbox.policy.hooks import Client, Hooks, Incoming
 from pillarbox.policy.names import Target
 from pillarbox.queue.spool import Draft, Entry, Queued, Spool, SpoolError, Trace, format_id
@@ -391,7 +392,7 @@ class Door:
     def _targets(self, address: str) -> tuple[Target, ...]:
         """Where mail of our own goes; nowhere if the directory knows no such address."""
         try:
-            found = self._directory.resolve(parse_address(address))
+            found = self._directory.resolve(parse_address(address), Need.GUESS)
         except AddressError:
             return ()
         return () if isinstance(found, Reply) else found

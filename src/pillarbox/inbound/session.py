@@ -543,7 +543,7 @@ class SmtpProtocol(asyncio.Protocol):
     def _on_status_wanted(self, _event: StatusWanted) -> Awaitable[Reply]:
         return self._desk.board.answer(self._client, self._tls_cipher)
 
-    def _on_verify(self, event: Verify) -> Reply:
+    def _on_verify(self, event: Verify) -> Reply | Awaitable[Reply]:
         return self._desk.rules.decide_verify(self._client, event.argument, expand=event.expand)
 
     def _on_start_queue(self, event: StartQueue) -> Awaitable[Reply]:

@@ -27,6 +27,7 @@ class Account:
     senders: tuple[str, ...] = ()
     enabled: bool = True
     app_passwords: Mapping[str, str] = field(default_factory=dict, repr=False)  # name by digest
+    reference: str = ""  # how its directory calls it, if not by its name
 
 
 class Source(Protocol):
@@ -42,11 +43,18 @@ class Source(Protocol):
     def keyless(self) -> float:
         """The share of accounts that have no keys yet, between 0 and 1."""
 
+    @property
+    def makes_keys(self) -> bool:
+        """Whether somebody will make keys for the accounts that have none, so that these may be told to wait for it."""
+
     async def find(self, name: str) -> Account | None:
         """Look an account up."""
 
-    async def verify(self, account: Account, password: str) -> bool | None:
-        """Whether it is the account's password, or None if the directory leaves that to us."""
+    async def verify(self, account: Account | None, password: str) -> bool | None:
+        """Whether it is the account's password, or None if the directory leaves that to us.
+
+        Without an account it does the same work for nobody.
+        """
 
     async def logged_in(self, account: Account, password: str, app_password: str) -> None:
         """A password was right; `app_password` names the one that was used, if it was one."""

@@ -1,4 +1,4 @@
-"""Accounts in somebody's PostgreSQL database, by a query of the operator's.
+"""Accounts and mailboxes in somebody's PostgreSQL database, by queries of the operator's.
 
 Who is let in is decided by `policy.accounts`. The extra `postgres` brings the library that this needs.
 """
@@ -24,6 +24,7 @@ class SqlAccounts:
     """One database. It is connected to at the first login."""
 
     title = "sql"
+    makes_keys = False
 
     def __init__(self, settings: SqlSettings) -> None:
         """Nothing is opened yet."""
@@ -35,12 +36,24 @@ class SqlAccounts:
 
     async def find(self, name: str) -> Account | None:
         """Ask the database. Raises SourceDown."""
+        row = await self._fetch(self._settings.query, name)
+        try:
+            return None if row is None else _account(name, row)
+        except ValueError as error:
+            raise SourceDown(f"sql: {error!r}") from error
+
+    async def mailbox(self, address: str) -> tuple[str, ...] | None:
+        """What an address stands for, () for a mailbox, None if it is unknown. Raises SourceDown."""
+        row = await self._fetch(self._settings.mailbox_query, address)
+        return None if row is None else _words(row.get("forward"))
+
+    async def _fetch(self, query: str, about: str) -> dict[str, Any] | None:
         try:
             async with asyncio.timeout(_LIMIT_S):
-                row = await (await self._opened()).fetchrow(self._settings.query, name)
-            return None if row is None else _account(name, dict(row))
+                row = await (await self._opened()).fetchrow(query, about)
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError, ValueError) as error:
             raise SourceDown(f"sql: {error!r}") from error
+        return None if row is None else dict(row)
 
     async def _opened(self) -> Any:
         async with self._opening:
@@ -50,7 +63,7 @@ class SqlAccounts:
                 )
             return self._pool
 
-    async def verify(self, account: Account, password: str) -> None:
+    async def verify(self, account: Account | None, password: str) -> None:
         """Leave it to others."""
 
     async def logged_in(self, account: Account, password: str, app_password: str) -> None:
@@ -58,17 +71,22 @@ class SqlAccounts:
 
     async def close(self) -> None:
         """Give the connections back."""
-        if self._pool is not None:
-            self._pool.terminate()
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.terminate()
+
+
+def _words(column: Any) -> tuple[str, ...]:
+    """A text with spaces between, or an array."""
+    return tuple(column.split() if isinstance(column, str) else column or ())
 
 
 def _account(name: str, row: dict[str, Any]) -> Account:
     """An account from the columns that the query gives. Raises ValueError."""
-    senders = row.get("senders") or ()
     return Account(
         name,
         row.get("password") or "",
         dict([parse_keys(row["scram"])]) if row.get("scram") else {},
-        senders=tuple(senders.lower().split() if isinstance(senders, str) else map(str.lower, senders)),
+        senders=tuple(map(str.lower, _words(row.get("senders")))),
         enabled=bool(row.get("enabled", True)),
     )

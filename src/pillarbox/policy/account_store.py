@@ -320,6 +320,7 @@ class StoredAccounts:
     """The file as a directory of accounts. It is opened at the first login, and again after trouble."""
 
     title = FILE
+    makes_keys = True
 
     def __init__(self, file: Path, mechanisms: Sequence[str]) -> None:
         """`mechanisms` are those of the settings: keys are made for them at the next login that shows the password."""
@@ -354,7 +355,7 @@ class StoredAccounts:
             self.keyless = store.keyless()
         return store.find(name)
 
-    async def verify(self, account: Account, password: str) -> None:
+    async def verify(self, account: Account | None, password: str) -> None:
         """Leave it to others."""
 
     async def logged_in(self, account: Account, password: str, app_password: str) -> None:

@@ -75,13 +75,47 @@ class OidcSettings(Settings, frozen=True):
 
 
 class SqlSettings(Settings, frozen=True):
-    """Accounts in a PostgreSQL database: `[sql_accounts]`. It needs the extra `postgres`."""
+    """Accounts and mailboxes in a PostgreSQL database: `[sql_accounts]`. It needs the extra `postgres`."""
 
     url: str = ""
     """Where it is, such as "postgresql://pillarbox@db.example.org/mail"; "" for none. A password can be in `PGPASSFILE`."""
     query: str = "SELECT password, senders, enabled FROM account WHERE name = $1"
     """What finds an account by its name in lower case. The columns are `password`, an argon2 hash; `scram`, keys for
-    SCRAM-SHA-256; `senders`, a text with spaces between or an array; and `enabled`. All may be left out."""
+    SCRAM-SHA-256; `senders`, a text with spaces between or an array; and `enabled`. All may be left out. "" for no logins."""
+    mailbox_query: str = ""
+    """What finds a mailbox by its address in lower case, for domains with `users_from = ["sql"]`: no row says that there is
+    none. A column `forward`, a text with spaces between or an array, names what the address stands for."""
+
+
+LDAP_PLACEHOLDERS = ("address", "user", "domain")
+
+
+class LdapSettings(Settings, frozen=True):
+    """Accounts and mailboxes in an LDAP directory, such as OpenLDAP or Active Directory: `[ldap]`."""
+
+    url: str = ""
+    """Where it is, such as "ldaps://ldap.example.org" or "ldap://10.0.0.7:389"; "" for none."""
+    start_tls: bool = True
+    """Encrypt connections to "ldap://" before anything is said. Without it passwords can be read on the way."""
+    ca_file: str = ""
+    """Who vouches for the server's certificate, as PEM; "" for those whom the system trusts."""
+    bind_dn: str = ""
+    """The entry as which to search; "" to search without a login."""
+    password_file: str = ""
+    """A file with the password for `bind_dn`, alone on its line."""
+    base: str = ""
+    """Below which entry to search, such as "ou=people,dc=example,dc=org"."""
+    account_filter: str = "(mail={address})"
+    """What finds the entry of an account. `{address}` is the name that was given, `{user}` and `{domain}` are its parts. The
+    password is checked by logging in as the entry that is found. "" for no logins."""
+    mailbox_filter: str = ""
+    """What finds the entry of an address, for domains with `users_from = ["ldap"]`: none says that there is no mailbox."""
+    senders_attribute: str = ""
+    """The attribute with the sender addresses that the account may use; "" for any address."""
+    forward_attribute: str = ""
+    """The attribute with the addresses that a mailbox stands for; "" if none is forwarded."""
+    limit_s: Seconds = Seconds(5)
+    """How long an answer may take; then logins and mail are put off (454, 451)."""
 
 
 class AccountSettings(Settings, frozen=True):
@@ -126,6 +160,7 @@ class ConfigAccounts:
     """The accounts that stand in the configuration."""
 
     title = "configuration"
+    makes_keys = True
 
     def __init__(self, accounts: dict[str, AccountSettings]) -> None:
         """Take the accounts by name. Raises ValueError for keys that can't be read."""
@@ -143,7 +178,7 @@ class ConfigAccounts:
     async def find(self, name: str) -> Account | None:
         return self._accounts.get(name)
 
-    async def verify(self, account: Account, password: str) -> None:
+    async def verify(self, account: Account | None, password: str) -> None:
         """Leave it to others."""
 
     async def logged_in(self, account: Account, password: str, app_password: str) -> None:
@@ -212,10 +247,10 @@ class Accounts:
         held_up = await self._held_up(peer, name)
         if held_up is not None:
             return held_up
-        try:
-            found, _source = await self._find(name)
-        except SourceDown as error:
-            return _down(error)
+        found, source, down = await self._find(name)
+        if found is None and down is not None:
+            return _down(down)
+        await self._ask_others(source, name)
         if found is not None and not found.enabled and not self._settings.disclose_state:
             found = None
         if event.mechanism == "CRAM-MD5":
@@ -223,7 +258,9 @@ class Accounts:
         keys = found.keys.get(event.mechanism) if found is not None else None
         if keys is not None:
             return keys
-        if found is not None or self._would_be_keyless(name):
+        if (found is not None and source is not None and source.makes_keys) or (
+            found is None and self._would_be_keyless(name)
+        ):
             return auth.PASSWORD_TRANSITION.reply()
         return keys_of_nobody(self._key, event.mechanism, name, ITERATIONS)
 
@@ -257,9 +294,13 @@ class Accounts:
             right = bool(issued_for) and issued_for == name
         else:
             right = event.proof in (Proof.PROVEN, Proof.CERTIFICATE)
-        account, source = await self._find(name)
+        account, source, down = await self._find(name)
         if event.proof is Proof.PASSWORD:
-            right = await self._knows_password(account, source, event.password)
+            right = await self._knows_password(name, account, source, event.password)
+            if not right:
+                down = await self._ask_others(source, name, event.password) or down
+        if down is not None and (account is None or not right):
+            return _down(down)
         if account is None or not right or event.authorize_as.lower() not in ("", name):
             return self._failed(peer, name)
         if not account.enabled:
@@ -275,12 +316,16 @@ class Accounts:
         wanted = event.authorize_as.lower()
         return wanted if wanted in names else (names[0] if names else "")
 
-    async def _knows_password(self, account: Account | None, source: Source | None, password: str) -> bool:
+    async def _knows_password(
+        self, name: str, account: Account | None, source: Source | None, password: str
+    ) -> bool:
         if account is None or source is None:
-            return await self._passwords.matches("", password)
+            return await self._passwords.matches_nobody(self._mark("password", name), password)
         app = account.app_passwords.get(digest_app_password(password), "") if account.app_passwords else ""
         if not app:
             known = await source.verify(account, password)
+            if known is False:  # as long as where we have to check it
+                await self._passwords.matches_nobody(self._mark("password", name), password)
             if known is None:
                 keys = next(iter(account.keys.items()), None)
                 kept = account.password or (format_keys(*keys) if keys else "")
@@ -290,12 +335,39 @@ class Accounts:
         await source.logged_in(account, password, app)
         return True
 
-    async def _find(self, name: str) -> tuple[Account, Source] | tuple[None, None]:
+    async def _find(self, name: str) -> tuple[Account | None, Source | None, SourceDown | None]:
+        """The account and its directory; if it was not found, also which directory could not be asked."""
+        down = None
         for source in self._sources:
-            found = await source.find(name)
+            try:
+                found = await source.find(name)
+            except SourceDown as error:
+                down = error
+                continue
             if found is not None:
-                return found, source
-        return None, None
+                return found, source, None
+        return None, None, down
+
+    async def _ask_others(
+        self, knew: Source | None, name: str, password: str | None = None
+    ) -> SourceDown | None:
+        """Do what would have been done for an unknown name, so that a refusal takes the same time and may be the same.
+
+        `knew` is the directory that has the account. One that can't be asked makes every refusal a "not now": whether the
+        name is in it can't be told.
+        """
+        down = None
+        found = False
+        for source in self._sources:
+            try:
+                if found:
+                    await source.find(name)
+                if source is not knew and password is not None:
+                    await source.verify(None, password)
+            except SourceDown as error:
+                down = error
+            found = found or source is knew
+        return down
 
     async def _held_up(self, peer: Peer, name: str) -> Reply | None:
         """Wait as long as earlier failures ask for; if that is too long, do not look at the login at all."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pillarbox.mail.address import parse_address
+from pillarbox.policy.asked_names import Need
 from pillarbox.policy.domains import CATCH_ALL, POSTMASTER, Domain, entries, is_itself
 from pillarbox.policy.names import Meaning, Names, Target
 from pillarbox.policy.transports import is_spec, parse_spec
@@ -25,7 +26,7 @@ def check_aliases(names: Names) -> None:
     for domain in names.domains.values():
         if domain.no_mail:
             continue
-        postmaster = names.look_up(domain, "postmaster")
+        postmaster = names.look_up(domain, "postmaster", Need.GUESS)
         if postmaster == Meaning(POSTMASTER, "", (elsewhere,)):
             _check_entry(names, domain, POSTMASTER, (elsewhere,), "postmaster")
             chains[domain.name, POSTMASTER] = _next(names, domain, POSTMASTER, (elsewhere,))
@@ -72,7 +73,7 @@ def _check_value(names: Names, domain: Domain, name: str, value: str) -> None:
         raise ValueError(f'"{value}": {aim[0].shown} takes no mail')
     if "@" not in value:
         parse_address(f"{value}@{aim[0].shown}")
-    meaning = names.look_up(*aim)
+    meaning = names.look_up(*aim, Need.GUESS)
     if meaning is None and aim[0].may_know_more:
         return  # it may stand there
     if meaning is None or (meaning.key == name == CATCH_ALL and aim[0] is domain):
@@ -94,7 +95,7 @@ def _next(names: Names, domain: Domain, name: str, values: tuple[str, ...]) -> l
     for value in values:
         aim = None if is_spec(value) or is_itself(domain, name, value) else names.aim(domain, value, "")
         if isinstance(aim, tuple):
-            meaning = names.look_up(*aim)
+            meaning = names.look_up(*aim, Need.GUESS)
             if meaning is not None and meaning.values:
                 following.append((aim[0].name, meaning.key))
     return following

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pillarbox.mail.units import Settings
+from pillarbox.policy.asked_names import AskFirst
 from pillarbox.policy.attachments import Attachments, AttachmentSettings
 from pillarbox.policy.dns_lists import DnsLists, DnsListSettings
 from pillarbox.policy.emergency import Emergency, EmergencySettings
@@ -122,6 +123,8 @@ def _of_recipients(settings: CheckSettings, directory: Directory, tools: Tools) 
     """Those that look recipients up: whether they exist, have room, and do not get too much."""
     if directory.has_files:
         yield FreshFiles(directory)
+    if directory.asks:
+        yield AskFirst(directory)
     if settings.recipient.check_domains:
         yield NullMx(directory, tools.lookup)
     if directory.has_verified and tools.probe is not None:

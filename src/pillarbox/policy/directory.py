@@ -12,6 +12,7 @@ from pillarbox.mail.catalogue import delivery, envelope, mailbox
 from pillarbox.mail.route import Route, Transport
 from pillarbox.mail.srs import looks_rewritten
 from pillarbox.policy.alias_checks import check_aliases
+from pillarbox.policy.asked_names import AskedNames, Need, NotAskedError
 from pillarbox.policy.domains import Domain, dns_name, fold, is_itself
 from pillarbox.policy.known_names import KnownNames
 from pillarbox.policy.map_files import DirectoryTroubleError
@@ -37,23 +38,31 @@ _REFUSALS = {
     State.MOVED: mailbox.LEFT,
 }
 MAX_EXPANSION = 10_000  # names looked at for one recipient
+_MAX_ROUNDS = 20  # of questions about it: one for each step from alias to alias
 
 
 class Directory:
     """Answers for our domains; one look-up costs the same however long the lists are."""
 
-    def __init__(self, settings: DirectorySettings, *, known: KnownNames | None = None) -> None:
-        """`known` are accounts that may be mailboxes too.
+    def __init__(
+        self,
+        settings: DirectorySettings,
+        *,
+        known: KnownNames | None = None,
+        asked: Mapping[str, AskedNames] | None = None,
+    ) -> None:
+        """`known` are accounts that may be mailboxes too, `asked` directories on other hosts.
 
         Raises ValueError, naming the key, for anything that could not work, loops of aliases included.
         """
         self.known = known or KnownNames()
-        self._names = Names(settings, self.known)
+        self._names = Names(settings, self.known, asked or {})
         self.forwarding: Forwarding | None = None  # who makes senders of forwarded mail, and knows them again
         check_aliases(self._names)
         # whether mailboxes limit what they take, and whether there is anything to ask about a recipient beyond where its mail goes
         domains = self._names.domains.values()
         self.has_files = any(domain.files for domain in domains)
+        self.asks = any(domain.asked for domain in domains)
         self.has_rates = any(domain.has_rates for domain in domains)
         self.has_verified = any(domain.settings.verify_recipients for domain in domains)
         self.has_limits = any(domain.has_limits for domain in self._names.domains.values())
@@ -71,7 +80,31 @@ class Directory:
         """What the routes demand of the mail exchangers of a domain in A-labels; "" if they say nothing."""
         return self._names.routes.tls(domain)
 
-    def resolve(self, address: Address) -> tuple[Target, ...] | Reply:
+    async def ask(self, address: Address) -> None:
+        """Have directories on other hosts asked about all that a recipient stands for, so that `resolve` can tell it."""
+        if self.forwarding is not None and looks_rewritten(address.local):
+            sender = self.forwarding.find(address.local)
+            address = sender if isinstance(sender, Address) else address
+        domain = self._names.domain_of(address)
+        if domain is None or domain.no_mail or domain.nothing_but_names:
+            return
+        for _ in range(_MAX_ROUNDS):
+            try:
+                self._expand(domain, fold(address.local), "", Need.FRESH)
+            except NotAskedError as error:
+                await error.ask()
+            except (UnsafeNameError, DirectoryTroubleError):
+                return
+            else:
+                return
+
+    async def ask_homonyms(self, local: str) -> None:
+        """The same for a name in each domain."""
+        for domain in self._names.domains.values():
+            if domain.asked:
+                await self.ask(Address(local, domain.shown))
+
+    def resolve(self, address: Address, need: Need = Need.KNOWN) -> tuple[Target, ...] | Reply:
         """Everything that a recipient stands for, aliases expanded, or why it gets no mail. No I/O.
 
         An address of a domain that is not ours stands for itself; the bare postmaster for the one of our first domain.
@@ -83,12 +116,13 @@ class Directory:
             return envelope.DOMAIN_TAKES_NO_MAIL.reply()
         if self.forwarding is not None and looks_rewritten(address.local):
             sender = self.forwarding.find(address.local)
-            return self.resolve(sender) if isinstance(sender, Address) else sender
+            return self.resolve(sender, need) if isinstance(sender, Address) else sender
         local = fold(address.local)
         try:
             if domain.nothing_but_names and not local.startswith("postmaster"):  # the ordinary case
                 return (Target(str(address), _way_into(domain, local, *self._names.split(local))),)
-            return self._expand(domain, local, str(address) if address.domain else f"{local}@{domain.shown}")
+            shown = str(address) if address.domain else f"{local}@{domain.shown}"
+            return self._expand(domain, local, shown, need)
         except UnsafeNameError as error:
             return delivery.MAILBOX_UNSAFE.reply(detail=error)
         except DirectoryTroubleError as error:
@@ -200,7 +234,7 @@ class Directory:
             )
         local = fold(address.local)
         try:
-            meaning = names.look_up(domain, local)
+            meaning = names.look_up(domain, local, Need.GUESS)  # who it was accepted for was known then
             if meaning is not None and not domain.no_mail:
                 own = next((value for value in meaning.values if is_spec(value)), None)
                 if own is not None:
@@ -223,7 +257,7 @@ class Directory:
                 found.append(
                     f"{domain.shown}: every name is taken for a mailbox; list `users` to refuse the others"
                 )
-            elif not domain.no_mail and self._names.look_up(domain, "abuse") is None:
+            elif not domain.no_mail and self._names.look_up(domain, "abuse", Need.GUESS) is None:
                 found.append(f"{domain.shown}: abuse@ does not exist, and others expect it (RFC 2142 4)")
         return found
 
@@ -242,14 +276,21 @@ class Directory:
             return self._resolve_outside(parse_address(postmaster))
         return (Target("postmaster", Route(Transport.HOLD)),)
 
-    def _expand(self, first: Domain, name: str, address: str) -> tuple[Target, ...] | Reply:
-        """Follow aliases until only mailboxes and ways out are left. Raises UnsafeNameError."""
+    def _expand(
+        self, first: Domain, name: str, address: str, need: Need = Need.KNOWN
+    ) -> tuple[Target, ...] | Reply:
+        """Follow aliases until only mailboxes and ways out are left. Raises UnsafeNameError and DirectoryTroubleError."""
         names = self._names
+        unasked: list[tuple[AskedNames, str]] = []
         found: dict[str, Target] = {}
         waiting = [(first, name, address)]
         seen = {(first.name, name)}
         for domain, local, shown in waiting:  # the list grows meanwhile
-            meaning = names.look_up(domain, local)
+            try:
+                meaning = names.look_up(domain, local, need)
+            except NotAskedError as error:  # go on, so that all questions are asked together
+                unasked += error.questions
+                continue
             if meaning is None:
                 return envelope.RECIPIENT_UNKNOWN.reply()
             for value in meaning.values or (meaning.key,):
@@ -268,6 +309,8 @@ class Directory:
                         waiting.append((*aim, str(Address(aim[1], aim[0].shown))))
             if len(seen) > MAX_EXPANSION:
                 return delivery.TOO_MANY_EXPANSIONS.reply()
+        if unasked:
+            raise NotAskedError(*unasked)
         return tuple(found.values()) or mailbox.MAP_BROKEN.reply()  # a file may have a circle in it
 
 

@@ -68,8 +68,9 @@ class DomainSettings(Settings, frozen=True):
     """The domain takes no mail at all (RFC 7504)."""
     since: dt.datetime | None = None
     """When the domain became yours, such as 2019-05-31T00:00:00Z; who wants only an owner before that is refused (RFC 7293)."""
-    users_from: tuple[Literal["accounts"], ...] = ()
-    """Where more mailboxes are found: "accounts" are those of the accounts that are named like addresses of the domain."""
+    users_from: tuple[Literal["accounts", "sql", "ldap"], ...] = ()
+    """Where more mailboxes are found: "accounts" are the accounts that are named like addresses of the domain, "sql" asks
+    `sql_accounts.mailbox_query`, "ldap" `ldap.mailbox_filter`; while one does not answer, mail is put off likewise."""
     users_file: str = ""
     """A file with more mailboxes, one a line; while it can't be read, mail for names that stand nowhere else is put off."""
     aliases_file: str = ""
@@ -105,6 +106,7 @@ class Domain:
     files: tuple[MapFile, ...]
     nothing_but_names: bool  # each name is a mailbox, and there is no more to know
     by_account: bool  # accounts named like addresses of the domain are mailboxes
+    asked: tuple[str, ...]  # the directories on other hosts that know of more names
 
     @property
     def may_know_more(self) -> bool:
@@ -195,6 +197,7 @@ def compile_domain(name: str, settings: DomainSettings) -> Domain:
         everyone
         and not (settings.aliases or particulars or settings.lists or files or _limits_all(settings)),
         "accounts" in settings.users_from,
+        tuple(name for name in settings.users_from if name != "accounts"),
     )
     _check_users(key, domain, listed)
     _check_quota(key, domain)

@@ -28,7 +28,7 @@ class KnownNames:
         for name in names:
             local, at, domain = name.rpartition("@")
             if at:
-                by_domain.setdefault(dns_name(domain), set()).add(fold(local))
+                by_domain.setdefault(dns_name(domain.lower()), set()).add(fold(local))
         self._groups[group] = by_domain
 
     def has(self, domain: str, local: str) -> bool:

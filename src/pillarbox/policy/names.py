@@ -12,6 +12,7 @@ import msgspec
 
 from pillarbox.mail.address import Address, parse_address
 from pillarbox.mail.units import Settings
+from pillarbox.policy.asked_names import Need
 from pillarbox.policy.domains import (
     CATCH_ALL,
     POSTMASTER,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from pillarbox.mail.route import Route
+    from pillarbox.policy.asked_names import AskedNames
     from pillarbox.policy.known_names import KnownNames
     from pillarbox.policy.users import Mailbox
 
@@ -64,9 +66,15 @@ class Meaning:
 class Names:
     """All our domains; one look-up costs the same however long their lists are."""
 
-    def __init__(self, settings: DirectorySettings, known: KnownNames) -> None:
-        """`known` are the accounts. Raises ValueError, naming the key, for settings that are wrong by themselves."""
+    def __init__(
+        self, settings: DirectorySettings, known: KnownNames, asked: Mapping[str, AskedNames]
+    ) -> None:
+        """`known` are the accounts, `asked` directories on other hosts, by their names in `users_from`.
+
+        Raises ValueError, naming the key, for settings that are wrong by themselves.
+        """
         self.known = known
+        self._asked = asked
         self.delimiters = settings.recipient_delimiter
         self.postmaster = settings.postmaster
         self.domains: dict[str, Domain] = {}
@@ -107,10 +115,11 @@ class Names:
         places = [at for at in (local.find(delimiter, 1) for delimiter in self.delimiters) if at > 0]
         return (local[: min(places)], local[min(places) + 1 :]) if places else (local, "")
 
-    def look_up(self, domain: Domain, local: str) -> Meaning | None:
+    def look_up(self, domain: Domain, local: str, need: Need = Need.KNOWN) -> Meaning | None:
         """The entry for a name: as it is, without its tag, then what holds for every name; None if unknown.
 
-        Raises DirectoryTroubleError if a file of the domain can't be used, and the name stands nowhere else.
+        Raises DirectoryTroubleError if a file of the domain can't be used, and the name stands nowhere else; NotAskedError
+        if another host has to be asked first.
         """
         user, tag = self.split(local)
         for name, rest in ((local, ""), (user, tag)):
@@ -125,10 +134,15 @@ class Names:
                 listed = file.find(name)
                 if listed is not None:
                     return Meaning(name, rest, listed)
+            for directory in domain.asked if user != "postmaster" else ():
+                if (asked := self._asked.get(directory)) is not None:
+                    listed = asked.find(f"{name}@{domain.shown}", need)
+                    if listed is not None:
+                        return Meaning(name, rest, listed)
         if user == "postmaster":
             elsewhere = self.postmaster and not is_itself(domain, user, self.postmaster)
             return Meaning(POSTMASTER, tag, (self.postmaster,)) if elsewhere else Meaning(user, tag)
-        if domain.everyone:
+        if domain.everyone or (domain.asked and need is Need.GUESS):
             return Meaning(user, tag)
         return Meaning(CATCH_ALL, tag, (domain.catch_all,)) if domain.catch_all is not None else None
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from argon2 import PasswordHasher
 from argon2.exceptions import Argon2Error, InvalidHashError
 
-from pillarbox.smtp.scram import HASHES, ScramError, ScramKeys, derive_keys, parse_keys
+from pillarbox.smtp.scram import HASHES, ScramError, ScramKeys, derive_keys, format_keys, parse_keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,6 +30,8 @@ _NICE = 10  # the threads hash when the sessions have nothing to do
 _KEEP_S = 60.0  # a password found right is not hashed again for so long
 _MAX_KEPT = 4096
 _SALT_OCTETS = 16
+_MAX_COSTS = 16  # different ones
+_MAX_COUNTED = 1000
 # Checked for unknown users, so that they take as long as known ones (RFC 4954 6 wants one answer for both).
 NOBODY = "$argon2id$v=19$m=65536,t=3,p=4$cGlsbGFyYm94LW5vYm9keQ$u8YzbSTxHRzXb1dCsTRSxUwbW1jzXPqUJUZUuj9j7VE"
 
@@ -50,16 +52,15 @@ class Passwords:
         self._waiting = 0
         self._key = secrets.token_bytes(32)
         self._right: OrderedDict[bytes, float] = OrderedDict()  # when each is to be forgotten
+        self._costs: dict[str, int] = {}  # how often hashes of each cost were checked
 
     async def matches(self, hashed: str, password: str) -> bool:
-        """Whether a password belongs to a hash, or to keys for SCRAM; "" stands for an account that there is not.
-
-        Raises TooManyWaiting.
-        """
+        """Whether a password belongs to a hash, or to keys for SCRAM; "" is the hash of none. Raises TooManyWaiting."""
         mark = hmac.digest(self._key, f"{hashed}\0{password}".encode(), "sha256")
         now = time.monotonic()
         if hashed and self._right.get(mark, 0.0) > now:
             return True
+        self._learn(hashed)
         right = await self._in_pool(self._verify, hashed or self._nobody, password) and bool(hashed)
         if right:
             self._right[mark] = now + _KEEP_S
@@ -67,6 +68,21 @@ class Passwords:
             if len(self._right) > _MAX_KEPT:
                 self._right.popitem(last=False)
         return right
+
+    async def matches_nobody(self, mark: bytes, password: str) -> bool:
+        """Do the work for a name that nobody has: what a hash of those that are kept costs, for one name always the same."""
+        total = sum(self._costs.values())
+        at = int.from_bytes(mark[:4]) % total if total else 0
+        kind = next((kind for kind, number in self._costs.items() if (at := at - number) < 0), "")
+        await self._in_pool(self._verify, _hash_of_nobody(kind) if kind else self._nobody, password)
+        return False
+
+    def _learn(self, hashed: str) -> None:
+        """Remember what a hash costs to check."""
+        kind = _cost_of(hashed)
+        if not kind or (kind not in self._costs and len(self._costs) >= _MAX_COSTS):
+            return
+        self._costs[kind] = min(self._costs.get(kind, 0) + 1, _MAX_COUNTED)
 
     async def _in_pool(self, check: Callable[[str, str], bool], hashed: str, password: str) -> bool:
         if self._waiting >= self._max_waiting:
@@ -89,6 +105,21 @@ class Passwords:
     def close(self) -> None:
         """Let the threads go."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _cost_of(hashed: str) -> str:
+    """The part of a hash that says how much work it is."""
+    if hashed.startswith("SCRAM"):
+        return hashed.partition(":")[0]
+    return hashed.rsplit("$", 2)[0] if hashed.startswith("$argon2") else ""
+
+
+def _hash_of_nobody(kind: str) -> str:
+    """A hash of a given cost that no password fits."""
+    if kind.startswith("SCRAM"):
+        mechanism, _, iterations = kind.partition("$")
+        return format_keys(mechanism, keys_of_nobody(b"", mechanism, "", int(iterations)))
+    return f"{kind}${NOBODY.split('$', 4)[4]}"
 
 
 def _be_nice() -> None:

@@ -20,6 +20,8 @@ from pillarbox.policy.users import MailingList
 from pillarbox.policy.verify import Verifier, VerifyPolicy
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from pillarbox.mail.address import Address
     from pillarbox.policy.hooks import Client
 
@@ -94,7 +96,7 @@ class Rules:
             return envelope.RECIPIENT_OK.reply()
         return acceptance(self._directory.entry(recipient), authenticated=bool(client.login))
 
-    def decide_verify(self, client: Client, argument: str, *, expand: bool) -> Reply:
+    def decide_verify(self, client: Client, argument: str, *, expand: bool) -> Reply | Awaitable[Reply]:
         """The answer to VRFY, or to EXPN if `expand` is set."""
         return self._verifier.decide(client, argument, expand=expand)
 

@@ -18,6 +18,8 @@ from pillarbox.policy.users import Mailbox, MailingList
 from pillarbox.smtp.grammar import parse_verify
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from pillarbox.policy.directory import Directory
     from pillarbox.policy.hooks import Client
 
@@ -42,11 +44,25 @@ class Verifier:
         self._policy = policy
         self._directory = directory
 
-    def decide(self, client: Client, argument: str, *, expand: bool) -> Reply:
-        """The answer to VRFY, or to EXPN if `expand` is set."""
+    def decide(self, client: Client, argument: str, *, expand: bool) -> Reply | Awaitable[Reply]:
+        """The answer to VRFY, or to EXPN if `expand` is set; later, if another host has to be asked."""
         policy = self._policy
         told = policy is VerifyPolicy.OPEN or (policy is VerifyPolicy.AUTH and bool(client.login))
-        if policy is VerifyPolicy.OFF or (expand and not told):
+        if told and self._directory.asks:
+            return self._decide_later(client, argument, expand=expand)
+        return self._decide(client, argument, expand=expand, told=told)
+
+    async def _decide_later(self, client: Client, argument: str, *, expand: bool) -> Reply:
+        """Ask directories on other hosts first."""
+        address = parse_verify(argument)
+        if address is not None and address.domain == _BARE:
+            await self._directory.ask_homonyms(address.local)
+        elif address is not None:
+            await self._directory.ask(address)
+        return self._decide(client, argument, expand=expand, told=True)
+
+    def _decide(self, client: Client, argument: str, *, expand: bool, told: bool) -> Reply:
+        if self._policy is VerifyPolicy.OFF or (expand and not told):
             return session.NOT_IMPLEMENTED.reply()
         if not told:
             return envelope.CANNOT_VERIFY.reply()
