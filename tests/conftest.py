@@ -30,6 +30,7 @@ import uvloop
 from argon2 import PasswordHasher
 
 from pillarbox.inbound.accept import Door
+from pillarbox.inbound.counted import Counting
 from pillarbox.inbound.etrn import Etrn, EtrnSettings
 from pillarbox.inbound.greeting import GreetSettings, SlowGreeting
 from pillarbox.inbound.origin import OriginChecks
@@ -195,6 +196,7 @@ class Options:
     memory_of: Office | None = None  # share the memory of policy with this one, as workers do
     min_free_octets: int = 0
     origin: OriginPolicy | None = None
+    count: Counting | None = None  # of messages, for reports
     keys: SigningKeys | None = None
     max_handshakes: int = 100
     auth: AuthSettings | None = None  # accounts of its own for this office, under these rules
@@ -503,7 +505,9 @@ class Office:
 
     def _origin_checks(self, lookup):
         policy = self.options.origin
-        return OriginChecks(policy, lookup, hostname=HOST) if policy is not None else None
+        if policy is None:
+            return None
+        return OriginChecks(policy, lookup, hostname=HOST, count=self.options.count)
 
     def _protocol(self):
         self.protocols.append(SmtpProtocol(self.desk))

@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import resource
 import secrets
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,8 @@ from pillarbox.config.checks import check
 from pillarbox.inbound.accept import Door
 from pillarbox.inbound.etrn import Etrn
 from pillarbox.inbound.greeting import SlowGreeting
-from pillarbox.inbound.origin import OriginChecks
+from pillarbox.inbound.origin import OriginChecks, find_organization
+from pillarbox.inbound.report_office import Outside, ReportOffice
 from pillarbox.inbound.session import Desk, SmtpProtocol
 from pillarbox.inbound.status import StatusBoard
 from pillarbox.mail.address import AddressError, parse_address
@@ -44,7 +46,6 @@ from pillarbox.policy.known_names import KnownNames
 from pillarbox.policy.memory import Memory
 from pillarbox.policy.origin import OriginPolicy
 from pillarbox.policy.quota import mailbox_of
-from pillarbox.policy.reporting import due_at
 from pillarbox.policy.rules import Role, Rules
 from pillarbox.policy.signing import SigningKeys, keys_folder
 from pillarbox.policy.terms import TermRules
@@ -52,6 +53,7 @@ from pillarbox.policy.verify import VerifyPolicy
 from pillarbox.queue.ledger import Ledger
 from pillarbox.queue.manager import Manager
 from pillarbox.queue.returned import Returns
+from pillarbox.queue.spool import format_id
 from pillarbox.queue.sqlite import SqliteSpool
 from pillarbox.queue.suppressing import Suppressions
 from pillarbox.relay.connection import client_context
@@ -72,8 +74,8 @@ if TYPE_CHECKING:
     from pillarbox.mail.envelope import Envelope, Recipient
     from pillarbox.mail.reply import Result
     from pillarbox.mail.route import Route
+    from pillarbox.mailauth.dns import Answer, Query
     from pillarbox.policy.next_hop import Probe
-    from pillarbox.policy.report_store import ReportStore
     from pillarbox.policy.users import Mailbox
     from pillarbox.queue.attempt import Courier
     from pillarbox.queue.spool import Draft, Entry, Queued
@@ -97,6 +99,7 @@ _FIXED = (
     "console",
 )
 _OF_COURIERS = (
+    "junk_folder",
     "programs",
     "webhooks",
     "handler_limit_s",
@@ -159,8 +162,14 @@ class Policy:
     Sessions keep the one that they began with. The threads of one that is replaced end when its last session does.
     """
 
-    def __init__(self, config: Config, tools: Tools, plugins: Sequence[object] = ()) -> None:
-        """Raises ValueError or ImportError for what can't work."""
+    def __init__(
+        self,
+        config: Config,
+        tools: Tools,
+        plugins: Sequence[object] = (),
+        reports: ReportOffice | None = None,
+    ) -> None:
+        """`reports` counts what is told of. Raises ValueError or ImportError for what can't work."""
         known = KnownNames({"configuration": config.accounts})
         self._kept = _Kept(config, known)
         self.directory = Directory(config.directory, known=known, asked=self._kept.asked)
@@ -178,7 +187,7 @@ class Policy:
             limit_s=config.hook.limit_s,
             on_error=config.hook.on_error,
         )
-        self.origin = _origin_checks(config, tools)
+        self.origin = _origin_checks(config, tools, reports)
         keys = SigningKeys(keys_folder(Path(config.data))) if config.dkim.sign else None
         self.keys = keys or None  # without a key signing costs nothing
         self.handshakes = Handshakes(config.tls.max_handshakes)
@@ -287,22 +296,19 @@ def _extra(extra: str, module: str) -> Any:
         ) from error
 
 
-def _origin_checks(config: Config, tools: Tools) -> OriginChecks | None:
+def _origin_checks(config: Config, tools: Tools, reports: ReportOffice | None) -> OriginChecks | None:
     """The checks of who really sent a message; None if none is on, so that they cost nothing."""
-    policy = OriginPolicy(config.spf, config.dkim, config.dmarc, config.arc)
+    policy = OriginPolicy(config.spf, config.dkim, config.dmarc, config.arc, iprev=config.reverse_dns.check)
     if not policy.wants_anything:
         return None
-    organization = None
-    if config.dmarc.organization == "suffixes":
-        from publicsuffixlist import PublicSuffixList  # noqa: PLC0415 - the list takes 30 ms to read
-
-        suffixes = PublicSuffixList()
-
-        def organization(domain: str) -> str:
-            return suffixes.privatesuffix(domain) or domain
-
+    organization = find_organization(config.dmarc.organization)
     return OriginChecks(
-        policy, tools.lookup, recall=tools.recall, hostname=config.hostname, organization=organization
+        policy,
+        tools.lookup,
+        recall=tools.recall,
+        hostname=config.hostname,
+        organization=organization,
+        count=reports.counting(suffixes=organization is not None) if reports is not None else None,
     )
 
 
@@ -335,6 +341,7 @@ class Service:
         self._kept: dict[int, socket.socket] = {}  # sockets of listeners that begin with TLS, to listen anew
         self._relisting: set[asyncio.Task[None]] = set()
         self._sts: StsPolicies | None = None  # until mail goes to an exchanger
+        self._reports = ReportOffice(config.reports, Path(config.data), hostname=config.hostname)
         self._open = contextlib.AsyncExitStack()  # closes what was opened, the last first
         self.addresses: list[tuple[str, int]] = []  # where it listens, in the order of the configuration
         self.console_address: tuple[str, int] | None = None
@@ -350,7 +357,7 @@ class Service:
             self._open_queue()
             await self._open_listeners(sockets)
             watches = (self.connections.watch(), self._keep_fresh(), self._tls.watch())
-            for work in (*watches, self.manager.run()):
+            for work in (*watches, self.manager.run(), self._reports.run(self._outside())):
                 self._open.push_async_callback(_cancel, asyncio.create_task(work))
             if self.config.console.address:
                 self._open_console(console or bind(self.config.console.address, shared=False))
@@ -367,8 +374,8 @@ class Service:
         self._resolver = Resolver(config.dns)
         self._memory = Memory(Path(config.data))
         self._open.push_async_callback(self._memory.close)
-        self._reports = self._open_reports(config)
-        self._policy = Policy(config, self._get_tools(config, self._resolver), self._plugins)
+        self._open.push_async_callback(self._reports.close)
+        self._policy = Policy(config, self._get_tools(config, self._resolver), self._plugins, self._reports)
         self._open.push_async_callback(self._close_accounts)
         self.spool = SqliteSpool(Path(config.data))
         self._open.push_async_callback(self._close_spool)
@@ -388,15 +395,22 @@ class Service:
             hostname=config.hostname,
         )
 
-    def _open_reports(self, config: Config) -> ReportStore | None:
-        """Where messages and sessions are counted for reports; None if none are sent."""
-        if not config.reports.sends:
-            return None
-        from pillarbox.policy.report_store import ReportStore  # noqa: PLC0415 - most servers send none
+    def _outside(self) -> Outside:
+        """How reports reach others."""
+        return Outside(self._look_up, self._send_report, find_organization(self.config.dmarc.organization))
 
-        store = ReportStore(Path(config.data), due_at=due_at(config.hostname))
-        self._open.push_async_callback(store.close)
-        return store
+    async def _look_up(self, query: Query) -> Answer:
+        """Ask the present resolver: a reload may replace it."""
+        return await self._resolver.lookup(query)
+
+    async def _send_report(self, envelope: Envelope, octets: bytes) -> str:
+        """Hand a report to the queue; its id, "" if none of its recipients is known here."""
+        draft, entry = self.door.prepare_report(envelope, octets, time.time())
+        if not entry.routes:
+            draft.discard()
+            return ""
+        self.manager.offer(await self.spool.commit(draft, entry))
+        return format_id(entry.id)
 
     def _courier_makers(
         self, config: Config
@@ -409,6 +423,8 @@ class Service:
             hostname=config.hostname,
             recipient_delimiter=config.recipient_delimiter,
             mailbox_of=self._mailbox_of,
+            junk_folder=config.junk_folder,
+            report_store=self._reports.store,
         )
         self._network = Couriers(
             config.relay,
@@ -426,10 +442,9 @@ class Service:
     def _protection(self, config: Config) -> Protection:
         """What finds out how hosts prove who they are, and hears what comes of it."""
         relay = config.relay
-        reports = self._reports
         watch = TlsWatch(
             self._memory,
-            reports.count if reports is not None and config.reports.tls else None,
+            self._reports.count_session,
             downgrade=relay.tls_downgrade,
             alarms=self._hosts.alarms,
         )
@@ -631,7 +646,7 @@ class Service:
         """
         config, waiting = take_over(self.config, config)
         resolver = self._resolver if self.config.dns == config.dns else Resolver(config.dns)
-        policy = Policy(config, self._get_tools(config, resolver), self._plugins)
+        policy = Policy(config, self._get_tools(config, resolver), self._plugins, self._reports)
         certificates = _certificates(config)
         certificates.load_all()
         self._resolver = resolver

@@ -94,6 +94,7 @@ BAD = [
     ('hostname = "bad host"\n', 1, "hostname", "not a host name", "write the full name"),
     ('[dmarc]\nexcept_networks = ["x"]\n', 2, "dmarc.except_networks[1]", "not appear", "192.0.2.0/24"),
     ('[dmarc]\nexcept_domains = ["a..b"]\n', 2, "dmarc.except_domains[1]", "not a domain name", ""),
+    ('junk_folder = "../x"\n', 1, "junk_folder", "must be the name of one folder", '".Junk"'),
     ("[reports]\ndmarc = true\n", 2, "reports.dmarc", "nothing to report", "check = true in [dmarc]"),
     ('[reports]\nsender = "dmarc"\n', 2, "reports.sender", "not an address: domain missing", ""),
     ('[reports]\nexcept_domains = ["a.test", ""]\n', 2, "reports.except_domains[2]", "not a domain name", ""),

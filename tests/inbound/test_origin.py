@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import time
 
+import msgspec
 import pytest
 
+from pillarbox.inbound.counted import Counting
 from pillarbox.mailauth import arc, dkim, keys
+from pillarbox.mailauth.aggregate import DmarcRow
 from pillarbox.mailauth.results import Finding
-from pillarbox.policy.origin import ArcSettings, DkimSettings, DmarcSettings, OriginPolicy, SpfSettings
+from pillarbox.policy.author import DmarcSettings
+from pillarbox.policy.origin import ArcSettings, DkimSettings, OriginPolicy, SpfSettings
 from pillarbox.policy.rules import Role
 
 KEY, ED = keys.new_key("rsa"), keys.new_key("ed25519")
@@ -60,6 +64,7 @@ def post(open_office, serve_dns, dial):
         server = await serve_dns(zone)
         names = {"spf": SpfSettings, "dkim": DkimSettings, "dmarc": DmarcSettings, "arc": ArcSettings}
         settings = {name: kinds.get(name, kind()) for name, kind in names.items()}
+        settings["iprev"] = kinds.get("iprev", False)
         post.dns = server
         post.office = await open_office(
             origin=OriginPolicy(**settings),
@@ -282,6 +287,103 @@ async def test_our_own_are_not_asked(post, options):
     assert (await post(NO | REJECT, options=options, **settings)).startswith("250")
     assert post.dns.asked == []
     assert b"Authentication-Results" not in await stored(post)
+
+
+QUARANTINE = txt(d_dmarc__sender="v=DMARC1; p=quarantine; rua=mailto:d@sender.test")
+
+
+@pytest.mark.parametrize(
+    ("settings", "code", "mark", "comment"),
+    [
+        ({}, "250", True, b"(p=quarantine, taken with suspicion)"),
+        ({"quarantine": "hold"}, "250", False, b"(p=quarantine, taken with suspicion)"),
+        ({"quarantine": "tag"}, "250", False, b"(p=quarantine, not heeded: setting)"),
+        ({"enforce": False}, "250", False, b"(p=quarantine, not heeded: not enforced)"),
+        ({"except_domains": ("sender.test",)}, "250", False, b"(p=quarantine, not heeded: domain)"),
+        (
+            {"quarantine": "reject"},
+            "550 5.7.26 SPF and DKIM both failed, and sender.test wants such mail put aside",
+            False,
+            b"",
+        ),
+    ],
+)
+async def test_suspicion_is_a_setting(post, settings, code, mark, comment):
+    """What the domain in From wants looked at with suspicion."""
+    reply = await post(NO | QUARANTINE, dmarc=DmarcSettings(check=True, **settings))
+    assert reply.startswith(code)
+    if code == "250":
+        data = await stored(post)
+        assert (b"X-Spam-Flag: YES\r\n" in data) == mark
+        assert comment in data
+
+
+async def test_what_is_to_be_refused_can_be_taken_as_junk(post):
+    reply = await post(NO | REJECT, dmarc=DmarcSettings(check=True, reject="junk"))
+    assert reply.startswith("250")
+    assert b"X-Spam-Flag: YES\r\n" in await stored(post)
+
+
+async def test_a_policy_that_is_tried_out_is_one_step_milder(post):
+    zone = NO | txt(d_dmarc__sender="v=DMARC1; p=reject; t=y")
+    assert (await post(zone, dmarc=DmarcSettings(check=True))).startswith("250")
+    assert b"X-Spam-Flag: YES\r\n" in await stored(post)
+
+
+def named(*names, back="127.0.0.1"):
+    owner = "1.0.0.127.in-addr.arpa."
+    zone = {f"{owner} PTR": [(owner, 300, "IN", "PTR", f"{name}.") for name in names]}
+    return zone | {f"{name}. A": [(f"{name}.", 300, "IN", "A", back)] for name in names}
+
+
+@pytest.mark.parametrize(
+    ("zone", "finding"),
+    [
+        (named("mail.sender.test"), b"iprev=pass (mail.sender.test) policy.iprev=127.0.0.1"),
+        (
+            named("mail.sender.test", back="192.0.2.1"),
+            b'iprev=fail (mail.sender.test) reason="mail.sender.test does not lead back to it" policy.iprev=127.0.0.1',
+        ),
+        ({}, b'iprev=permerror reason="there is none" policy.iprev=127.0.0.1'),
+        ({"1.0.0.127.in-addr.arpa. PTR": "servfail"}, b"iprev=temperror reason="),
+    ],
+)
+async def test_the_name_of_the_client_is_a_finding_too(post, zone, finding):
+    assert (await post(zone, iprev=True)).startswith("250")
+    data = await stored(post)
+    assert finding in data.replace(b"\r\n\t", b" ")
+    assert (b"(mail.sender.test [127.0.0.1])" in data) == finding.startswith(b"iprev=pass")
+    assert "PTR 1.0.0.127.in-addr.arpa: " in post.office.ledger.show(post.office.queued[0].id).trace.origin
+
+
+async def test_each_message_is_counted_for_the_domains_that_ask_for_reports(post):
+    counted = []
+    record = "v=DMARC1; p=quarantine; rua=mailto:d@sender.test"
+    options = {"count": Counting(counted.append, suffixes=False)}
+    await post(
+        NO | QUARANTINE | KEYS, signed(domain="list.test"), dmarc=DmarcSettings(check=True), options=options
+    )
+    await post(YES | QUARANTINE, dmarc=DmarcSettings(check=True), options=options)
+    await post(YES | REJECT, dmarc=DmarcSettings(check=True), options=options)
+    exception = DmarcSettings(check=True, except_networks=("127.0.0.0/8",))
+    await post(NO | QUARANTINE, sender="", dmarc=exception, options=options)
+    row = DmarcRow(
+        "sender.test", record, "127.0.0.1", "sender.test", "quarantine", envelope_from="sender.test"
+    )
+    seen = [msgspec.structs.replace(one, dkim=(), spf=None) for one in counted]
+    assert seen == [
+        row,
+        msgspec.structs.replace(row, disposition="pass", spf_aligned=True),
+        msgspec.structs.replace(
+            row, disposition="none", envelope_from="", reasons=(("trusted_forwarder", ""),)
+        ),
+    ]
+    assert [(one.domain, one.selector, one.result) for one in counted[0].dkim] == [("list.test", "s", "pass")]
+    assert [(one.spf.domain, one.spf.result) for one in counted] == [
+        ("sender.test", "fail"),
+        ("sender.test", "pass"),
+        ("mail.sender.test", "none"),
+    ]
 
 
 async def test_hooks_learn_what_was_found(post):

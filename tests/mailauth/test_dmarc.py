@@ -100,6 +100,12 @@ def test_below_a_public_suffix_the_organization_is_one_label_longer(judge):
     assert judge("example.bank", zone, spf_says("pass", "other.bank")).result == "fail"
 
 
+def test_a_walk_ends_at_a_public_suffix_even_where_it_began(run_plan):
+    zone, asked = records(co_uk="p=reject; psd=y", uk="p=none"), []
+    found = run_plan(dmarc.discover("co.uk"), zone, asked)
+    assert (found.found_at, found.organization, len(asked)) == ("co.uk", "co.uk", 1)
+
+
 def test_a_list_of_suffixes_can_take_the_place_of_the_walk(judge):
     def organization(domain):
         return ".".join(domain.split(".")[-3:])

@@ -5,6 +5,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from pillarbox.mail.envelope import Body, Envelope, Recipient
@@ -69,6 +70,24 @@ async def test_nested_folders_are_made_but_the_root_must_exist(couriers, tmp_pat
     reply = await deliver(couriers, make_queued(missing))
     assert reply.cause_id == "delivery.mailbox_failed"
     assert not (tmp_path / "gone").exists()
+
+
+JUNK = b"Authentication-Results: mx.test; dmarc=fail\r\nX-Spam-Flag: YES\r\n"
+
+
+@pytest.mark.parametrize("below", ["alice", "alice/.lists"])
+async def test_junk_goes_into_a_folder_of_the_mailbox(tmp_path, below):
+    couriers = LocalCouriers(LocalSettings(), hostname="mx.test", junk_folder=".Junk")
+    route = Route(Transport.MAILDIR, f"{tmp_path}/./{below}")
+    queued = make_queued(route)
+    queued.content = msgspec.structs.replace(queued.content, prefix=JUNK)
+    assert (await deliver(couriers, queued)).positive
+    (file,) = (tmp_path / "alice" / ".Junk" / "new").iterdir()
+    assert b"X-Spam-Flag: YES\n" in file.read_bytes()
+    said_by_others = make_queued(route, b"X-Spam-Flag: YES\r\n\r\nbody\r\n", number=1)
+    assert (await deliver(couriers, said_by_others)).positive
+    assert len(list((tmp_path / below / "new").iterdir())) == 1
+    await couriers.close()
 
 
 async def test_large_and_binary_content(couriers, route, tmp_path):

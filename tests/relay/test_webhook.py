@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from pillarbox.mail.envelope import Envelope, Recipient
 from pillarbox.mail.route import Route, Transport
 from pillarbox.mail.units import Seconds
+from pillarbox.net.public_hosts import is_public
 from pillarbox.queue.spool import Content, Pending, Queued, format_id
 from pillarbox.relay.local import LocalCouriers, LocalSettings
-from pillarbox.relay.webhook import WebhookSettings, _json_pieces, is_public, retry_after
+from pillarbox.relay.webhook import WebhookSettings, _json_pieces, retry_after
 
 ROUTE = Route(Transport.WEBHOOK, "crm")
 BODY = b"Subject: =?utf-8?q?hi?=\r\nX-Long: a\r\n b\r\nTo: \xc3\xbc\xff@x\r\nno colon\r\n\r\nbody\r\n"

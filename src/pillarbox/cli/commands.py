@@ -52,6 +52,7 @@ _COMMANDS = {
         "domain",
         "Keep domains that the server takes mail for, and tell what to publish for them.",
     ),
+    "reports": ("pillarbox.cli.reports", "reports", "Read and show DMARC and TLS reports."),
     "user": ("pillarbox.cli.user", "user", "Keep the accounts that may log in."),
 }
 

@@ -76,6 +76,12 @@ def _check_identity(config: Config) -> Iterator[Finding]:
         )
     if not config.data.startswith("/"):
         yield Finding(("data",), "must be an absolute path", f'write "/.../{config.data}"')
+    if (
+        "/" in config.junk_folder
+        or "\0" in config.junk_folder
+        or config.junk_folder in {"cur", "new", "tmp", ".", ".."}
+    ):
+        yield Finding(("junk_folder",), "must be the name of one folder inside a Maildir", 'write ".Junk"')
     if not 1 <= config.workers <= _MAX_WORKERS:
         yield Finding(("workers",), f"must be between 1 and {_MAX_WORKERS}")
     if bool(config.tls.certificate) != bool(config.tls.key):

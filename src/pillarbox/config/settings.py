@@ -20,6 +20,7 @@ from pillarbox.net.tls import CertificateSettings, TlsManner, TlsSettings, TlsVe
 from pillarbox.observe import LogSettings
 from pillarbox.policy.accounts import AccountSettings, AuthSettings, LdapSettings, OidcSettings, SqlSettings
 from pillarbox.policy.attachments import AttachmentSettings
+from pillarbox.policy.author import DmarcSettings
 from pillarbox.policy.checks import CheckSettings
 from pillarbox.policy.dns_lists import DnsListSettings
 from pillarbox.policy.domains import DomainSettings
@@ -31,7 +32,7 @@ from pillarbox.policy.greylist import GreylistSettings
 from pillarbox.policy.hello import HelloSettings
 from pillarbox.policy.hooks import HookSettings
 from pillarbox.policy.names import DirectorySettings
-from pillarbox.policy.origin import ArcSettings, DkimSettings, DmarcSettings, SpfSettings
+from pillarbox.policy.origin import ArcSettings, DkimSettings, SpfSettings
 from pillarbox.policy.rates import RateSettings
 from pillarbox.policy.reporting import ReportSettings
 from pillarbox.policy.reverse import ReverseSettings
@@ -106,6 +107,8 @@ class Config(Settings, frozen=True):
     """How long a Python function that takes mail (`python:module:function`) may work on one message."""
     recipient_delimiter: str = "+"
     """Characters that separate the user from a tag, as in user+tag; "" for none."""
+    junk_folder: str = ".Junk"
+    """The folder of a Maildir that gets what was accepted with suspicion; mail readers call ".Junk" Junk. "" for the inbox."""
     postmaster: str = ""
     """Where mail for postmaster of any of our domains goes; "" for a mailbox of that name in each domain."""
     log: LogSettings = LogSettings()

@@ -301,6 +301,7 @@ class Door:
                 "; ".join(letter.warned),
                 origin=letter.origin.told if letter.origin is not None else "",
             ),
+            hold=letter.origin is not None and letter.origin.held,
         )
         octets = draft.octets
         answered: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
@@ -348,6 +349,7 @@ class Door:
             now=now,
             helo=client.helo,
             client="" if client.address == "local" else client.address,
+            client_name=letter.origin.client_name if letter.origin is not None else "",
             recipient=only,
             tls_cipher=letter.tls_cipher,
             priority=letter.terms.priority,

@@ -8,14 +8,14 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pillarbox.mail import message
 from pillarbox.mail.reply import Reply, printable
-from pillarbox.mailauth import arc, dkim, dmarc, spf
+from pillarbox.mailauth import arc, dkim, dmarc, iprev, spf
 from pillarbox.mailauth.canonical import BodyHash, hash_body
 from pillarbox.mailauth.dns import Answer, Done, Lookup, Plan, Query, Recall, begin, follow
 from pillarbox.mailauth.results import (
@@ -26,7 +26,7 @@ from pillarbox.mailauth.results import (
     server_of,
 )
 from pillarbox.policy.hooks import Client
-from pillarbox.policy.origin import OriginPolicy, Verdicts
+from pillarbox.policy.origin import Judgement, OriginPolicy, Verdicts
 from pillarbox.queue.spool import Draft
 
 _LIMIT_S = 20.0  # for all look-ups of one check (RFC 7208 4.6.4)
@@ -46,6 +46,18 @@ class Checked:
     prefix: bytes  # Authentication-Results and Received-SPF
     findings: tuple[Finding, ...]
     told: str  # for the trace: the findings and what DNS answered, a line each
+    held: bool = False  # whether it is to wait in the queue for the operator
+    client_name: str = ""  # a name of the client that leads back to it
+
+
+def find_organization(way: str) -> dmarc.Organization | None:
+    """What tells which organization a domain belongs to, by the setting `dmarc.organization`; None if DNS is asked."""
+    if way != "suffixes":
+        return None
+    from publicsuffixlist import PublicSuffixList  # noqa: PLC0415 - the list takes 30 ms to read
+
+    suffixes = PublicSuffixList()
+    return lambda domain: suffixes.privatesuffix(domain) or domain
 
 
 class OriginChecks:
@@ -59,13 +71,18 @@ class OriginChecks:
         hostname: str,
         recall: Recall = lambda _query: None,
         organization: dmarc.Organization | None = None,
+        count: Callable[[Verdicts, Judgement, str, str], None] | None = None,
     ) -> None:
-        """`organization` takes the place of DMARC's tree walk."""
+        """`organization` takes the place of DMARC's tree walk.
+
+        `count` is told of each message for reports: what was found, what follows, client and sender.
+        """
         self._policy = policy
         self._lookup = lookup
         self._recall = recall
         self._hostname = hostname
         self._organization = organization
+        self._count = count
 
     @property
     def seals(self) -> bool:
@@ -84,7 +101,9 @@ class OriginChecks:
             body.to_seal = BodyHash()
         found = await self._gather(spf_client, head, body, asked)
         judgement = policy.judge(found, client.address)
-        findings = policy.findings(found, client.address)
+        if self._count is not None:
+            self._count(found, judgement, client.address, sender)
+        findings = policy.findings(found, judgement)
         told = [format_finding(one) for one in findings]
         said = join_findings(self._hostname, told)
         prefix = f"Authentication-Results: {said}\r\n".encode("utf-8", "surrogateescape")
@@ -98,6 +117,8 @@ class OriginChecks:
                 receiver=self._hostname,
                 detail=found.spf.detail,
             )
+        if judgement.suspect == "junk":
+            prefix += message.JUNK_FIELD
         if sealer is not None and body.to_seal is not None and found.arc is not None:
             digest, chain = body.to_seal.digest(), found.arc.result
             now, name = spf_client.now, self._hostname
@@ -106,7 +127,15 @@ class OriginChecks:
                 + prefix
             )
         told += [_line(query, answer) for query, answer in asked.evidence.items()]
-        return Checked(judgement.refusal, judgement.warnings, prefix, tuple(findings), "\n".join(told))
+        return Checked(
+            judgement.refusal,
+            judgement.warnings,
+            prefix,
+            tuple(findings),
+            "\n".join(told),
+            judgement.suspect == "hold",
+            found.iprev.name if found.iprev is not None and found.iprev.result == "pass" else "",
+        )
 
     async def _gather(self, client: spf.Client, head: message.Head, body: _Body, asked: _Asked) -> Verdicts:
         policy, now, header = self._policy, client.now, body.header
@@ -114,6 +143,10 @@ class OriginChecks:
         chain = arc.parse_chain(header) if policy.arc.check else arc.Chain()
         bodies = await body.hash_for([*signatures, *chain.bodies])
         plans: list[tuple[Plan[Any], Any]] = []  # each with what it comes to if DNS takes too long
+        if policy.iprev:
+            plans.append(
+                (iprev.check(client.address), iprev.Verdict("temperror", client.address, detail=_LATE))
+            )
         if policy.wants_spf:
             plans.append((spf.check(client), _late_spf(client)))
         plans += [(dkim.verify(one, header, bodies, now=now), _late_dkim(one)) for one in signatures]
@@ -124,6 +157,7 @@ class OriginChecks:
             late = dmarc.Discovery(domain, domain, problem=_LATE, failed=True)
             plans.append((dmarc.discover(domain, self._organization), late))
         done = iter(await asked.run(plans))
+        iprev_verdict = next(done) if policy.iprev else None
         spf_verdict = next(done) if policy.wants_spf else None
         dkim_verdicts = tuple(policy.weigh(next(done)) for _ in signatures)
         arc_verdict = next(done) if policy.arc.check else None
@@ -143,6 +177,7 @@ class OriginChecks:
             dkim_verdicts if policy.wants_dkim else None,
             tuple(judged) if policy.dmarc.check else None,
             arc_verdict,
+            iprev_verdict,
         )
 
 

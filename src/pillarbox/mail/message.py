@@ -221,7 +221,8 @@ def received_field(  # noqa: PLR0913 - one argument for each clause of the field
         literal = _literal(client)
         if not _PLAIN_HOST.fullmatch(helo):
             helo = _NOT_HOST.sub("?", helo) or literal
-        source = f"from {helo[:255]} ({f'{client_name} ' if client_name else ''}{literal})\r\n\t"
+        name = f"{client_name} " if client_name and _PLAIN_HOST.fullmatch(client_name) else ""
+        source = f"from {helo[:255]} ({name}{literal})\r\n\t"
     clauses = ""
     if recipient:
         clauses = f"\r\n\tfor <{_CONTROL.sub('?', recipient[:400])}>"
@@ -234,6 +235,10 @@ def received_field(  # noqa: PLR0913 - one argument for each clause of the field
         f"\r\n\t{_date_of_second(int(now))}\r\n"
     )
     return text.encode("utf-8", "surrogateescape")
+
+
+JUNK_FIELD = b"X-Spam-Flag: YES\r\n"
+"""What stands in front of a message that is taken as junk; sorters behind us know the field."""
 
 
 def return_path(sender: str) -> bytes:

@@ -19,6 +19,7 @@ class Transport(StrEnum):
     PIPE = "pipe"  # target: the name of a configured program
     WEBHOOK = "webhook"  # target: the name of a configured web service
     PYTHON = "python"  # target: module:function
+    REPORTS = "reports"  # read as DMARC or TLS report; no target
     DISCARD = "discard"  # accepted and thrown away, on purpose
     REFUSE = "refuse"  # not taken, for the cause that the target names; no configuration writes it
     HOLD = "hold"  # stays in the queue until an operator releases or removes it

@@ -69,6 +69,7 @@ class Verdict:
     detail: str = ""
     record: str = ""
     testing: bool = False
+    published: str = "none"  # what is asked for without a look at t=
 
 
 def parse_record(text: str) -> Record | None:
@@ -207,12 +208,12 @@ def _walk(domain: str) -> Generator[Query, Answer, list[tuple[str, Record]]]:
     """The records on the way up from a domain, its own first (RFC 9989 4.10)."""
     found = []
     labels = domain.split(".")
-    for step in range(_MAX_WALK):
+    for _ in range(_MAX_WALK):
         name = ".".join(labels)
         record = yield from _fetch(name)
         if record is not None:
             found.append((name, record))
-            if record.suffix == "n" or (record.suffix == "y" and step):
+            if record.suffix != "u":
                 break
         labels = labels[1:] if len(labels) < _MAX_WALK else labels[-(_MAX_WALK - 1) :]
         if not labels:
@@ -287,13 +288,15 @@ def judge(
         return Verdict("temperror" if discovery.failed else "permerror", domain, detail=discovery.problem)
     if record is None or not record.policy:
         return Verdict("none", domain, detail="the domain publishes no policy")
+    published = _policy(discovery, record)
     verdict = Verdict(
         "fail",
         domain,
-        _policy(discovery, record),
+        _milder(published) if record.testing else published,
         found_at=discovery.found_at,
         record=record.text,
         testing=record.testing,
+        published=published,
     )
     aligned, doubts = [], ""
     walks = iter(range(_MAX_WALKS))
@@ -319,9 +322,12 @@ def _policy(discovery: Discovery, record: Record) -> str:
         policy = record.of_subdomains or policy
         if discovery.missing:
             policy = record.of_missing or policy
-    if record.testing:  # RFC 9989 4.7: one step milder
-        policy = _POLICIES[max(_POLICIES.index(policy) - 1, 0)]
     return policy
+
+
+def _milder(policy: str) -> str:
+    """What is asked for while a policy is tried out: one step less (RFC 9989 4.7)."""
+    return _POLICIES[max(_POLICIES.index(policy) - 1, 0)]
 
 
 def _identifiers(

@@ -5,20 +5,15 @@ The findings come in as verdicts; looking them up is the business of `inbound.or
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
 
 from pillarbox.mail.catalogue import origin
 from pillarbox.mail.reply import Reply
 from pillarbox.mail.units import Settings
-from pillarbox.mailauth import arc, dkim, dmarc, spf
-from pillarbox.mailauth.names import a_labels
+from pillarbox.mailauth import arc, dkim, dmarc, iprev, spf
 from pillarbox.mailauth.results import Finding
-
-Action: TypeAlias = Literal["reject", "defer", "warn", "tag"]
-"""What to do: refuse for good, refuse for now, take it and write it into the log, or only into the header."""
+from pillarbox.policy.author import Action, AuthorPolicy, Disposition, DmarcSettings
 
 
 class SpfSettings(Settings, frozen=True):
@@ -56,25 +51,6 @@ class DkimSettings(Settings, frozen=True):
     """Sign outgoing mail of domains that have a key; `pillarbox dkim new` makes one."""
 
 
-class DmarcSettings(Settings, frozen=True):
-    """Whether the domain in From stands behind a message, and what it wants done if not (RFC 9989)."""
-
-    check: bool = False
-    """Look it up; SPF and DKIM are then checked too."""
-    enforce: bool = True
-    """Refuse what the domain in From wants refused (550 5.7.26 or 5.7.1); otherwise only say so in the header."""
-    temperror: Action = "tag"
-    """What to do if DNS gives no answer; `defer` answers 451 4.4.3."""
-    no_author: Action = "tag"
-    """What to do if there is not exactly one From field that names a domain."""
-    organization: Literal["tree", "suffixes"] = "tree"
-    """How to find out which domains belong together: by the tree walk of RFC 9989, or by the list of public suffixes."""
-    except_domains: tuple[str, ...] = ()
-    """Domains in From whose wish to refuse is not heeded."""
-    except_networks: tuple[str, ...] = ()
-    """Networks of clients, such as known forwarders, whose mail is not refused for DMARC."""
-
-
 class ArcSettings(Settings, frozen=True):
     """Whether forwarded mail tells truly what was found before it was forwarded (RFC 8617)."""
 
@@ -87,7 +63,7 @@ class ArcSettings(Settings, frozen=True):
     `check` is on: others then see what we had found."""
     trusted_sealers: tuple[str, ...] = ()
     """Domains whose seals are believed: if the chain holds and one of these found that DMARC had passed, the message is
-    not refused for DMARC."""
+    neither refused nor junk for DMARC."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +74,7 @@ class Verdicts:
     dkim: tuple[dkim.Verdict, ...] | None = None
     dmarc: tuple[dmarc.Verdict, ...] | None = None  # one for each domain in From
     arc: arc.Verdict | None = None
+    iprev: iprev.Verdict | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,17 +83,30 @@ class Judgement:
 
     refusal: Reply | None
     warnings: tuple[Reply, ...] = ()
+    dispositions: tuple[Disposition, ...] = ()  # one for each verdict of DMARC
+
+    @property
+    def suspect(self) -> str:
+        """How a message that is taken is to be set apart: "junk", "hold" or ""."""
+        found = {one.handling for one in self.dispositions}
+        return next((handling for handling in ("hold", "junk") if handling in found), "")
 
 
 class OriginPolicy:
     """The settings of all four checks, and what they make of verdicts."""
 
-    def __init__(self, spf: SpfSettings, dkim: DkimSettings, dmarc: DmarcSettings, arc: ArcSettings) -> None:
-        """Raises ValueError if a network is not well formed."""
-        self.spf, self.dkim, self.dmarc, self.arc = spf, dkim, dmarc, arc
-        self._excepted = frozenset(map(a_labels, dmarc.except_domains))
-        self._forwarders = [ipaddress.ip_network(network) for network in dmarc.except_networks]
-        self._sealers = frozenset(map(a_labels, arc.trusted_sealers))
+    def __init__(
+        self,
+        spf: SpfSettings,
+        dkim: DkimSettings,
+        dmarc: DmarcSettings,
+        arc: ArcSettings,
+        *,
+        iprev: bool = False,
+    ) -> None:
+        """With `iprev` the client's name is looked up too. Raises ValueError if a network is not well formed."""
+        self.spf, self.dkim, self.dmarc, self.arc, self.iprev = spf, dkim, dmarc, arc, iprev
+        self._author = AuthorPolicy(dmarc, arc.trusted_sealers)
 
     @property
     def wants_spf(self) -> bool:
@@ -129,7 +119,7 @@ class OriginPolicy:
     @property
     def wants_anything(self) -> bool:
         """Whether any check is on."""
-        return self.wants_spf or self.wants_dkim or self.arc.check
+        return self.wants_spf or self.wants_dkim or self.arc.check or self.iprev
 
     def weigh(self, verdict: dkim.Verdict) -> dkim.Verdict:
         """A signature that passes, but is not one that we believe, becomes a matter of policy (RFC 8601 2.7.1)."""
@@ -143,19 +133,21 @@ class OriginPolicy:
 
     def judge(self, found: Verdicts, client: str) -> Judgement:
         """The first objection whose action refuses; `client` is the address of who brought it."""
+        dispositions = tuple(self._author.dispose(one, found.arc, client) for one in found.dmarc or ())
         warnings = []
-        for action, reply in self._objections(found, client):
+        for action, reply in self._objections(found, dispositions, client):
             if action == "reject":
-                return Judgement(reply)
+                return Judgement(reply, (), dispositions)
             if action == "defer":
-                return Judgement(
-                    reply if reply.temporary else origin.UNKNOWN_FOR_NOW.reply(problem=reply.text)
-                )
+                later = reply if reply.temporary else origin.UNKNOWN_FOR_NOW.reply(problem=reply.text)
+                return Judgement(later, (), dispositions)
             if action == "warn":
                 warnings.append(reply)
-        return Judgement(None, tuple(warnings))
+        return Judgement(None, tuple(warnings), dispositions)
 
-    def _objections(self, found: Verdicts, client: str) -> Iterator[tuple[Action, Reply]]:
+    def _objections(
+        self, found: Verdicts, dispositions: Sequence[Disposition], client: str
+    ) -> Iterator[tuple[Action, Reply]]:
         if self.spf.check and found.spf is not None:
             yield from self._on_spf(found.spf, client)
         if self.dkim.check and found.dkim is not None:
@@ -166,7 +158,7 @@ class OriginPolicy:
             elif found.arc.result == "temperror":
                 yield _for_now(self.arc.broken), origin.UNKNOWN_FOR_NOW.reply(problem=found.arc.detail)
         if found.dmarc is not None:
-            yield from self._on_dmarc(found, client)
+            yield from self._on_dmarc(found, dispositions)
 
     def _on_spf(self, found: spf.Verdict, client: str) -> Iterator[tuple[Action, Reply]]:
         settings = self.spf
@@ -205,78 +197,42 @@ class OriginPolicy:
         """Whether a signature is by the author's domain; by its organization only if that was looked up."""
         return "dkim" in author.aligned or any(one.domain == author.domain for one in good)
 
-    def _on_dmarc(self, found: Verdicts, client: str) -> Iterator[tuple[Action, Reply]]:
-        settings, verdicts = self.dmarc, found.dmarc or ()
+    def _on_dmarc(
+        self, found: Verdicts, dispositions: Sequence[Disposition]
+    ) -> Iterator[tuple[Action, Reply]]:
+        settings = self.dmarc
         if not settings.check:
             return
-        for one in verdicts:
+        for one, disposition in zip(found.dmarc or (), dispositions, strict=True):
             if one.result == "permerror":
                 yield settings.no_author, origin.DMARC_NO_AUTHOR.reply()
             elif one.result == "temperror":
                 yield settings.temperror, origin.UNKNOWN_FOR_NOW.reply(problem=one.detail)
-            elif self.refuses(one, found, client):
+            elif disposition.handling == "reject":
                 yield "reject", self._dmarc_reply(one, found)
-
-    def refuses(self, one: dmarc.Verdict, found: Verdicts, client: str) -> bool:
-        """Whether the wish of the author's domain to refuse is heeded."""
-        return (
-            one.result == "fail"
-            and one.policy == "reject"
-            and self.dmarc.enforce
-            and not self.exception(one, found, client)
-        )
-
-    def exception(self, one: dmarc.Verdict, found: Verdicts, client: str) -> str:
-        """Why a message that fails is not refused all the same; "" if there is no reason (RFC 9989 5.4)."""
-        if one.domain in self._excepted:
-            return "local_policy"
-        if self._forwarders and _lies_in(client, self._forwarders):
-            return "trusted_forwarder"
-        return "arc" if found.arc is not None and self._vouched(found.arc, one.domain) else ""
-
-    def _vouched(self, chain: arc.Verdict, domain: str) -> bool:
-        """Whether a sealer whom we trust found that DMARC had passed for the author's domain (RFC 8617 7.2).
-
-        Whoever sealed after the first trusted one must be trusted too: it could have changed everything.
-        """
-        if chain.result != "pass":
-            return False
-        for sealer, results in zip(reversed(chain.sealers), reversed(chain.results), strict=True):
-            if a_labels(sealer) not in self._sealers:
-                return False
-            for finding in results.findings if results is not None else ():
-                if finding.method == "dmarc" and finding.result == "pass":
-                    return a_labels(dict(finding.properties).get("header.from", domain)) == domain
-        return False
 
     def _dmarc_reply(self, one: dmarc.Verdict, found: Verdicts) -> Reply:
         passed = (found.spf is not None and found.spf.result == "pass") or any(
             verdict.result == "pass" for verdict in found.dkim or ()
         )
         cause = origin.DMARC_REJECT if passed else origin.DMARC_REJECT_BOTH
-        return cause.reply(domain=one.domain)
+        return cause.reply(domain=one.domain, wish="refused" if one.policy == "reject" else "put aside")
 
-    def findings(self, found: Verdicts, client: str) -> list[Finding]:
+    def findings(self, found: Verdicts, judgement: Judgement) -> list[Finding]:
         """What stands in Authentication-Results."""
         listed = []
+        if found.iprev is not None:
+            listed.append(_iprev_finding(found.iprev))
         if found.spf is not None:
             listed.append(_spf_finding(found.spf))
         if found.dkim is not None:
             listed += [_dkim_finding(one) for one in found.dkim] or [Finding("dkim", "none")]
         if self.dmarc.check:
-            listed += [self._dmarc_finding(one, found, client) for one in found.dmarc or ()]
+            listed += map(_dmarc_finding, found.dmarc or (), judgement.dispositions)
         if found.arc is not None:
             sealer = found.arc.sealers[-1] if found.arc.sealers else ""
             listed.append(Finding("arc", found.arc.result, (("header.d", sealer),), found.arc.detail))
         return listed
-
-    def _dmarc_finding(self, one: dmarc.Verdict, found: Verdicts, client: str) -> Finding:
-        comment = f"p={one.policy}" if one.result in {"pass", "fail"} else ""
-        exception = self.exception(one, found, client) if one.result == "fail" else ""
-        if exception:
-            comment += f", not heeded: {exception}"
-        reason = "" if one.result in {"pass", "none"} else one.detail
-        return Finding("dmarc", one.result, (("header.from", one.domain),), reason, comment)
 
 
 def _for_now(action: Action) -> Action:
@@ -284,13 +240,19 @@ def _for_now(action: Action) -> Action:
     return "defer" if action == "reject" else action
 
 
-def _lies_in(client: str, networks: Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network]) -> bool:
-    try:
-        ip = ipaddress.ip_address(client)
-    except ValueError:
-        return False
-    ip = getattr(ip, "ipv4_mapped", None) or ip
-    return any(ip in network for network in networks)
+def _dmarc_finding(one: dmarc.Verdict, disposition: Disposition) -> Finding:
+    comment = f"p={one.policy}" if one.result in {"pass", "fail"} else ""
+    if disposition.handling in {"junk", "hold"}:
+        comment += ", taken with suspicion"
+    elif disposition.reason not in {"", "policy_test_mode"} and disposition.handling == "tag":
+        comment += f", not heeded: {disposition.comment or disposition.reason}"
+    reason = "" if one.result in {"pass", "none"} else one.detail
+    return Finding("dmarc", one.result, (("header.from", one.domain),), reason, comment)
+
+
+def _iprev_finding(one: iprev.Verdict) -> Finding:
+    reason = "" if one.result == "pass" else one.detail
+    return Finding("iprev", one.result, (("policy.iprev", one.address),), reason, one.name)
 
 
 def _spf_finding(one: spf.Verdict) -> Finding:

@@ -15,13 +15,16 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 import apsw
 import msgspec
 
-from pillarbox.mailauth.aggregate import DmarcRow
+from pillarbox.mailauth.aggregate import AggregateReport, DmarcRow
+from pillarbox.mailauth.failure_report import FailureReport
 from pillarbox.mailauth.tls_report import TlsRow
 from pillarbox.policy.reporting import DAY_S
 from pillarbox.policy.shared_file import FileFullError, SharedFile, open_shared
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from pillarbox.mailauth.report_mail import Report
 
 Row: TypeAlias = DmarcRow | TlsRow
 
@@ -143,6 +146,14 @@ class Reports:
         )
         return bool(self._connection.changes())
 
+    def knows(self, direction: str, kind: str, organization: str, domain: str, name: str) -> bool:
+        """Whether a report is kept already."""
+        found = self._connection.execute(
+            "SELECT 1 FROM report WHERE direction = ? AND kind = ? AND organization = ? AND domain = ? AND name = ?",
+            (direction, kind, organization, domain, name),
+        )
+        return found.fetchone() is not None
+
     def listed(
         self, *, kind: str = "", domain: str = "", direction: str = "", limit: int = 1000
     ) -> list[Kept]:
@@ -242,3 +253,44 @@ def _forgive(written: asyncio.Future[None]) -> None:
 def open_reports(folder: Path, *, now: float) -> Reports:
     """The file for a command. Raises apsw.Error or OSError."""
     return Reports(open_shared(Path(folder) / FILE, _TABLES), now)
+
+
+def received(report: Report, *, at: float, note: str) -> Kept:
+    """A report of others as it is kept."""
+    content = msgspec.json.encode(report)
+    if isinstance(report, FailureReport):
+        name = report.message_id or hashlib.blake2b(content, digest_size=12).hexdigest()
+        day = int(report.arrived_at if report.arrived_at is not None else at)
+        return Kept(
+            0,
+            "in",
+            "failure",
+            report.domain,
+            report.agent,
+            name,
+            day,
+            day,
+            at,
+            report.incidents,
+            report.incidents,
+            note,
+            content,
+        )
+    kind, domain = (
+        ("dmarc", report.policy.domain) if isinstance(report, AggregateReport) else ("tls", report.domain)
+    )
+    return Kept(
+        0,
+        "in",
+        kind,
+        domain,
+        report.organization,
+        report.report_id or f"{report.begins}-{report.ends}",
+        report.begins,
+        report.ends,
+        at,
+        report.total,
+        report.failed,
+        note,
+        content,
+    )

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from pillarbox.mail.catalogue import policy
 from pillarbox.mail.units import Settings
-from pillarbox.mailauth.dns import Query, follow
+from pillarbox.mailauth import iprev
+from pillarbox.mailauth.dns import follow
 from pillarbox.policy.hooks import Action
 from pillarbox.policy.lists import parse_ip
 
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from pillarbox.mail.reply import Reply
     from pillarbox.mailauth.dns import Lookup, Plan
     from pillarbox.policy.hooks import Client
-
-_MAX_NAMES = 10  # of one address that are looked up
 
 
 class ReverseSettings(Settings, frozen=True):
@@ -30,6 +29,9 @@ class ReverseSettings(Settings, frozen=True):
     off (450)."""
     confirm: bool = True
     """Whether one of its names must lead back to the address."""
+    check: bool = False
+    """Look the name up at the end of each message, and write what was found (iprev) into Authentication-Results; a name
+    that leads back stands in Received too."""
 
 
 class ReverseName:
@@ -43,31 +45,15 @@ class ReverseName:
 
     async def decide_client(self, client: Client, _sender: Address | None, _to: Address) -> Reply | None:
         """Refuse a client without a name."""
-        if not client.stranger:
+        if not client.stranger or parse_ip(client.address) is None:
             return None
         return await follow(has_name(client.address, confirm=self._confirm), self._lookup)
 
 
 def has_name(address: str, *, confirm: bool) -> Plan[Reply | None]:
-    """Ask for the names of an address, and whether one of them leads back."""
-    ip = parse_ip(address)
-    if ip is None:
+    """Whether an address has a name, and if `confirm` one that leads back."""
+    found = yield from iprev.check(address)
+    if found.result == "pass" or (found.name and not confirm):
         return None
-    names = yield Query(ip.reverse_pointer, "PTR")
-    if names.failed:
-        return policy.REVERSE_NAME_UNCLEAR.reply(address=address, detail=names.detail)
-    if not names.records:
-        return policy.REVERSE_NAME_MISSING.reply(address=address, detail="there is none")
-    if not confirm:
-        return None
-    unclear = ""
-    for name in names.records[:_MAX_NAMES]:
-        back = yield Query(name, "A" if ip.version == 4 else "AAAA")
-        if any(parse_ip(one) == ip for one in back.records):
-            return None
-        unclear = unclear or (back.detail if back.failed else "")
-    if unclear:
-        return policy.REVERSE_NAME_UNCLEAR.reply(address=address, detail=unclear)
-    return policy.REVERSE_NAME_MISSING.reply(
-        address=address, detail=f"{names.records[0]} does not lead back to it"
-    )
+    cause = policy.REVERSE_NAME_UNCLEAR if found.result == "temperror" else policy.REVERSE_NAME_MISSING
+    return cause.reply(address=address, detail=found.detail)

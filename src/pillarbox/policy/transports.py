@@ -121,6 +121,8 @@ def _problem(transport: Transport, target: str, *, has_colon: bool) -> str:
             return "" if _NAME.fullmatch(target) else "write pipe:NAME for the section [program.NAME]"
         case Transport.WEBHOOK:
             return "" if _NAME.fullmatch(target) else "write webhook:NAME for the section [webhook.NAME]"
+        case Transport.REPORTS if not target:
+            return ""
         case Transport.PYTHON:
             return "" if _FUNCTION.fullmatch(target) else "write python:module:function"
     return "nothing may follow it"

@@ -93,6 +93,11 @@ def content_of(queued: Queued) -> Content:
     return queued.content
 
 
+def is_junk(queued: Queued) -> bool:
+    """Whether this server took a message with suspicion: its mark stands among the fields that we put in front."""
+    return message.JUNK_FIELD in content_of(queued).prefix
+
+
 def final_fields(queued: Queued, pending: Pending) -> bytes:
     """The fields in front of a copy: the reverse-path and the address it was for, CRLF line ends."""
     return message.return_path(queued.envelope.sender) + message.delivered_to(pending.recipient.address)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from pillarbox.mail.reply import Result
+    from pillarbox.policy.report_store import ReportStore
     from pillarbox.policy.users import Mailbox
     from pillarbox.queue.spool import Queued
     from pillarbox.relay.final import FinalDelivery
@@ -52,12 +53,17 @@ class LocalCouriers:
         hostname: str,
         recipient_delimiter: str = "+",
         mailbox_of: Callable[[str], Mailbox | None] | None = None,
+        junk_folder: str = "",
+        report_store: Callable[[], ReportStore] | None = None,
     ) -> None:
         """`hostname` becomes part of file names; `recipient_delimiter` is the directory's.
 
         `mailbox_of` tells the limits of the mailbox that an address stands for, if there are mailboxes with limits.
+        Without `junk_folder` junk goes where all mail goes. `report_store` gives the store of reports that are read.
         """
+        self._report_store = report_store
         self._mailbox_of = mailbox_of
+        self._junk_folder = junk_folder
         self._settings = settings
         self._hostname = hostname
         self._delimiters = recipient_delimiter
@@ -76,7 +82,7 @@ class LocalCouriers:
     def _way(self, route: Route) -> FinalDelivery:
         match route.transport:
             case Transport.MAILDIR:
-                return Maildir(route.target, self._disk, self._hostname, self._mailbox_of)
+                return Maildir(route.target, self._disk, self._hostname, self._mailbox_of, self._junk_folder)
             case Transport.PIPE if route.target in self._settings.program:
                 return Pipe(self._settings.program[route.target], self._delimiters)
             case Transport.WEBHOOK if route.target in self._settings.webhook:
@@ -84,6 +90,10 @@ class LocalCouriers:
                 if known is None:
                     known = self._webhooks[route.target] = Webhook(self._settings.webhook[route.target])
                 return known
+            case Transport.REPORTS if self._report_store is not None:
+                from pillarbox.relay.reports import ReportReader  # noqa: PLC0415 - few servers read reports
+
+                return ReportReader(self._report_store())
             case Transport.PYTHON:
                 return Handler(route.target, self._handlers, self._settings.handler_limit_s)
         raise ValueError(f"nothing on this host delivers to {route}")

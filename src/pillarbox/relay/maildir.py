@@ -18,10 +18,10 @@ from pillarbox.mail.route import MAILDIR_ROOT_END
 from pillarbox.policy.maildirsize import add, forget, judge, locked, open_home
 from pillarbox.policy.quota import refusal
 from pillarbox.queue.spool import format_id
-from pillarbox.relay.final import content_of, final_form, here
+from pillarbox.relay.final import content_of, final_form, here, is_junk
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from concurrent.futures import Executor
 
     from pillarbox.mail.reply import Reply, Result
@@ -47,14 +47,17 @@ class Maildir:
         threads: Executor,
         hostname: str,
         mailbox_of: Callable[[str], Mailbox | None] | None = None,
+        junk_folder: str = "",
     ) -> None:
         """`target` is that of the route; what stands before its "/./" must exist, what follows is made at need.
 
-        `mailbox_of` tells the limits of the mailbox that an address stands for.
+        `mailbox_of` tells the limits of the mailbox that an address stands for. Junk goes into a folder of its own.
         """
         self._mailbox_of = mailbox_of
         self._root, _, below = target.partition(MAILDIR_ROOT_END)
         self._below = below.split("/")
+        inbox = [name for name in self._below if not name.startswith(".")]  # without a folder of the mailbox
+        self._junk = [*inbox, junk_folder] if junk_folder else self._below
         self._threads = threads
         self._host = hostname.replace("/", "\\057").replace(
             ":", "\\072"
@@ -75,10 +78,11 @@ class Maildir:
         The name is made of the queue id and the recipient's number, the same at every attempt. So a second copy
         replaces the first if that is still in `new`; `cur` is searched only if there may have been an attempt before.
         """
+        below = self._junk if is_junk(queued) else self._below
         name = f"{int(queued.received_at)}.Q{format_id(queued.id)}R{pending.number}.{self._host}"
         try:
             with ExitStack() as opened:
-                home, tmp, new = self._open(opened)
+                home, tmp, new = self._open(opened, below)
                 if (pending.attempts or queued.received_at < _STARTED) and _is_in_cur(home, name):
                     return delivery.DELIVERED.reply(detail="Already in the mailbox")
                 copy = _Copy(tmp, f"{name}.P{os.getpid()}C{next(_counter)}")
@@ -101,11 +105,11 @@ class Maildir:
             return delivery.MAILBOX_FAILED.reply(detail=error.strerror or type(error).__name__)
         return delivery.DELIVERED.reply(detail="Delivered to the mailbox")
 
-    def _open(self, opened: ExitStack) -> tuple[int, int, int]:
+    def _open(self, opened: ExitStack, below: Sequence[str]) -> tuple[int, int, int]:
         """Descriptors of the mailbox and its `tmp` and `new`, made if missing; no link is followed below the root."""
         folder = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         opened.callback(os.close, folder)
-        for name in self._below:
+        for name in below:
             folder = _enter(opened, folder, name)
         try:
             return (

@@ -9,9 +9,7 @@ import asyncio
 import base64
 import hashlib
 import hmac
-import ipaddress
 import re
-import socket
 import ssl
 import time
 from contextlib import suppress
@@ -27,6 +25,7 @@ from pillarbox.mail.catalogue import delivery
 from pillarbox.mail.message import scan_head
 from pillarbox.mail.reply import printable
 from pillarbox.mail.units import Seconds, Settings
+from pillarbox.net.public_hosts import RefusedAddressError, pinned_host
 from pillarbox.queue.spool import format_id
 from pillarbox.relay.final import content_of, final_fields, here
 
@@ -41,15 +40,6 @@ _FOLDING = re.compile(rb"\r?\n(?=[ \t])")
 _RESERVED = frozenset({"host", "content-length", "content-type", "transfer-encoding", "idempotency-key"})
 _TOKEN = re.compile(r"[A-Za-z0-9-]+", re.ASCII)
 _AGAIN = frozenset({408, 425, 429})
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
-# Not of the public internet either, though Python, or an older one, takes them for it: IPv4-compatible, IPv4-translated,
-# NAT64 of a network's own, documentation, segment routing, site-local.
-_NOT_PUBLIC = tuple(
-    map(
-        ipaddress.ip_network,
-        ("::/96", "::ffff:0:0:0/96", "64:ff9b:1::/48", "3fff::/20", "5f00::/16", "fec0::/10"),
-    )
-)
 
 
 class WebhookSettings(Settings, frozen=True):
@@ -84,10 +74,6 @@ class WebhookSettings(Settings, frozen=True):
                 or not (value.isascii() and value.isprintable())
             ):
                 raise ValueError(f'headers: "{printable(name)}" can\'t be set')
-
-
-class RefusedAddressError(OSError):
-    """The name leads to an address that must not be contacted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +129,8 @@ class Webhook:
         except TimeoutError:
             late = f"no answer within {self._settings.limit_s:g} seconds"
             return here(delivery.WEBHOOK_DEFERRED.reply(detail=late))
+        except RefusedAddressError as error:
+            return here(delivery.WEBHOOK_DEFERRED.reply(detail=f"{error}, and allow_private is off"))
         except self._failures as error:
             return here(delivery.WEBHOOK_DEFERRED.reply(detail=str(error) or type(error).__name__))
         return here(judge(answer.status, answer.detail), answer.wait_s)
@@ -153,7 +141,7 @@ class Webhook:
 
     async def _post(self, queued: Queued, pending: Pending) -> _Answer:
         """Send, and read no more of the answer than needed. Raises httpx2.HTTPError and OSError."""
-        host = await self._pinned_host()
+        host = await pinned_host(self._url, allow_private=self._settings.allow_private)
         at = f"{time.time():.0f}"
         in_memory = content_of(queued).path is None
         if in_memory:
@@ -179,16 +167,6 @@ class Webhook:
         detail = f"{answer.status_code} {start[:200].decode('utf-8', 'replace').strip()}".strip()
         wait_s = retry_after(answer.headers.get("Retry-After", ""), time.time())
         return _Answer(answer.status_code, detail, wait_s)
-
-    async def _pinned_host(self) -> str:
-        """The address to connect to, looked up now and checked, so that the name can't change in between."""
-        port = self._url.port or (443 if self._url.scheme == "https" else 80)
-        found = await asyncio.get_running_loop().getaddrinfo(self._url.host, port, type=socket.SOCK_STREAM)
-        addresses = [str(entry[4][0]) for entry in found]
-        allowed = [address for address in addresses if self._settings.allow_private or is_public(address)]
-        if not allowed:
-            raise RefusedAddressError(f"{self._url.host} has no public address, and allow_private is off")
-        return allowed[0]
 
     def _prepare(self, queued: Queued, pending: Pending, at: str) -> _Body:
         """Make the body once to measure and sign it; large ones are made again for sending, so memory stays flat."""
@@ -226,20 +204,6 @@ class Webhook:
         if body.signature:
             headers["X-Pillarbox-Signature"] = body.signature
         return headers
-
-
-def is_public(address: str) -> bool:
-    """Whether an IP address is one of the public internet, also when IPv4 is wrapped in IPv6."""
-    ip = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address):
-        inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo or (None, None))[1]
-        if inner is None and ip in _NAT64:
-            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-        if inner is not None:
-            return is_public(str(inner))
-        if any(ip in network for network in _NOT_PUBLIC):
-            return False
-    return ip.is_global and not ip.is_multicast
 
 
 def judge(status: int, detail: str) -> Reply:

@@ -115,7 +115,7 @@ DMARC_REJECT_BOTH = Cause(
     "origin.dmarc_reject_both",
     550,
     "5.7.26",
-    "SPF and DKIM both failed, and {domain} wants such mail refused (DMARC)",
+    "SPF and DKIM both failed, and {domain} wants such mail {wish} (DMARC)",
     (Stage.BODY,),
     "RFC 9989 5.4, RFC 7372 3.3",
     "Neither SPF nor DKIM passed, and the domain in From asks to refuse such mail.",
@@ -125,14 +125,14 @@ DMARC_REJECT_BOTH = Cause(
     ),
     who=Who.SENDER_ADMIN,
     advice="Sign mail of this domain with DKIM and name its hosts in SPF. If it is a mailing list, let it sign and use ARC.",
-    setting="dmarc.enforce",
+    setting="dmarc.reject",
     scenarios=("E550-13",),
 )
 DMARC_REJECT = Cause(
     "origin.dmarc_reject",
     550,
     "5.7.1",
-    "What passed is not for {domain}, which wants such mail refused (DMARC)",
+    "What passed is not for {domain}, which wants such mail {wish} (DMARC)",
     (Stage.BODY,),
     "RFC 9989 5.4",
     "SPF or DKIM passed for another domain than that in From, which asks to refuse such mail.",
@@ -142,7 +142,7 @@ DMARC_REJECT = Cause(
     ),
     who=Who.SENDER_ADMIN,
     advice="Use a reverse-path or a DKIM key of the domain in From, or of a domain that belongs to the same organization.",
-    setting="dmarc.enforce",
+    setting="dmarc.reject",
     scenarios=("E550-13",),
 )
 DMARC_NO_AUTHOR = Cause(

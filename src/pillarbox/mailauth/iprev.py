@@ -1,0 +1,58 @@
+"""Ask whether the name that DNS gives to an address leads back to it: iprev, as a plan (RFC 8601 3).
+
+What follows from that is the business of `policy.reverse` and `policy.origin`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pillarbox.mailauth.dns import Query
+
+if TYPE_CHECKING:
+    from pillarbox.mailauth.dns import Plan
+
+_MAX_NAMES = 10  # of one address that are looked up
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What was found; `name` is one that leads back, else the first."""
+
+    result: str  # pass, fail, temperror, permerror
+    address: str
+    name: str = ""
+    detail: str = ""
+
+
+def check(address: str) -> Plan[Verdict]:
+    """Ask for the names of an address, and whether one of them leads back."""
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError:
+        return Verdict("permerror", address, detail="not an address")
+    ip = getattr(ip, "ipv4_mapped", None) or ip
+    names = yield Query(ip.reverse_pointer, "PTR")
+    if names.failed:
+        return Verdict("temperror", address, detail=names.detail or "no answer")
+    if not names.records:
+        return Verdict("permerror", address, detail="there is none")
+    unclear = ""
+    for name in names.records[:_MAX_NAMES]:
+        back = yield Query(name, "A" if ip.version == 4 else "AAAA")
+        if any(_is(one, ip) for one in back.records):
+            return Verdict("pass", address, name)
+        unclear = unclear or ((back.detail or "no answer") if back.failed else "")
+    first = names.records[0]
+    if unclear:
+        return Verdict("temperror", address, first, unclear)
+    return Verdict("fail", address, first, f"{first} does not lead back to it")
+
+
+def _is(text: str, ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    try:
+        return ipaddress.ip_address(text) == ip
+    except ValueError:
+        return False
