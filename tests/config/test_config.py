@@ -142,6 +142,25 @@ BAD = [
     ('[auth]\ntrusted_networks = ["x"]\n', 2, "auth.trusted_networks[1]", "not appear", "192.0.2.0/24"),
     ('[account.bob]\npassword = "x"\n', 2, "account.bob.password", "must be an argon2 hash", "pillarbox user hash"),
     (
+        '[domain."a.example"]\ndeliver = "hold"\nusers_from = ["accounts", "sql"]\n',
+        3, 'domain."a.example".users_from[2]', "there is nothing to ask",
+        "add url = ... and mailbox_query = ... to [sql_accounts]",
+    ),
+    (
+        '[ldap]\nurl = "ldap.example.org"\nbase = "dc=x"\n',
+        2, "ldap.url", "not an address of LDAP", 'write "ldaps://host" or "ldap://host:port"',
+    ),
+    (
+        '[ldap]\nurl = "ldaps://h"\nbase = "dc=x"\naccount_filter = "(mail={who})"\n',
+        4, "ldap.account_filter", '"{who}": the placeholders are {address}, {user}, {domain}',
+        "other braces and backslashes are written \\7b, \\7d, \\5c",
+    ),
+    (
+        '[ldap]\nurl = "ldaps://h"\nbase = "dc=x"\nbind_dn = "cn=x"\n',
+        4, "ldap.bind_dn", "of no use without password_file", "add password_file = ... to [ldap]",
+    ),
+    ('accounts_file = "x.toml"\n', 1, "accounts_file", "must be an absolute path", 'write "/.../x.toml"'),
+    (
         '[domain."a.example"]\ndeliver = "pipe:bott"\n[program.bot]\ncommand = ["/bin/bot"]\n',
         2, 'domain."a.example".deliver', 'nothing defines "pipe:bott"', 'did you mean "pipe:bot"?',
     ),

@@ -8,17 +8,20 @@ import asyncio
 import pytest
 
 from pillarbox.config import load_accounts
-from pillarbox.mail.catalogue import mailbox
+from pillarbox.mail.address import parse_address
+from pillarbox.mail.catalogue import envelope, mailbox
 from pillarbox.net.resolver import Resolver, ResolverSettings
 from pillarbox.policy.account import Account, SourceDown
 from pillarbox.policy.account_file import FileAccounts
 from pillarbox.policy.account_store import FILE, AccountStore
 from pillarbox.policy.accounts import Accounts, AuthSettings, Peer
 from pillarbox.policy.asked_names import AskedNames, Need, NotAskedError
+from pillarbox.policy.directory import Directory
 from pillarbox.policy.domain_store import DomainStore, StoredDomain, StoredNames
 from pillarbox.policy.domains import DomainSettings
 from pillarbox.policy.known_names import KnownNames
 from pillarbox.policy.map_files import DirectoryTroubleError
+from pillarbox.policy.names import DirectorySettings
 from pillarbox.policy.passwords import hash_password
 from pillarbox.relay.couriers import Couriers
 from pillarbox.relay.session import SmtpSettings
@@ -237,6 +240,24 @@ async def test_what_is_remembered_is_bounded(monkeypatch):
     for number in range(9):
         await names.ask(f"{number}@x")
     assert len(names._answers) == 3
+
+
+async def test_mail_that_was_taken_and_reports_need_no_answer():
+    place = Elsewhere(ann=(), sales=("ann",))
+    directory = Directory(DirectorySettings(domains=hold(users_from=("ldap",))), asked={"ldap": place.names})
+    for name in "ann+tag", "sales", "gone":
+        (target,) = directory.resolve(parse_address(f"{name}@example.org"), Need.GUESS)
+        assert target.address == f"{name}@example.org"
+        assert directory.resolve(parse_address(f"{name}@example.org")).cause is mailbox.DIRECTORY_DOWN
+    assert not place.questions
+    for name in "sales", "ann", "gone":
+        await directory.ask(parse_address(f"{name}@example.org"))
+    (target,) = directory.resolve(parse_address("sales@example.org"), Need.GUESS)
+    assert target.address == "ann@example.org"
+    assert directory.resolve(parse_address("gone@example.org")).cause is envelope.RECIPIENT_UNKNOWN
+    assert (
+        directory.route(parse_address("gone@example.org")) == target.route
+    )  # it was there when mail was taken
 
 
 async def test_the_members_of_a_list_are_asked_about_together(open_office, begin):

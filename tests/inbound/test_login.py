@@ -7,8 +7,10 @@ from hashlib import sha256
 import pytest
 
 from pillarbox.mail.units import Seconds
-from pillarbox.policy.account_store import StoredAccounts
+from pillarbox.policy.account import Account
+from pillarbox.policy.account_store import AccountStore, StoredAccounts
 from pillarbox.policy.accounts import AuthSettings
+from pillarbox.policy.passwords import hash_password
 from pillarbox.smtp.profile import Limits
 from pillarbox.smtp.scram import ScramClient
 
@@ -104,6 +106,24 @@ async def test_E454_2_a_damaged_file_of_accounts_says_nothing_about_the_password
     assert (await scram(caller, "kept.there@example.org", "x"))[:9] == b"454 4.7.0"
     assert (await caller.ask(plain("alice@example.org", "wonderland")))[:9] == b"235 2.7.0"
     assert {name for name, _ in noted} >= {"accounts.down", "login.failed"}
+
+
+async def test_E432_1_scram_has_to_wait_for_a_login_that_shows_the_password(
+    open_office, begin, certificates, tmp_path
+):
+    store = AccountStore(tmp_path / "accounts.db")
+    store.add(Account("moved@example.org", hash_password("wonderland")))
+    store.close()
+    mechanisms = ("SCRAM-SHA-256", "PLAIN")
+    sources = (StoredAccounts(tmp_path / "accounts.db", mechanisms),)
+    office = await open_office(
+        **SECURE, mechanisms="SCRAM-SHA-256 PLAIN", auth=AuthSettings(), sources=sources
+    )
+    caller, _ = await begin(office, tls=certificates.client)
+    assert (await scram(caller, "moved@example.org", "wonderland"))[:10] == b"432 4.7.12"
+    assert (await caller.ask(plain("moved@example.org", "wonderland")))[:9] == b"235 2.7.0"
+    caller, _ = await begin(office, tls=certificates.client)
+    assert (await scram(caller, "moved@example.org", "wonderland"))[:9] == b"235 2.7.0"
 
 
 async def test_E454_3_too_many_logins_at_once(open_office, begin, certificates):

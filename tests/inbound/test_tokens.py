@@ -9,6 +9,7 @@ import pytest
 from joserfc import jwt
 from joserfc.jwk import ECKey, KeySet, RSAKey
 
+from pillarbox.policy.account import SourceDown
 from pillarbox.policy.accounts import AuthSettings, OidcSettings
 from pillarbox.policy.tokens import OidcTokens
 from pillarbox.smtp.profile import Limits
@@ -126,6 +127,19 @@ async def test_a_provider_that_can_not_be_reached_says_nothing_about_the_token(
     office = await open_office(**SECURE, tokens=tokens)
     _, reply = await begin(office, bearer(token), tls=certificates.client)
     assert reply[:9] == b"454 4.7.0"
+
+
+async def test_many_logins_do_not_wait_one_by_one_for_a_provider_that_is_down():
+    visits = []
+    down = await asyncio.start_server(
+        lambda _reader, writer: (visits.append(1), writer.close()), "127.0.0.1", 0
+    )
+    url = f"http://127.0.0.1:{down.sockets[0].getsockname()[1]}"
+    tokens = OidcTokens(OidcSettings(issuer=url, audience="mail"))
+    found = await asyncio.gather(*(tokens.user("x.y.z") for _ in range(9)), return_exceptions=True)
+    assert {type(one) for one in found} == {SourceDown}
+    assert len(visits) == 1
+    down.close()
 
 
 async def test_keys_that_are_known_stay_in_use_and_new_ones_are_fetched(provider, monkeypatch):

@@ -1,6 +1,7 @@
 """Accounts and mailboxes in a real OpenLDAP: logins as the entry, senders, mailboxes, TLS, and what happens when it is gone."""
 
 import asyncio
+import base64
 import signal
 import socket
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from pillarbox.config import parse
 from pillarbox.mail.catalogue import auth
 from pillarbox.mail.units import Seconds
 from pillarbox.net.ldap import LdapDirectory
@@ -17,6 +19,7 @@ from pillarbox.policy.account_ldap import LdapAccounts
 from pillarbox.policy.accounts import Accounts, AuthSettings, LdapSettings, Peer
 from pillarbox.policy.asked_names import AskedNames
 from pillarbox.policy.domains import DomainSettings
+from pillarbox.service import Service
 from pillarbox.smtp.events import Login
 
 pytestmark = [pytest.mark.interop, pytest.mark.xdist_group("ldap")]
@@ -256,6 +259,42 @@ async def test_few_connections_serve_many(settings, slapd, open_accounts):
     source = accounts._sources[0]._server
     assert len(source._searching._idle) <= 4
     assert len(source._checking._idle) <= 4
+
+
+async def test_a_server_by_its_configuration(settings, dial, tmp_path):
+    text = f"""
+hostname = "mx.example.org"
+data = "{tmp_path}"
+[[listen]]
+address = "127.0.0.1:0"
+role = "submission"
+login_in_clear = true
+[ldap]
+url = "{settings.url}"
+start_tls = false
+bind_dn = "{settings.bind_dn}"
+password_file = "{settings.password_file}"
+base = "{settings.base}"
+mailbox_filter = "(mail={{address}})"
+senders_attribute = "mail"
+[auth]
+require_tls = false
+[domain."example.org"]
+deliver = "hold"
+users_from = ["ldap"]
+"""
+    service = Service(parse(text, "pillarbox.toml"))
+    await service.start()
+    caller = await dial(service.addresses[0][1])
+    await caller.reply()
+    assert b"AUTH PLAIN LOGIN" in await caller.ask(b"EHLO client.example")
+    plain = base64.b64encode(b"\0ann@example.org\0wonderland")
+    assert (await caller.ask(b"AUTH PLAIN " + plain))[:3] == b"235"
+    assert (await caller.ask(b"MAIL FROM:<eve@example.org>"))[:9] == b"553 5.7.1"
+    await caller.ask(b"MAIL FROM:<ann.other@example.org>")
+    assert await rcpt(caller, b"eve@example.org", b"ann@example.org") == [b"550 5.1.1", b"250 2.1.5"]
+    await caller.close()
+    await service.stop()
 
 
 @pytest.fixture

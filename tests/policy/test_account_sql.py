@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from pillarbox.config import parse
 from pillarbox.mail.catalogue import auth
 from pillarbox.policy.accounts import Accounts, AuthSettings, Peer, SqlSettings
 from pillarbox.policy.asked_names import AskedNames
 from pillarbox.policy.domains import DomainSettings
 from pillarbox.policy.passwords import hash_password, scram_keys
+from pillarbox.service import Service
 from pillarbox.smtp.events import Login, SecretWanted
 from pillarbox.smtp.scram import format_keys
 
@@ -115,6 +117,31 @@ async def mailboxes(database, open_office):
     names = AskedNames("sql", asked.mailbox)
     yield await open_office(domains={"example.org": domain}, asked={"sql": names}, vrfy="open")
     await asked.close()
+
+
+async def test_a_server_by_its_configuration(mailboxes, database, dial, tmp_path):
+    text = f"""
+hostname = "mx.example.org"
+data = "{tmp_path}"
+[[listen]]
+address = "127.0.0.1:0"
+[sql_accounts]
+url = "{database.url}"
+query = ""
+mailbox_query = "SELECT forward FROM box WHERE address = $1"
+[domain."example.org"]
+deliver = "hold"
+users_from = ["sql"]
+"""
+    service = Service(parse(text, "pillarbox.toml"))
+    await service.start()
+    caller = await dial(service.addresses[0][1])
+    await caller.reply()
+    assert b"AUTH" not in await caller.ask(b"EHLO client.example")
+    await caller.ask(b"MAIL FROM:<a@sender.example>")
+    assert await rcpt(caller, b"eve@example.org", b"ann@example.org") == [b"550 5.1.1", b"250 2.1.5"]
+    await caller.close()
+    await service.stop()
 
 
 async def rcpt(caller, *recipients):

@@ -1,10 +1,12 @@
-"""Domains and accounts that commands keep: a running server takes their mail, and an open session sees the change."""
+"""Domains and accounts that commands or files keep: a running server takes their mail, and open sessions see the change."""
 
 import asyncio
+import base64
 
 from click.testing import CliRunner
 
 from pillarbox.cli.commands import cli
+from pillarbox.policy.passwords import hash_password
 
 LIMIT_S = 30
 
@@ -47,3 +49,47 @@ async def test_a_domain_is_served_without_a_restart(serve, dial, tmp_path):
     command(server, "domain", "remove", "example.org")
     for caller in callers[1:]:
         await answered(caller, b"ann@example.org", b"550 5.7.1")
+
+
+async def test_a_file_of_accounts_is_read_again(serve, dial, tmp_path):
+    file = tmp_path / "accounts.toml"
+
+    def write(*names):
+        new = tmp_path / "new"
+        new.write_text("".join(f'[account."{name}"]\npassword = "{hash_password("x")}"\n' for name in names))
+        new.rename(file)
+
+    write("ann@example.org")
+    server = await serve(
+        f"""accounts_file = "{file}"
+[auth]
+require_tls = false
+[[listen]]
+address = "127.0.0.1:0"
+role = "submission"
+login_in_clear = true
+[domain."example.org"]
+deliver = "hold"
+users_from = ["accounts"]
+"""
+    )
+
+    async def log_in(name):
+        caller = await dial(server.port)
+        await caller.reply()
+        await caller.ask(b"EHLO client.example")
+        reply = await caller.ask(b"AUTH PLAIN " + base64.b64encode(b"\0%s\0x" % name))
+        return caller, reply[:3]
+
+    caller, reply = await log_in(b"ann@example.org")
+    assert reply == b"235"
+    await caller.ask(b"MAIL FROM:<ann@example.org>")
+    assert (await caller.ask(b"RCPT TO:<ben@example.org>")).startswith(b"550 5.1.1")
+    write("ben@example.org")
+    await answered(caller, b"ben@example.org", b"250")
+    assert (await log_in(b"ben@example.org"))[1] == b"235"
+    assert (await log_in(b"ann@example.org"))[1] == b"535"
+    file.write_text("[account\n")
+    trouble = await server.logged("directory.trouble")
+    assert trouble["problem"].startswith(f"{file}:1: not TOML")
+    assert (await log_in(b"ben@example.org"))[1] == b"235"

@@ -192,7 +192,7 @@ def _check_ldap(settings: LdapSettings) -> Iterator[Finding]:
             if text := getattr(settings, key):
                 parse_filter(text, LDAP_PLACEHOLDERS)
         except ValueError as error:
-            yield Finding(("ldap", key), str(error))
+            yield objection(("ldap", key), str(error))
 
 
 def _check_asked(config: Config) -> Iterator[Finding]:
@@ -362,7 +362,7 @@ def unused(config: Config) -> Iterable[str]:
     if not config.listen:
         yield "no [[listen]]: the server takes no mail"
     if any(listener.role is Role.MX for listener in config.listen) and not config.domains:
-        yield 'a listener has role = "mx", but there is no [domain."..."]: only relay_networks can send mail'
+        yield 'a listener has role = "mx", but there is no [domain."..."]: unless `pillarbox domain` keeps some, only relay_networks can send mail'
     if config.tls.self_signed and any(
         not is_loopback(split_address(one.address)[0])
         for one in config.listen

@@ -37,7 +37,7 @@ class Source(Protocol):
 
     @property
     def keyed(self) -> frozenset[str]:
-        """The mechanisms for which some account has keys, or may get them."""
+        """The mechanisms for which the accounts have keys, or may get them."""
 
     @property
     def keyless(self) -> float:

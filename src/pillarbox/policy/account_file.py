@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 class FileAccounts:
     """One file. A change that can't be used is told, and what was read before stays in use."""
 
-    makes_keys = True
+    makes_keys = False
+    keyless = 0.0
 
     def __init__(
         self, file: Path, read: Callable[[Path], Mapping[str, AccountSettings]], known: KnownNames
@@ -64,13 +65,8 @@ class FileAccounts:
 
     @property
     def keyed(self) -> frozenset[str]:
-        """The mechanisms for which some account has keys."""
+        """The mechanisms for which all accounts have keys."""
         return self._accounts.keyed
-
-    @property
-    def keyless(self) -> float:
-        """The share of accounts that have none."""
-        return self._accounts.keyless
 
     async def find(self, name: str) -> Account | None:
         return await self._accounts.find(name)

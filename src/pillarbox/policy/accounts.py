@@ -23,7 +23,7 @@ from pillarbox.policy.lists import Networks
 from pillarbox.policy.passwords import Passwords, TooManyWaiting, digest_app_password, keys_of_nobody
 from pillarbox.smtp.events import Login, Proof, SecretWanted
 from pillarbox.smtp.sasl import BY_KEYS, BY_TOKEN, Strength
-from pillarbox.smtp.scram import ITERATIONS, PLUS, ScramKeys, format_keys, parse_keys
+from pillarbox.smtp.scram import HASHES, ITERATIONS, PLUS, ScramKeys, format_keys, parse_keys
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -160,16 +160,16 @@ class ConfigAccounts:
     """The accounts that stand in the configuration."""
 
     title = "configuration"
-    makes_keys = True
+    makes_keys = False
+    keyless = 0.0  # as nobody makes keys, who has none is told nothing of them
 
     def __init__(self, accounts: dict[str, AccountSettings]) -> None:
         """Take the accounts by name. Raises ValueError for keys that can't be read."""
         self._accounts = {name.lower(): _configured(name, account) for name, account in accounts.items()}
         found = self._accounts.values()
-        self.keyed = frozenset(mechanism for account in found for mechanism in account.keys)
+        self.keyed = frozenset(name for name in HASHES if all(name in account.keys for account in found))
         if any(account.cram_md5 for account in found):
             self.keyed |= {"CRAM-MD5"}
-        self.keyless = sum(not account.keys for account in found) / max(len(self._accounts), 1)
 
     def __len__(self) -> int:
         """How many there are."""
@@ -266,7 +266,7 @@ class Accounts:
 
     def _would_be_keyless(self, name: str) -> bool:
         """Whether a user who does not exist has no keys: as many of them as of those who do, and always the same."""
-        share = max((source.keyless for source in self._sources), default=0.0)
+        share = max((source.keyless for source in self._sources if source.makes_keys), default=0.0)
         return int.from_bytes(self._mark("share", name)[:2]) < share * _SHARES
 
     def _mark(self, purpose: str, name: str) -> bytes:

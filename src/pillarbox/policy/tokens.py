@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _KEEP_S = 3600.0  # keys are fetched anew after so long
 _AGAIN_S = 30.0  # and no more often than this, whatever keys tokens name
+_DOWN_S = 2.0  # nor so often while there are none, so that logins do not wait for it one after the other
 _LIMIT_S = 5.0
 _MAX_OCTETS = 262_144
 _LEEWAY_S = 60
@@ -45,7 +46,7 @@ class OidcTokens:
         self._settings = settings
         self._keys: KeySet | None = None
         self._fetched = 0.0
-        self._tried = -_AGAIN_S
+        self._tried = self._failed = -_AGAIN_S
         self._fetching = asyncio.Lock()
         self._claims = jwt.JWTClaimsRegistry(
             leeway=_LEEWAY_S,
@@ -80,6 +81,8 @@ class OidcTokens:
             now = time.monotonic()
             if now - self._tried < _AGAIN_S and self._keys is not None:
                 return
+            if now - self._failed < _DOWN_S and self._keys is None:
+                raise SourceDown(f"the keys of {self._settings.issuer} could not be fetched a moment ago")
             self._tried = now
             try:
                 async with asyncio.timeout(_LIMIT_S), httpx2.AsyncClient(timeout=_LIMIT_S) as client:
@@ -89,6 +92,7 @@ class OidcTokens:
                     self._keys = KeySet.import_key_set(await self._get(client, url))
                     self._fetched = now
             except (httpx2.HTTPError, JoseError, ValueError, KeyError, TypeError, TimeoutError) as error:
+                self._failed = time.monotonic()
                 if self._keys is None:
                     raise SourceDown(
                         f"the keys of {self._settings.issuer} can't be fetched: {error!r}"

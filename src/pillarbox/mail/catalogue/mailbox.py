@@ -232,7 +232,8 @@ DIRECTORY_DOWN = Cause(
     "RFC 5321 4.2.2",
     "The directory that knows the mailboxes is down.",
     explanation=(
-        "The server cannot tell whether the mailbox exists, so it neither takes nor refuses the mail for good."
+        "The mailboxes of this domain are listed in a file, a database or a directory service that cannot be asked "
+        "now. So the server can't tell whether the mailbox exists, and neither takes nor refuses the mail for good."
     ),
     who=Who.OPERATOR,
     advice="Wait; the operator has to make the directory readable again.",
@@ -246,8 +247,8 @@ MAP_BROKEN = Cause(
     "A list of aliases is broken, try again later",
     (Stage.RCPT, Stage.VRFY, Stage.EXPN),
     "RFC 5321 4.2.2",
-    "The file with the aliases cannot be read, or is not well formed.",
-    explanation="While it is broken the server cannot know where the mail goes. The log says which line is wrong.",
+    "The file with the aliases cannot be read, or what an alias stands for is not well formed.",
+    explanation="While it is broken the server cannot know where the mail goes. The log says what is wrong, and where.",
     who=Who.OPERATOR,
     advice="Wait; the operator has to correct the file.",
     setting="domain.aliases_file",
