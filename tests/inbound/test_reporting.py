@@ -217,12 +217,26 @@ async def test_a_tls_report_goes_by_mail_and_https(report, world, store):
     assert kept.note == "https://peer.test/report, tls@peer.test (ID1)"
 
 
-async def test_a_refused_report_is_only_logged(report, world, store, noted):
+async def test_a_refused_report_is_logged_and_tried_again(report, world, store, noted):
     world.refusal = "503 later"
-    await report(txt(d_smtp__d_tls__peer="v=TLSRPTv1; rua=https://peer.test/report"), FAILED)
+    zone = txt(d_smtp__d_tls__peer="v=TLSRPTv1; rua=https://peer.test/report")
+    await report(zone, FAILED)
     assert await store.ask(lambda reports: reports.listed()) == []
     (facts,) = [facts for name, facts in noted if name == "report.not_sent"]
     assert facts["problem"] == "https://peer.test/report: 503 later"
+    world.refusal = ""
+    await report(zone)
+    assert len(world.posted) == 2
+    assert world.posted[0] == world.posted[1], "it is the same report"
+
+
+async def test_what_was_sent_is_not_sent_again_when_another_report_of_the_day_has_to_wait(report, world):
+    silent = txt(sender__test__d_report__d_dmarc__far="servfail")
+    rows = (row(), row("v=DMARC1; p=none; rua=mailto:a@far.test"))
+    await report(HOME | silent, *rows)
+    assert len(world.mails) == 1
+    await report(HOME | txt(sender__test__d_report__d_dmarc__far="v=DMARC1"))
+    assert [mail[0].recipients[0].address for mail in world.mails] == ["d@sender.test", "a@far.test"]
 
 
 async def test_a_report_that_would_be_too_large_keeps_what_was_seen_most(report, world, monkeypatch):

@@ -384,7 +384,9 @@ def _host(url: str) -> str:
 
 
 def _idle_checks(config: Config) -> Iterator[str]:
-    """Checks of who sent a message that are told what to do, but not to look."""
+    """Checks of who sent a message that are told what to do, but not to look, and reports that nobody sends."""
+    if config.reports != type(config.reports)() and not config.reports.sends:
+        yield "[reports] is of no use without reports.dmarc = true or reports.tls = true"
     for name, settings in (
         ("spf", config.spf),
         ("dkim", config.dkim),

@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import secrets
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import apsw
@@ -23,7 +24,7 @@ from pillarbox.mailauth.aggregate import DmarcRow
 from pillarbox.mailauth.dns import follow
 from pillarbox.mailauth.names import a_labels
 from pillarbox.mailauth.report_mail import Outgoing, build
-from pillarbox.policy.report_store import Kept
+from pillarbox.policy.report_store import Kept, Reports
 from pillarbox.policy.reporting import DAY_S
 from pillarbox.queue.spool import SpoolError
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from pillarbox.mailauth.destinations import Destinations
     from pillarbox.mailauth.dns import Plan
     from pillarbox.mailauth.tls_report import TlsRow
-    from pillarbox.policy.report_store import Period, Reports, ReportStore
+    from pillarbox.policy.report_store import Period, ReportStore
     from pillarbox.policy.reporting import ReportSettings
 
 _LOOK_S = 60.0  # between looks whether something is due
@@ -81,31 +82,27 @@ class Reporter:
         return True
 
     async def _report(self, period: Period) -> None:
-        """Send what is to be sent of one day and domain, unless DNS gives no answer now."""
-        sent: list[Kept] = []
+        """Send what is to be sent of one day and domain. What can't be sent now is due again in a while."""
+        done = True
         if period.domain not in self._except:
             make = self._dmarc_reports if period.kind == "dmarc" else self._tls_reports
             for report, plan, total, failed in make(period):
+                if await self._store.ask(_knows(report, self._organization)):
+                    continue
                 async with asyncio.timeout(_LIMIT_S):
                     found = await follow(plan, self._outside.lookup)
                 for problem in found.problems:
                     observe.REPORT_NOT_SENT.note(kind=period.kind, domain=period.domain, problem=problem)
-                if found.failed:
-                    return
-                if not found.to or await self._store.ask(
-                    _is_known(period, self._organization, report.report_id)
-                ):
+                if not found.to:
+                    done = done and not found.failed
                     continue
                 to = await self._send(report, found.to)
                 if to:
-                    sent.append(self._kept(report, to, total, failed))
-
-        def settle(reports: Reports) -> None:
-            for one in sent:
-                reports.keep(one)
-            reports.finish(period)
-
-        await self._store.ask(settle)
+                    kept = self._kept(report, to, total, failed)
+                    await self._store.ask(partial(Reports.keep, report=kept))
+                done = done and bool(to)
+        if done:
+            await self._store.ask(partial(Reports.finish, period=period))
 
     def _dmarc_reports(self, period: Period) -> Iterator[tuple[Outgoing, Plan[Destinations], int, int]]:
         """One report for each policy that was seen on that day (RFC 9990 3.3)."""
@@ -216,8 +213,9 @@ class Reporter:
         )
 
 
-def _is_known(period: Period, organization: str, report_id: str) -> Callable[[Reports], bool]:
-    return lambda reports: reports.knows("out", period.kind, organization, period.domain, report_id)
+def _knows(report: Outgoing, organization: str) -> Callable[[Reports], bool]:
+    """Whether a report was sent already."""
+    return lambda reports: reports.knows("out", report.kind, organization, report.domain, report.report_id)
 
 
 def _is_mailbox(address: str) -> bool:
