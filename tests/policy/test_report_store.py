@@ -1,6 +1,7 @@
 """What reports are made of: counts that workers share, days that are reported once, reports that came twice."""
 
 import asyncio
+import os
 
 import pytest
 
@@ -134,3 +135,11 @@ async def test_a_damaged_file_is_put_aside(open_store, tmp_path):
     (tmp_path / FILE).write_bytes(b"this is no database" * 1000)
     assert await open_store().ask(lambda reports: reports.listed()) == []
     assert (tmp_path / f"{FILE}.damaged").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to others")
+def test_a_command_of_root_makes_the_file_for_the_user_of_the_service(tmp_path):
+    os.chown(tmp_path, 12345, 12346)
+    open_reports(tmp_path, now=NOON)
+    about = (tmp_path / FILE).stat()
+    assert (about.st_uid, about.st_gid, about.st_mode & 0o777) == (12345, 12346, 0o600)

@@ -140,7 +140,7 @@ def _opened(data: Path | None, config: Path | None) -> Iterator[Reports]:
         fail(f"{folder}: there is no such data folder", Exit.NO_INPUT)
     try:
         yield open_reports(folder, now=time.time())
-    except apsw.Error as error:
+    except (apsw.Error, OSError) as error:
         fail(f"the store of reports cannot be used now: {error}", Exit.TEMPORARY)
 
 

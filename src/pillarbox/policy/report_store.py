@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
@@ -252,7 +253,13 @@ def _forgive(written: asyncio.Future[None]) -> None:
 
 def open_reports(folder: Path, *, now: float) -> Reports:
     """The file for a command. Raises apsw.Error or OSError."""
-    return Reports(open_shared(Path(folder) / FILE, _TABLES), now)
+    file = Path(folder) / FILE
+    if not file.exists():  # whoever runs the command, it belongs to the user that the service runs as
+        owner = file.parent.stat()
+        made = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        os.fchown(made, owner.st_uid, owner.st_gid)
+        os.close(made)
+    return Reports(open_shared(file, _TABLES), now)
 
 
 def received(report: Report, *, at: float, note: str) -> Kept:
