@@ -6,8 +6,10 @@ Everything lies in folders that every user of this machine may enter, because th
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import email
 import email.policy
+import fcntl
 import json
 import os
 import pwd
@@ -16,6 +18,7 @@ import shutil
 import signal
 import smtplib
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -491,3 +494,23 @@ def postfix(
         return Postfix(folder, program, {domain: port for domain, (port, _) in listeners.items()})
 
     return start
+
+
+_CLONE_NEWNET = 0x40000000
+_SIOCSIFFLAGS = 0x8914
+_IFF_UP = 1
+
+
+@pytest.fixture(scope="module")
+def own_network() -> Iterator[None]:
+    """A network of our own for this thread and the programs that it starts: loopback alone, and each port free."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with Path("/proc/thread-self/ns/net").open() as before:
+        if libc.unshare(_CLONE_NEWNET):
+            pytest.skip(f"no network namespace can be made: {os.strerror(ctypes.get_errno())}")
+        try:
+            with socket.socket() as sock:
+                fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", _IFF_UP))
+            yield
+        finally:
+            assert libc.setns(before.fileno(), _CLONE_NEWNET) == 0

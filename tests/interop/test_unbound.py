@@ -4,13 +4,8 @@ What is looked at is who got the mail, or why nobody did.
 """
 
 import contextlib
-import ctypes
-import fcntl
-import os
 import shutil
 import socket
-import struct
-from pathlib import Path
 
 import pytest
 
@@ -131,26 +126,6 @@ worse MX 30 a3
 """
 EQUAL = [f"equal{number}.test" for number in range(20)]
 LONG = {"short.test": 7, "long.test": 60}  # so many dead hosts come before the one that works
-
-
-_CLONE_NEWNET = 0x40000000
-_SIOCSIFFLAGS = 0x8914
-_IFF_UP = 1
-
-
-@pytest.fixture(scope="module")
-def own_network():
-    """A network of our own for this thread and the programs that it starts: loopback alone, and each port free."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    with Path("/proc/thread-self/ns/net").open() as before:
-        if libc.unshare(_CLONE_NEWNET):
-            pytest.skip(f"no network namespace can be made: {os.strerror(ctypes.get_errno())}")
-        try:
-            with socket.socket() as sock:
-                fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", _IFF_UP))
-            yield
-        finally:
-            assert libc.setns(before.fileno(), _CLONE_NEWNET) == 0
 
 
 def zone():

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
-from pillarbox.mail.catalogue import CAUSES
+from pillarbox.mail.catalogue import CAUSES, is_outward
 from pillarbox.mail.reply import Stage
 
 
@@ -92,7 +92,7 @@ def help_lines(
     replies = [
         f"{cause.code} {cause.status}".strip() + f" - {cause.meaning}"
         for cause in sorted(CAUSES.values(), key=lambda cause: cause.code)
-        if not cause.id.startswith("delivery.") and not set(verb.stages).isdisjoint(cause.stages)
+        if not is_outward(cause) and not set(verb.stages).isdisjoint(cause.stages)
     ]
     parameters = (syntax for extension, syntax in verb.parameters if extension in offered)
     return (

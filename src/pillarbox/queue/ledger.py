@@ -327,5 +327,5 @@ def _happening(
                 "stage": found.stage.value,
                 "origin": found.origin.value,
                 "host": found.host,
-            }
+            } | ({"tls": found.tls} if found.tls else {})
     return Happening(message, at, kind, number, facts)

@@ -55,9 +55,22 @@ class _Envelope(msgspec.Struct, array_like=True):
     terms: _Terms | None = None
 
 
+class _Result(msgspec.Struct, array_like=True):
+    """A result as it is kept; as above."""
+
+    code: int
+    status: str
+    lines: list[bytes]
+    cause: str
+    stage: str
+    origin: str
+    host: bytes
+    tls: str = ""
+
+
 _envelope = msgspec.msgpack.Decoder(_Envelope)
 _trace = msgspec.msgpack.Decoder(list[bytes])
-_result = msgspec.msgpack.Decoder(tuple[int, str, list[bytes], str, str, str, bytes])
+_result = msgspec.msgpack.Decoder(_Result)
 _detail = msgspec.msgpack.Decoder(dict[str, object])
 
 
@@ -160,25 +173,24 @@ def pack_result(result: Result) -> bytes:
     reply = result.reply
     cause = reply.cause.id if reply.cause is not None else ""
     lines = [_octets(line) for line in reply.lines]
-    return _pack(
-        (
-            reply.code,
-            reply.status,
-            lines,
-            cause,
-            result.stage.value,
-            result.origin.value,
-            _octets(result.host),
-        )
+    kept = (
+        reply.code,
+        reply.status,
+        lines,
+        cause,
+        result.stage.value,
+        result.origin.value,
+        _octets(result.host),
     )
+    return _pack((*kept, result.tls) if result.tls else kept)
 
 
 def unpack_result(blob: bytes) -> Result:
     """Read what `pack_result` wrote; a cause that no longer exists is left out. Raises DamagedError."""
     try:
-        code, status, lines, cause, stage, origin, host = _result.decode(blob)
-        reply = Reply(code, status, tuple(map(_text, lines)), CAUSES.get(cause))
-        return Result(reply, Stage(stage), Origin(origin), _text(host))
+        kept = _result.decode(blob)
+        reply = Reply(kept.code, kept.status, tuple(map(_text, kept.lines)), CAUSES.get(kept.cause))
+        return Result(reply, Stage(kept.stage), Origin(kept.origin), _text(kept.host), tls=kept.tls)
     except (msgspec.MsgspecError, ValueError, TypeError) as error:
         msg = f"result not readable: {error}"
         raise DamagedError(msg) from error

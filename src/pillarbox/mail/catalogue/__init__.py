@@ -26,6 +26,11 @@ CAUSES: dict[str, Cause] = {
 }
 
 
+def is_outward(cause: Cause) -> bool:
+    """Whether only the sending side notes it, about other hosts: no client ever hears it."""
+    return cause.id.startswith(("delivery.", "transport."))
+
+
 def with_code(code: int) -> list[Cause]:
     """All causes that earn `code`, in the order of the catalogue."""
     return [cause for cause in CAUSES.values() if cause.code == code]
