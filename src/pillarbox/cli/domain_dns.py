@@ -81,6 +81,7 @@ def dns(  # noqa: PLR0913 - one argument for each option
         keys=stored(folder, name),
         reports_to=reports_to,
         dmarc_policy=dmarc,
+        sts_policy=_policy(settings, name),
         tlsa=_tlsa(settings),
         senders=senders,
     )
@@ -95,6 +96,15 @@ def dns(  # noqa: PLR0913 - one argument for each option
         )
         return
     _show(facts, found)
+
+
+def _policy(settings: Config | None, domain: str) -> str:
+    """The MTA-STS policy that the server publishes for a domain; "" for none."""
+    from pillarbox.inbound.sts_host import published
+
+    return (
+        dict(published(settings.domains, settings.hostname)).get(domain, "") if settings is not None else ""
+    )
 
 
 def _show(facts: Facts, found: Sequence[Record | Hint]) -> None:

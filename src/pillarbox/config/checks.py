@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING
 
 from pillarbox.config.source import Path, parse_key
 from pillarbox.config.strict import Finding, objection
+from pillarbox.inbound.sts_host import policy_of
 from pillarbox.mail.address import AddressError, parse_address, parse_domain
 from pillarbox.mail.verp import DELIMITER
 from pillarbox.mailauth.keys import MIN_RSA_BITS
+from pillarbox.mailauth.mta_sts import PolicyError, parse_policy
 from pillarbox.mailauth.names import a_labels
 from pillarbox.policy.accounts import LDAP_PLACEHOLDERS
 from pillarbox.policy.directory import Directory
@@ -45,6 +47,7 @@ def check(config: Config) -> list[Finding]:
         *_check_names(config),
         *_check_policy(config),
         *_check_origin(config),
+        *_check_policies(config),
         *_check_reports(config),
         *_check_verp(config),
         *_check_checks(config),
@@ -331,6 +334,20 @@ def _check_checks(config: Config) -> Iterator[Finding]:
             )
 
 
+def _check_policies(config: Config) -> Iterator[Finding]:
+    """The MTA-STS policies of our domains must be such that others can read them."""
+    for name, domain in config.domains.items():
+        policy = policy_of(domain.mta_sts, config.hostname)
+        if policy is None:
+            continue
+        try:
+            parse_policy(str(policy).encode())
+        except (PolicyError, UnicodeEncodeError) as error:
+            yield Finding(
+                ("domain", name, "mta_sts", "mx"), str(error), 'write "mx1.example.org" or "*.example.org"'
+            )
+
+
 def _check_origin(config: Config) -> Iterator[Finding]:
     """What the checks of who sent a message are told must be of use to them."""
     if config.dkim.min_bits < MIN_RSA_BITS:
@@ -373,6 +390,13 @@ def unused(config: Config) -> Iterable[str]:
     ldap = config.ldap
     if ldap.url.startswith("ldap://") and not ldap.start_tls and not is_loopback(_host(ldap.url)):
         yield "ldap.start_tls = false lets everybody on the way read passwords"
+    published = any(domain.mta_sts.mode != "off" for domain in config.domains.values())
+    if published != any(listener.role is Role.POLICY for listener in config.listen):
+        yield (
+            'a domain has an mta_sts policy, but no listener has role = "policy" to serve it'
+            if published
+            else 'a listener has role = "policy", but no domain has an mta_sts policy'
+        )
     for listener in config.listen:
         if listener.login_in_clear and not is_loopback(split_address(listener.address)[0]):
             yield f"{listener.address}: login_in_clear lets everybody on the way read passwords"
