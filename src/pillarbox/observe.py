@@ -355,6 +355,12 @@ CERTIFICATE_REFUSED = Event(
     "certificate.refused", Level.ERROR, "{file} cannot be used: it {problem}; clients get {kept}"
 )
 CERTIFICATE_EXPIRES = Event("certificate.expires", Level.WARNING, "the certificate in {file} ends {until}")
+ACME_ISSUED = Event("acme.issued", Level.INFO, "{authority} issued a certificate for {names}")
+ACME_FAILED = Event(
+    "acme.failed",
+    Level.ERROR,
+    "no certificate from {authority}: {problem}; clients get {kept}; the next try is in {again_s} s",
+)
 INCIDENT = Event("incident", Level.ERROR, "a bug, incident {incident}: {error}")
 STS_TROUBLE = Event(
     "sts.trouble", Level.INFO, "no newer MTA-STS policy of {domain}: {problem}", labels=("kind",)

@@ -7,47 +7,34 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
 import resource
 import secrets
 import time
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from pillarbox import observe
-from pillarbox.config import ConfigError, load_accounts
+from pillarbox.config.certificates import certificates_of
 from pillarbox.config.checks import check
 from pillarbox.inbound.accept import Door
 from pillarbox.inbound.etrn import Etrn
 from pillarbox.inbound.greeting import SlowGreeting
-from pillarbox.inbound.origin import OriginChecks, find_organization
+from pillarbox.inbound.origin import find_organization
 from pillarbox.inbound.report_office import Outside, ReportOffice
 from pillarbox.inbound.session import Desk, SmtpProtocol
 from pillarbox.inbound.status import StatusBoard
 from pillarbox.mail.address import AddressError, parse_address
-from pillarbox.net.certificates import Certificates, find_certificates
-from pillarbox.net.handshakes import Handshakes, ListenersTls, new_contexts
+from pillarbox.net.handshakes import ListenersTls, new_contexts
 from pillarbox.net.listener import Connections, bind, comes_here, listen
+from pillarbox.net.renewal import Renewal
 from pillarbox.net.resolver import Resolver
-from pillarbox.policy.account import Source
-from pillarbox.policy.account_file import FileAccounts
-from pillarbox.policy.account_store import FILE, StoredAccounts
-from pillarbox.policy.accounts import Accounts, AccountSettings, ConfigAccounts, Tokens
-from pillarbox.policy.asked_names import AskedNames
-from pillarbox.policy.checks import Tools, line_up
-from pillarbox.policy.directory import Directory
-from pillarbox.policy.domain_store import StoredNames
-from pillarbox.policy.forwarding import Forwarding, load_keys
-from pillarbox.policy.hooks import Hooks
-from pillarbox.policy.known_names import KnownNames
+from pillarbox.policies import Policy, get_tools
+from pillarbox.policy.checks import Tools
 from pillarbox.policy.memory import Memory
-from pillarbox.policy.origin import OriginPolicy
 from pillarbox.policy.quota import mailbox_of
-from pillarbox.policy.rules import Role, Rules
-from pillarbox.policy.signing import SigningKeys, keys_folder
+from pillarbox.policy.rules import Role
 from pillarbox.policy.terms import TermRules
 from pillarbox.policy.verify import VerifyPolicy
 from pillarbox.queue.ledger import Ledger
@@ -68,14 +55,13 @@ from pillarbox.smtp.profile import Profile
 if TYPE_CHECKING:
     import socket
     import ssl
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from pillarbox.config import Config, ListenSettings
     from pillarbox.mail.envelope import Envelope, Recipient
     from pillarbox.mail.reply import Result
     from pillarbox.mail.route import Route
     from pillarbox.mailauth.dns import Answer, Query
-    from pillarbox.policy.next_hop import Probe
     from pillarbox.policy.users import Mailbox
     from pillarbox.queue.attempt import Courier
     from pillarbox.queue.spool import Draft, Entry, Queued
@@ -93,6 +79,7 @@ _FIXED = (
     "event_loop",
     "listen",
     "connections",
+    "acme",
     "queue",
     "suppression",
     "reports",
@@ -139,187 +126,6 @@ def _sockets(config: Config) -> list[tuple[str, bool]]:
     return [(listener.address, listener.tls == "implicit") for listener in config.listen]
 
 
-def get_tools(config: Config, resolver: Resolver, memory: Memory, probe: Probe | None = None) -> Tools:
-    """What the checks of a configuration work with; nothing is opened before a check asks."""
-    tools = Tools(
-        config.hostname, Path(config.data), resolver.lookup, memory, probe=probe, recall=resolver.recall
-    )
-    scanner = config.scanner
-    if not scanner.clamd and not scanner.rspamd:
-        return tools
-    from pillarbox.net.scanners import Clamd, Rspamd  # noqa: PLC0415 - it costs start-up time
-
-    return replace(
-        tools,
-        find_virus=Clamd(scanner.clamd, scanner.limit_s).find_virus if scanner.clamd else None,
-        give_score=Rspamd(scanner.rspamd, scanner.limit_s).score if scanner.rspamd else None,
-    )
-
-
-class Policy:
-    """What a reload replaces as a whole: directory, accounts, rules and hooks.
-
-    Sessions keep the one that they began with. The threads of one that is replaced end when its last session does.
-    """
-
-    def __init__(
-        self,
-        config: Config,
-        tools: Tools,
-        plugins: Sequence[object] = (),
-        reports: ReportOffice | None = None,
-    ) -> None:
-        """`reports` counts what is told of. Raises ValueError or ImportError for what can't work."""
-        known = KnownNames({"configuration": config.accounts})
-        self._kept = _Kept(config, known)
-        self.directory = Directory(config.directory, known=known, asked=self._kept.asked)
-        if config.srs.rewrite:
-            self.directory.forwarding = Forwarding(load_keys(Path(config.data)), self.directory.serves)
-        self.directory.read_files()
-        self._stored = StoredNames(Path(config.data) / FILE, self.directory)
-        self._stored.take(self._stored.read())
-        self.accounts = _accounts(config, self._kept)
-        self.rules = Rules(config.policy, self.directory)
-        plugins = [*map(_import_hooks, config.hooks), *plugins]
-        self.hooks = Hooks(
-            list(line_up(config.checks, self.directory, tools, plugins)),
-            hostname=config.hostname,
-            limit_s=config.hook.limit_s,
-            on_error=config.hook.on_error,
-        )
-        self.origin = _origin_checks(config, tools, reports)
-        keys = SigningKeys(keys_folder(Path(config.data))) if config.dkim.sign else None
-        self.keys = keys or None  # without a key signing costs nothing
-        self.handshakes = Handshakes(config.tls.max_handshakes)
-
-    async def close(self) -> None:
-        """Let threads and connections go."""
-        await self.accounts.close()
-        await self._kept.close()
-
-    async def keep_fresh(self) -> None:
-        """Have what is kept in memory read again if it was changed."""
-        if self._stored.changed():
-            self._stored.take(await asyncio.to_thread(self._stored.read))
-        if self._kept.file is not None and self._kept.file.changed():
-            await asyncio.to_thread(self._kept.file.refresh)
-
-
-def try_policy(config: Config) -> None:
-    """Build what a worker would. Raises ValueError or ImportError for what can't work."""
-    Policy(config, get_tools(config, Resolver(config.dns), Memory(Path(config.data))))
-    _certificates(config).load_all()
-
-
-def _certificates(config: Config) -> Certificates:
-    return find_certificates(config.tls, config.certificates, Path(config.data), config.hostname)
-
-
-class _Kept:
-    """The directories that know of accounts and of mailboxes, beside the configuration and `accounts.db`."""
-
-    def __init__(self, config: Config, known: KnownNames) -> None:
-        """Raises ValueError or ImportError."""
-        self.file: FileAccounts | None = None
-        self.sources: list[Source] = []
-        self._elsewhere: list[Source] = []
-        self.asked: dict[str, AskedNames] = {}
-        if config.accounts_file:
-            self.file = _file_accounts(Path(config.accounts_file), known)
-            self.sources.append(self.file)
-        if config.sql_accounts.url:
-            sql = _extra("postgres", "policy.account_sql").SqlAccounts(config.sql_accounts)
-            if config.sql_accounts.query:
-                self.sources.append(sql)
-            if config.sql_accounts.mailbox_query:
-                self.asked["sql"] = AskedNames("sql", sql.mailbox)
-            self._elsewhere.append(sql)
-        if config.ldap.url:
-            from pillarbox.net.ldap import LdapDirectory  # noqa: PLC0415 - few servers need it
-            from pillarbox.policy.account_ldap import LdapAccounts  # noqa: PLC0415
-
-            ldap = LdapAccounts(config.ldap, LdapDirectory(config.ldap))
-            if config.ldap.account_filter:
-                self.sources.append(ldap)
-            if config.ldap.mailbox_filter:
-                self.asked["ldap"] = AskedNames("ldap", ldap.mailbox)
-            self._elsewhere.append(ldap)
-
-    async def close(self) -> None:
-        """Let connections to other hosts go."""
-        for source in self._elsewhere:
-            await source.close()
-
-
-def _file_accounts(file: Path, known: KnownNames) -> FileAccounts:
-    """Raises ValueError."""
-    try:
-        return FileAccounts(file, read_accounts, known)
-    except OSError as error:
-        raise ValueError(f"accounts_file: {file} cannot be read: {error.strerror}") from error
-
-
-def read_accounts(file: Path) -> Mapping[str, AccountSettings]:
-    """The accounts of a file. Raises OSError or ValueError."""
-    try:
-        return load_accounts(file)
-    except ConfigError as error:
-        raise ValueError(str(error)) from error
-
-
-def _accounts(config: Config, kept: _Kept) -> Accounts:
-    """All directories of accounts. The key is something secret that all workers know and that stays the same."""
-    sources: list[Source] = [ConfigAccounts(config.accounts)] if config.accounts else []
-    key = "".join(account.password for account in config.accounts.values()).encode()
-    file = Path(config.data) / FILE
-    if file.exists() or any(listener.role is Role.SUBMISSION for listener in config.listen):
-        stored = StoredAccounts(file, config.auth.mechanisms)
-        sources.append(stored)
-        if file.exists() or kept.sources:  # all workers need the same, whose accounts they may be
-            key += stored.key()
-    sources += kept.sources
-    return Accounts(sources, config.auth, tokens=_tokens(config), key=key or secrets.token_bytes(32))
-
-
-def _tokens(config: Config) -> Tokens | None:
-    """What checks tokens, if there is a provider. Raises ImportError without the library for it."""
-    return _extra("oidc", "policy.tokens").OidcTokens(config.oidc) if config.oidc.issuer else None
-
-
-def _extra(extra: str, module: str) -> Any:
-    """A module of ours that needs more software. Raises ImportError, which names what to install."""
-    try:
-        return importlib.import_module(f"pillarbox.{module}")
-    except ImportError as error:
-        raise ImportError(
-            f"more software is needed: pip install 'pillarbox[{extra}]' ({error.name})"
-        ) from error
-
-
-def _origin_checks(config: Config, tools: Tools, reports: ReportOffice | None) -> OriginChecks | None:
-    """The checks of who really sent a message; None if none is on, so that they cost nothing."""
-    policy = OriginPolicy(config.spf, config.dkim, config.dmarc, config.arc, iprev=config.reverse_dns.check)
-    if not policy.wants_anything:
-        return None
-    organization = find_organization(config.dmarc.organization)
-    return OriginChecks(
-        policy,
-        tools.lookup,
-        recall=tools.recall,
-        hostname=config.hostname,
-        organization=organization,
-        count=reports.counting(suffixes=organization is not None) if reports is not None else None,
-    )
-
-
-def _import_hooks(name: str) -> object:
-    """A module with hooks. Raises ImportError whatever it is that keeps it from being imported."""
-    try:
-        return importlib.import_module(name)
-    except (Exception, SystemExit) as error:
-        raise ImportError(f"hooks: {name} cannot be imported: {type(error).__name__}: {error}") from error
-
-
 class Service:
     """One worker: all its parts, from the listening sockets to the couriers."""
 
@@ -334,7 +140,7 @@ class Service:
         self.config = config
         self._plugins = plugins
         contexts = contexts or new_contexts(config.tls_manners)
-        self._tls = ListenersTls(_certificates(config), config.tls_manners, contexts)
+        self._tls = ListenersTls(certificates_of(config), config.tls_manners, contexts)
         self._hosts = Hosts()
         self._suspended: set[str] = set()  # keywords of extensions, for all sessions
         self._servers: list[asyncio.Server] = []
@@ -347,9 +153,12 @@ class Service:
         self.console_address: tuple[str, int] | None = None
 
     async def start(
-        self, sockets: Sequence[socket.socket] = (), console: socket.socket | None = None
+        self,
+        sockets: Sequence[socket.socket] = (),
+        console: socket.socket | None = None,
+        answers: socket.socket | None = None,
     ) -> None:
-        """Open the store, begin to deliver and listen; on `sockets` and `console`, or on ones bound here.
+        """Open the store, begin to deliver and listen; on `sockets`, `console` and `answers`, or on ones bound here.
 
         Raises OSError, apsw.Error, StoreError, ValueError or ImportError; then nothing stays open.
         """
@@ -359,6 +168,8 @@ class Service:
             watches = (self.connections.watch(), self._keep_fresh(), self._tls.watch())
             for work in (*watches, self.manager.run(), self._reports.run(self._outside())):
                 self._open.push_async_callback(_cancel, asyncio.create_task(work))
+            if self.config.acme.directory:
+                await self._open_acme(answers or bind(self.config.acme.listens_on, shared=False))
             if self.config.console.address:
                 self._open_console(console or bind(self.config.console.address, shared=False))
         except BaseException:
@@ -523,6 +334,15 @@ class Service:
         host = StsHost(find)
         return lambda: StsProtocol(host)
 
+    async def _open_acme(self, bound: socket.socket) -> None:
+        """Answer the authority, and renew what it issued."""
+        from pillarbox.net.challenges import answer  # noqa: PLC0415 - it costs start-up time
+
+        renewal = Renewal(self.config.acme, self.config.hostname, Path(self.config.data))
+        server = await answer(bound, self.config.acme.challenge, renewal.answers)
+        self._open.callback(server.close)
+        self._open.push_async_callback(_cancel, asyncio.create_task(renewal.run()))
+
     def _open_console(self, bound: socket.socket) -> None:
         from pillarbox.console.api import Console, create_app  # noqa: PLC0415 - it costs start-up time
 
@@ -647,7 +467,7 @@ class Service:
         config, waiting = take_over(self.config, config)
         resolver = self._resolver if self.config.dns == config.dns else Resolver(config.dns)
         policy = Policy(config, self._get_tools(config, resolver), self._plugins, self._reports)
-        certificates = _certificates(config)
+        certificates = certificates_of(config)
         certificates.load_all()
         self._resolver = resolver
         if any(getattr(self.config, name) != getattr(config, name) for name in _OF_COURIERS):

@@ -26,9 +26,10 @@ from pillarbox.config import ConfigError
 from pillarbox.net import systemd
 from pillarbox.net.handshakes import new_contexts
 from pillarbox.net.listener import bind, claim
+from pillarbox.policies import try_policy
 from pillarbox.queue.schema import StoreError
 from pillarbox.queue.spool import SpoolError
-from pillarbox.service import Service, take_over, try_policy
+from pillarbox.service import Service, take_over
 
 if TYPE_CHECKING:
     import socket
@@ -66,6 +67,7 @@ class _Job:
     sockets: list[socket.socket] = field(default_factory=list)
     tls: list[ssl.SSLContext | None] = field(default_factory=list)  # of the listeners; all workers share them
     console: socket.socket | None = None
+    answers: socket.socket | None = None  # where an ACME authority asks
     number: int | None = None  # None if it is the only one
 
 
@@ -98,7 +100,7 @@ def _bind(job: _Job) -> list[_Job]:
     config, passed = job.config, systemd.passed_sockets()
     several = config.workers > 1
     addresses = [listener.address for listener in config.listen]
-    given = claim(passed, [*addresses, config.console.address])
+    given = claim(passed, [*addresses, config.console.address, config.acme.listens_on])
 
     contexts = new_contexts(config.tls_manners)
 
@@ -113,6 +115,7 @@ def _bind(job: _Job) -> list[_Job]:
             [listening(address) for address in addresses],
             contexts,
             listening(config.console.address) if config.console.address else None,
+            listening(config.acme.listens_on) if config.acme.listens_on else None,
             number,
         )
         for number in range(config.workers)
@@ -156,7 +159,7 @@ async def _serve(job: _Job) -> None:
     if job.reload is not None:
         loop.add_signal_handler(signal.SIGHUP, _reload, service, job)
     with _starting():
-        await service.start(job.sockets, job.console)
+        await service.start(job.sockets, job.console, job.answers)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     _spare_the_collector()
     observe.SERVER_STARTED.note(listeners=", ".join(f"{host}:{port}" for host, port in service.addresses))
@@ -328,7 +331,7 @@ class _Supervisor:
         """Close what others listen on: an address is free only when nobody holds it."""
         for job in self._jobs:
             if job.number != besides:
-                for sock in job.sockets if job.console is None else (*job.sockets, job.console):
+                for sock in filter(None, (*job.sockets, job.console, job.answers)):
                     sock.close()
 
     def _reload(self, reload: Callable[[], Config]) -> None:

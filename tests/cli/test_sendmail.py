@@ -150,6 +150,7 @@ def test_it_starts_without_what_takes_long_to_import() -> None:
         "ssl",
         "pillarbox.config",
         "pillarbox.service",
+        "pillarbox.policies",
     }
     loaded = heavy & set(out.split())
     assert not loaded

@@ -11,6 +11,7 @@ from pillarbox.config import load_accounts
 from pillarbox.mail.address import parse_address
 from pillarbox.mail.catalogue import envelope, mailbox
 from pillarbox.net.resolver import Resolver, ResolverSettings
+from pillarbox.policies import read_accounts
 from pillarbox.policy.account import Account, SourceDown
 from pillarbox.policy.account_file import FileAccounts
 from pillarbox.policy.account_store import FILE, AccountStore
@@ -25,7 +26,6 @@ from pillarbox.policy.names import DirectorySettings
 from pillarbox.policy.passwords import hash_password
 from pillarbox.relay.couriers import Couriers
 from pillarbox.relay.session import SmtpSettings
-from pillarbox.service import read_accounts
 from pillarbox.smtp.events import Login
 from pillarbox.testing import ScriptedPeer
 

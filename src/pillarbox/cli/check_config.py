@@ -98,7 +98,8 @@ def _problems(config: Config, file: str) -> Iterator[Problem]:
 
 
 def _certificates(config: Config) -> Iterator[tuple[str, str, str]]:
-    from pillarbox.net.certificates import find_certificates, moment
+    from pillarbox.config.certificates import certificates_of
+    from pillarbox.net.certificates import moment
     from pillarbox.net.chains import ChainError, read_authorities, read_chain
 
     if config.tls.client_ca:
@@ -106,10 +107,8 @@ def _certificates(config: Config) -> Iterator[tuple[str, str, str]]:
             read_authorities(config.tls.client_ca)
         except ChainError as error:
             yield error.setting, f"{error.file} {error.reason}", ""
-    for source in find_certificates(
-        config.tls, config.certificates, Path(config.data), config.hostname
-    ).sources:
-        if source.setting == "tls.self_signed":
+    for source in certificates_of(config).sources:
+        if source.setting == "tls.self_signed" or not (source.expected or Path(source.chain).exists()):
             continue
         try:
             chain = read_chain(source)
@@ -163,6 +162,8 @@ def _addresses(config: Config) -> Iterator[tuple[str, str, str]]:
     named = [(f"listen[{number}].address", one.address) for number, one in enumerate(config.listen, 1)]
     if config.console.address:
         named.append(("console.address", config.console.address))
+    if config.acme.directory:
+        named.append(("acme.address", config.acme.listens_on))
     for key, address in named:
         host, _port = split_address(address)
         family = socket.AF_INET6 if ":" in host else socket.AF_INET

@@ -53,6 +53,11 @@ _COMMANDS = {
         "Keep domains that the server takes mail for, and tell what to publish for them.",
     ),
     "reports": ("pillarbox.cli.reports", "reports", "Read and show DMARC and TLS reports."),
+    "certificate": (
+        "pillarbox.cli.certificate",
+        "certificate",
+        "Show the certificates of the server, and renew those of an authority.",
+    ),
     "user": ("pillarbox.cli.user", "user", "Keep the accounts that may log in."),
 }
 

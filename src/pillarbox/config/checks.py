@@ -43,6 +43,7 @@ def check(config: Config) -> list[Finding]:
     return [
         *_check_identity(config),
         *_check_listeners(config),
+        *_check_acme(config),
         *_check_accounts(config),
         *_check_names(config),
         *_check_policy(config),
@@ -94,6 +95,27 @@ def _check_identity(config: Config) -> Iterator[Finding]:
         yield Finding(("tls", "client_ca"), "of no use without certificate", "add certificate = ... to [tls]")
 
 
+def _check_acme(config: Config) -> Iterator[Finding]:
+    acme = config.acme
+    if acme == type(acme)():
+        return
+    if not acme.directory.startswith("https://"):
+        yield Finding(("acme", "directory"), "not the address of an authority", 'write "https://..."')
+    elif not acme.terms_agreed:
+        yield Finding(
+            ("acme", "directory"),
+            "of no use before you agree to the authority's terms",
+            "add terms_agreed = true to [acme]",
+        )
+    if not acme.keys:
+        yield Finding(("acme", "keys"), "name at least one kind", 'write keys = ["ecdsa"]')
+    for number, name in enumerate(acme.names):
+        try:
+            parse_domain(name)
+        except AddressError as error:
+            yield Finding(("acme", "names", number), f"not a host name: {error}")
+
+
 def _check_listeners(config: Config) -> Iterator[Finding]:
     seen: dict[tuple[str, int], int] = {}
     addresses: list[tuple[Path, str]] = [
@@ -101,6 +123,8 @@ def _check_listeners(config: Config) -> Iterator[Finding]:
     ]
     if config.console.address:
         addresses.append((("console", "address"), config.console.address))
+    if config.acme.directory:
+        addresses.append((("acme", "address"), config.acme.listens_on))
     for number, (path, text) in enumerate(addresses):
         try:
             address = split_address(text)

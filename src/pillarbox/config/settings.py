@@ -15,6 +15,7 @@ from pillarbox.inbound.greeting import GreetSettings
 from pillarbox.inbound.status import HelpSettings
 from pillarbox.mail.units import Seconds, Settings
 from pillarbox.net.listener import ConnectionLimits
+from pillarbox.net.renewal import AcmeSettings
 from pillarbox.net.resolver import ResolverSettings
 from pillarbox.net.tls import CertificateSettings, TlsManner, TlsSettings, TlsVersion
 from pillarbox.observe import LogSettings
@@ -115,6 +116,7 @@ class Config(Settings, frozen=True):
     listen: tuple[ListenSettings, ...] = ()
     tls: TlsSettings = TlsSettings()
     certificates: tuple[CertificateSettings, ...] = msgspec.field(default=(), name="certificate")
+    acme: AcmeSettings = AcmeSettings()
     auth: AuthSettings = AuthSettings()
     oidc: OidcSettings = OidcSettings()
     sql_accounts: SqlSettings = SqlSettings()
@@ -161,7 +163,7 @@ class Config(Settings, frozen=True):
     @property
     def has_certificate(self) -> bool:
         """Whether listeners have something to show, so that they can offer TLS."""
-        return bool(self.tls.certificate or self.certificates or self.tls.self_signed)
+        return bool(self.tls.certificate or self.certificates or self.acme.directory or self.tls.self_signed)
 
     @property
     def tls_manners(self) -> list[TlsManner | None]:

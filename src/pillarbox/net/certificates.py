@@ -16,13 +16,12 @@ from pillarbox.net.chains import Chain, ChainError, Source, give, read_authoriti
 from pillarbox.net.tls import new_context
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from pillarbox.net.tls import CertificateSettings, ListenerContext, TlsSettings
 
-LOOK_S = (
-    5.0  # how often files are looked at; one that changed is read when it has stayed the same for as long
-)
+# How often files are looked at; one that changed is read when it has stayed the same for as long.
+LOOK_S = 2.0
 _WARN_S = 14 * 86_400.0  # before a certificate ends; those who renew do so much earlier
 _WARN_EVERY_S = 86_400.0
 
@@ -30,15 +29,23 @@ Stamp = tuple[tuple[int, int, int], ...] | None
 
 
 def find_certificates(
-    tls: TlsSettings, more: Sequence[CertificateSettings], data: Path, hostname: str
+    tls: TlsSettings,
+    more: Sequence[CertificateSettings],
+    data: Path,
+    hostname: str,
+    issued: Iterable[Path] = (),
 ) -> Certificates:
-    """The certificates that a configuration names, the default one first. None is read yet."""
+    """The certificates that a configuration names, the default one first. None is read yet.
+
+    Those that are `issued` to us by an authority need not be there yet.
+    """
     found = []
     if tls.certificate:
         found.append(Source("tls.certificate", tls.certificate, "tls.key", tls.key))
     for number, one in enumerate(more, 1):
         name = f"certificate[{number}]"
         found.append(Source(f"{name}.chain", one.chain, f"{name}.key" if one.key else "", one.key))
+    found += [Source("acme", str(file), expected=False) for file in issued]
     if not tls.self_signed:
         return Certificates(found, tls.client_ca)
     from pillarbox.net.self_signed import FILE, make_self_signed  # noqa: PLC0415 - few servers make one
@@ -74,7 +81,7 @@ class Certificates:
     @property
     def usable(self) -> bool:
         """Whether there is a certificate to show."""
-        return bool(self._chains)
+        return self._table.find("", asks=False) is not None
 
     @property
     def chains(self) -> list[Chain]:
@@ -131,7 +138,7 @@ class Certificates:
 
     def look(self) -> None:
         """Take the files that have changed; those that can't be used leave everything as it is."""
-        changed = False
+        changed = []
         for one in self.sources:
             stamp = _stamp(one)
             before, self._changing[one] = self._changing[one], stamp
@@ -140,23 +147,27 @@ class Certificates:
             self._seen[one] = stamp
             if stamp is None and not one.expected:
                 continue
-            changed = self._read_again(one) or changed
+            changed += self._read_again(one)
         if changed:
             self._table = _Table(self.chains, self.authorities)
+        for chain in changed:
+            observe.CERTIFICATE_LOADED.note(
+                file=chain.source.chain,
+                names=", ".join(chain.names),
+                key=chain.kind,
+                until=moment(chain.expires),
+            )
         self._warn(time.time())
 
-    def _read_again(self, source: Source) -> bool:
+    def _read_again(self, source: Source) -> list[Chain]:
         try:
             chain = read_chain(source)
         except ChainError as error:
             kept = "the old one" if source in self._chains else "nothing"
             observe.CERTIFICATE_REFUSED.note(file=error.file, problem=error.reason, kept=kept)
-            return False
+            return []
         self._chains[source] = chain
-        observe.CERTIFICATE_LOADED.note(
-            file=source.chain, names=", ".join(chain.names), key=chain.kind, until=moment(chain.expires)
-        )
-        return True
+        return [chain]
 
     def _warn(self, now: float) -> None:
         """Once a day, of what is about to end or has ended."""

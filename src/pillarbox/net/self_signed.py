@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
-import os
-import secrets
 import time
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pillarbox.net.private_files import write_private
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 FILE = "self-signed.pem"  # in the data folder
 _LASTS = timedelta(days=397)  # what clients take longest
@@ -45,18 +48,3 @@ def make_self_signed(folder: Path, hostname: str) -> None:
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
     write_private(file, octets + made.public_bytes(serialization.Encoding.PEM))
-
-
-def write_private(file: Path, octets: bytes) -> None:
-    """Replace a file as a whole by one that only we may read. Raises OSError."""
-    new = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with open(descriptor, "wb") as out:  # noqa: PTH123 - it was opened with its mode
-            out.write(octets)
-            out.flush()
-            os.fsync(descriptor)
-        new.rename(file)
-    except BaseException:
-        new.unlink(missing_ok=True)
-        raise
