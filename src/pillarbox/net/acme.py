@@ -29,6 +29,7 @@ _ORDER_S = 180.0  # for all that one order takes, the authority's look at our an
 _POLL_S = (1.0, 15.0)  # how long to wait before asking again, whatever the authority wishes
 _MAX_OCTETS = 262_144
 _NONCES = 6  # tries, if the authority does not like the last one (RFC 8555 6.5)
+_MAX_DETAIL = 480  # characters of what the authority says
 _RSA_BITS = 2048
 _CHAIN = "application/pem-certificate-chain"
 
@@ -188,7 +189,7 @@ class AcmeClient:
         detail = str(said.get("detail") or f"status {answer.status_code}")
         for one in said.get("subproblems") or ():
             detail += f"; {one.get('identifier', {}).get('value', '')}: {one.get('detail', '')}"
-        return str(said.get("type", "")), detail[:500]
+        return str(said.get("type", "")), detail[:_MAX_DETAIL]
 
     def _signed(self, url: str, payload: dict[str, Any] | None) -> bytes:
         head: dict[str, Any] = {"alg": "ES256", "nonce": self._nonce, "url": url}
