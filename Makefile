@@ -65,6 +65,14 @@ crash: venv peers  ## the long crash run: 200 kills under load, and what came of
 bench: venv  ## measure a store with a million recipients on this machine
 	$(BIN)/python bench/queue_million.py $(ARGS)
 
+# Atheris is no part of the other requirements: it is large, and is built for few versions of Python.
+.PHONY: fuzz
+fuzz: venv  ## feed random octets to all that reads them, FUZZ_S seconds each; ARGS="wire server" chooses some
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r fuzz/requirements.txt
+	@for target in $(or $(ARGS),$(notdir $(wildcard fuzz/corpus/*))); do $(BIN)/python fuzz/run.py $$target $(FUZZ_S); done
+
+FUZZ_S ?= 60
+
 .PHONY: docs
 docs: venv  ## write the generated reference pages, and the site of replies that the console shows
 	$(BIN)/python docs/generate.py

@@ -336,6 +336,7 @@ class Core:
         while True:
             event = current.next_event()
             if event is Signal.BUSY:
+                self.out += current.to_send()
                 continue
             if isinstance(event, Signal):
                 assert event is not Signal.OWED

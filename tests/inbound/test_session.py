@@ -23,7 +23,7 @@ RCPT = b"RCPT TO:<alice@example.org>"
 OPENED = (MAIL, RCPT)
 MESSAGE = b"Subject: hello\r\n\r\nHello.\r\n"
 BIG = b"x" * 900 + b"\r\n"
-GENEROUS = Limits(errors=10**9)
+GENEROUS = Limits(errors=10**9, empty_commands=10**9)
 LARGEST = driver._MAX_WAITING_OCTETS + 262_144 + 1000  # the bound, and one read of the event loop
 PLAIN = base64.b64encode(b"\0alice@example.org\0wonderland")
 

@@ -16,8 +16,11 @@ class Line:
     def __init__(self, connections=None, deadline=float("inf"), *, obedient=True):
         self.asked, self.deadline, self._connections, self._obedient = [], deadline, connections, obedient
 
-    def expire(self, now):
-        assert now >= self.deadline
+    def deadline_within(self, patience_s):
+        return min(self.deadline, patience_s)
+
+    def expire(self, now, deadline):
+        assert now >= deadline
         self.asked.append("expire")
         self.deadline = float("inf")
 
@@ -57,7 +60,7 @@ async def test_those_whose_time_is_up_are_told_and_a_bug_in_one_ends_only_that_o
     monkeypatch.setattr(observe, "report_incident", lambda error, **_facts: incidents.append(error))
     connections = Connections(ConnectionLimits())
     late, later, broken = Line(deadline=0.0), Line(deadline=time.monotonic() + 1000), Line(deadline=0.0)
-    broken.expire = lambda _now: 1 / 0
+    broken.expire = lambda _now, _deadline: 1 / 0
     for line in (broken, late, later):
         connections.add(line, "a")
     watch = asyncio.create_task(connections.watch())

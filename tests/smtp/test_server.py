@@ -9,9 +9,9 @@ from pillarbox.inbound.etrn import EtrnSettings
 from pillarbox.mail.catalogue import auth, content, envelope, session
 from pillarbox.mail.units import Seconds
 from pillarbox.policy.rules import Role
-from pillarbox.smtp.events import BodyEnd, Hello, Login, MailFrom, RcptTo, Signal
+from pillarbox.smtp.events import BodyEnd, Hello, LocalProtocolError, Login, MailFrom, RcptTo, Signal
 from pillarbox.smtp.profile import Limits, Profile
-from pillarbox.smtp.server import LocalProtocolError, ServerSession
+from pillarbox.smtp.server import ServerSession
 from pillarbox.smtp.states import State
 
 MAIL = b"MAIL FROM:<a@sender.example>\r\n"
@@ -593,26 +593,43 @@ def test_a_greeting_that_says_421_closes(new_core):
 
 
 def turns(current, data):
-    """How many times the core gives others their turn while it works through `data`."""
+    """How many times the core gives others their turn while it works through `data`, how it ends, and what it says."""
     current.receive(data, 0)
-    count = 0
+    said = []
     while (event := current.next_event()) is Signal.BUSY:
-        count += 1
-    return count, event
+        said.append(current.to_send())
+    assert all(replies.count(b"\r\n") <= 202 for replies in said)
+    return len(said), event, b"".join(said) + current.to_send()
 
 
 def test_a_flood_of_commands_is_cut_into_turns():
-    current = ServerSession(Profile(hostname="mx"), now=0)
-    count, event = turns(current, b"NOOP\r\n" * 43_690)
-    assert count >= 43_690 // 100
+    profile = Profile(hostname="mx", limits=Limits(empty_commands=100_000))
+    count, event, said = turns(ServerSession(profile, now=0), b"NOOP\r\n" * 43_690)
+    assert count >= 43_690 // 101
     assert event is Signal.NEED_DATA
-    assert current.to_send().count(b"250 2.0.0 OK\r\n") == 43_690
+    assert said.count(b"250 2.0.0 OK\r\n") == 43_690
+
+
+def test_commands_that_lead_nowhere_come_to_an_end():
+    _, event, said = turns(ServerSession(Profile(hostname="mx"), now=0), b"NOOP\r\nRSET\r\nHELP\r\n" * 1000)
+    assert event is Signal.CLOSED
+    assert said.count(b"\r\n250 ") + said.count(b"\r\n214 ") == 120
+    assert said.endswith(b"\r\n421 4.7.0 mx too many errors, closing\r\n")
+
+
+def test_a_message_lets_as_many_empty_commands_follow(new_core):
+    core = new_core(limits=Limits(empty_commands=5, errors=1)).feed(EHLO)
+    for _ in range(10):
+        core.feed(b"NOOP\r\n" * 4 + MAIL + RCPT + b"DATA\r\nSubject: x\r\n\r\n.\r\n")
+    assert not core.closed
+    assert len(core.bodies) == 10
 
 
 def test_a_flood_of_line_feeds_ends_the_session():
     current = ServerSession(Profile(hostname="mx"), now=0)
-    assert turns(current, b"\n" * 262_144) == (0, Signal.CLOSED)
-    assert current.to_send().count(b"\r\n") == 22
+    count, event, said = turns(current, b"\n" * 262_144)
+    assert (count, event) == (0, Signal.CLOSED)
+    assert said.count(b"\r\n") == 22
 
 
 def test_a_flood_of_recipients_costs_one_short_reply_each(new_core):

@@ -27,6 +27,7 @@ key = "{folder}/key.pem"
 password = "{password}"
 [limits]
 min_free = 0
+empty_commands = 1000000
 command_timeout = "{patience_s}s"
 data_timeout = "{patience_s}s"
 """

@@ -24,6 +24,7 @@ deliver = "maildir:{folder}/mail"
 per_address = 1000
 [limits]
 min_free = 0
+empty_commands = 1000000
 """
 MIB = 1 << 20
 FEW = 6  # mebibytes

@@ -58,6 +58,7 @@ _MAX_WAITING_OCTETS = 65_536  # kept while a decision is being made; more stays 
 _MAX_EVENTS_A_TURN = 100  # one client's flood of commands must not hold up the others
 _HANDSHAKE_S = 30.0
 _LINGER_S = 2.0
+_MAX_LINGERING = 500  # more than that are an attack, and nobody there waits for our reply
 
 _numbers = itertools.count(1)
 _boot = secrets.token_hex(3)
@@ -201,6 +202,9 @@ class SmtpProtocol(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - why does not matter here
         """The connection is gone: what was not committed is forgotten."""
         self._desk.connections.remove(self, self._client.address)
+        if self._lingers_until:
+            self._lingers_until = 0.0
+            self._desk.connections.lingering -= 1
         self._forget_letter()
 
     def pause_writing(self) -> None:
@@ -221,12 +225,16 @@ class SmtpProtocol(asyncio.Protocol):
         """When the client has been silent for too long."""
         return self._lingers_until or self._session.deadline
 
-    def expire(self, now: float) -> None:
+    def deadline_within(self, patience_s: float) -> float:
+        """When the client has been silent for so long."""
+        return self._lingers_until or self._session.deadline_within(patience_s)
+
+    def expire(self, now: float, deadline: float | None = None) -> None:
         """Say so and close; a client that does not even read that is cut off."""
         if self._choked or self._lingers_until or self._transport.is_closing():
             self._transport.abort()
         elif self._task is None:
-            self._session.expire(now)
+            self._session.expire(now, deadline)
             self._pump()
 
     def drain(self) -> None:
@@ -273,10 +281,16 @@ class SmtpProtocol(asyncio.Protocol):
         A connection closed on unread octets is reset, and the client would lose the reply that says why.
         """
         transport = self._transport
-        if self._session.parted or transport.is_closing() or not transport.can_write_eof():
+        if (
+            self._session.parted
+            or transport.is_closing()
+            or not transport.can_write_eof()
+            or self._desk.connections.lingering >= _MAX_LINGERING
+        ):
             transport.close()
         elif not self._lingers_until:
             self._lingers_until = time.monotonic() + _LINGER_S
+            self._desk.connections.lingering += 1
             transport.write_eof()
 
     def _flush(self) -> None:

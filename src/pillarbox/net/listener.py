@@ -13,7 +13,7 @@ import time
 from typing import TYPE_CHECKING, Protocol
 
 from pillarbox import observe
-from pillarbox.mail.units import Settings
+from pillarbox.mail.units import Seconds, Settings
 
 if TYPE_CHECKING:
     import ssl
@@ -30,6 +30,8 @@ class ConnectionLimits(Settings, frozen=True):
     """In all."""
     per_address: int = 100
     """From one client address."""
+    hurry_s: Seconds = Seconds(10)
+    """How long a client may be silent while more than three quarters of all connections are in use; 0 for as long as ever."""
 
 
 class Watched(Protocol):
@@ -39,7 +41,10 @@ class Watched(Protocol):
     def deadline(self) -> float:
         """When the other side has been silent for too long, on the monotonic clock."""
 
-    def expire(self, now: float) -> None:
+    def deadline_within(self, patience_s: float) -> float:
+        """When the other side has been silent for so long, if that comes sooner."""
+
+    def expire(self, now: float, deadline: float) -> None:
         """The deadline has passed."""
 
     def drain(self) -> None:
@@ -60,6 +65,9 @@ class Connections:
         self._per_address: dict[str, int] = {}
         self._emptied = asyncio.Event()  # set when the last one closes
         self.draining = False
+        self.lingering = (
+            0  # connections that we have hung up on, which are read until their clients have, too
+        )
 
     def __len__(self) -> int:
         """How many are open."""
@@ -100,9 +108,18 @@ class Connections:
             observe.SESSIONS_OPEN.set(len(self._open))
             await asyncio.sleep(_SWEEP_S)
             now = time.monotonic()
-            for connection in [late for late in self._open if late.deadline <= now]:
+            for connection, deadline in self._late(now):
                 with _one_only(connection):
-                    connection.expire(now)
+                    connection.expire(now, deadline)
+
+    def _late(self, now: float) -> list[tuple[Watched, float]]:
+        """Those whose time is up, and since when. While places are scarce nobody may keep one and say nothing."""
+        patience_s = self._limits.hurry_s
+        if patience_s and len(self._open) * 4 > self._most * 3:
+            due = ((one, one.deadline_within(patience_s)) for one in self._open)
+        else:
+            due = ((one, one.deadline) for one in self._open)
+        return [(one, deadline) for one, deadline in due if deadline <= now]
 
     async def drain(self, limit_s: float) -> None:
         """Ask all to finish; after `limit_s` those that are left are cut off."""

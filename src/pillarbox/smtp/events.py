@@ -82,6 +82,10 @@ class RcptTo(_Event, frozen=True, gc=False):
     valid_since: ValidSince | None = None
 
 
+class LocalProtocolError(Exception):
+    """The driver broke the rules: it answered what was not owed, or with a reply that can't stand there."""
+
+
 class BodyStart(_Event, frozen=True, gc=False):
     """A body is about to come. After DATA a reply is owed, after the first BDAT none is."""
 

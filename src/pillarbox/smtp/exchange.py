@@ -22,6 +22,21 @@ if TYPE_CHECKING:
 Step = Reply | Login | SecretWanted
 
 
+def begin(argument: str, profile: Profile, channel: Channel, login: str) -> tuple[Exchange, Step] | Reply:
+    """Read what follows AUTH, and begin with the mechanism if it can be used; `login` is who has logged in already."""
+    name, _, initial = argument.partition(" ")
+    name = name.upper()
+    if not profile.offers_login:
+        return auth.NOT_OFFERED.reply()
+    if login:
+        return session.AUTH_NOT_NOW.reply()
+    refused = refusal(name, profile, channel)
+    if refused is not None:
+        return refused
+    exchange = Exchange(name, profile, channel)
+    return exchange, exchange.begin(initial.strip())
+
+
 def refusal(name: str, profile: Profile, channel: Channel) -> Reply | None:
     """Why a mechanism can't be used here, or None."""
     if not name:

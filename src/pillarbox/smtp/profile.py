@@ -44,6 +44,8 @@ class Limits(Settings, frozen=True):
     """Messages of one session, refused ones included."""
     errors: int = 20
     """Mistakes of one session before it is closed."""
+    empty_commands: int = 100
+    """Commands that lead nowhere, such as NOOP and RSET, since the last message; each further one counts as a mistake."""
     login_failures: int = 3
     """Failed logins of one session before it is closed."""
     hops: int = 100
@@ -52,6 +54,9 @@ class Limits(Settings, frozen=True):
     """How long a client may be silent between commands (RFC 5321 4.5.3.2.7)."""
     data_timeout_s: Seconds = Seconds(180)
     """How long a client may be silent inside a message (RFC 5321 4.5.3.2.5)."""
+    min_data_octets: Octets = Octets(512)
+    """Octets of a message that a client must send in a second, on average once `data_timeout` has passed; 0 for no such
+    demand. It keeps those from holding a place for ever who send an octet now and then."""
 
 
 @dataclass(frozen=True, slots=True)

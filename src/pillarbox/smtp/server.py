@@ -6,10 +6,9 @@ or a message is accepted is decided by whoever answers its events.
 
 from __future__ import annotations
 
-from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from pillarbox.mail.catalogue import auth, content, envelope, policy, session
+from pillarbox.mail.catalogue import auth, bounds, content, envelope, policy, session
 from pillarbox.mail.envelope import Body
 from pillarbox.mail.reply import Cause, Reply
 from pillarbox.smtp import exchange, grammar, questions
@@ -19,6 +18,7 @@ from pillarbox.smtp.events import (
     BodyStart,
     Event,
     Hello,
+    LocalProtocolError,
     Login,
     MailFrom,
     RcptTo,
@@ -31,9 +31,9 @@ from pillarbox.smtp.events import (
 )
 from pillarbox.smtp.profile import PLAIN_CHANNEL, TLS_CHANNEL, Offer, Profile
 from pillarbox.smtp.sasl import MAX_RESPONSE_OCTETS
-from pillarbox.smtp.states import ALWAYS, HTTP, ORDERED, TRANSITIONS, WITHOUT_TLS, State
+from pillarbox.smtp.states import ALWAYS, HTTP, ORDERED, TRANSITIONS, WITHOUT_TLS, Mode, State
 from pillarbox.smtp.transfer import Transfer
-from pillarbox.smtp.wire import LineFault, LineReader
+from pillarbox.smtp.wire import TLS_HANDSHAKE, LineFault, LineReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,26 +41,10 @@ if TYPE_CHECKING:
     from pillarbox.mail.address import Address
 
 
-class _Mode(Enum):
-    """How the next octets are to be read."""
-
-    COMMAND = 0
-    SASL = 1
-    DATA = 2
-    CHUNK = 3
-    ENDED = 4  # a body or chunk is complete, and not yet answered
-    HANDSHAKE = 5
-    CLOSED = 6
-
-
-_COMMAND, _SASL, _CLOSED = _Mode.COMMAND, _Mode.SASL, _Mode.CLOSED  # asked about for each command
+_COMMAND, _SASL, _CLOSED = Mode.COMMAND, Mode.SASL, Mode.CLOSED  # asked about for each command
 _APART = (State.CONNECTED, State.REFUSED, State.WEAK)  # no transaction leads there or away from there
-_TIMED_BY_DATA = (_Mode.DATA, _Mode.CHUNK)
-_MAX_COMMANDS_A_TURN = 50  # answered here, without an event, before others have their turn
-
-
-class LocalProtocolError(Exception):
-    """The driver broke the rules: it answered what was not owed, or with a reply that can't stand there."""
+_TIMED_BY_DATA = (Mode.DATA, Mode.CHUNK)
+_MAX_REPLIES_A_TURN = 100  # given here, without an event, before they are sent and others have their turn
 
 
 class ServerSession:
@@ -73,6 +57,7 @@ class ServerSession:
         "_accepted",
         "_domains",
         "_draining",
+        "_empty",
         "_errors",
         "_events",
         "_exchange",
@@ -108,10 +93,11 @@ class ServerSession:
         self._out: list[bytes] = []
         # found and not yet handed out: a chunk and the end of its body come together
         self._events: list[Event] = []
-        self._mode = _Mode.COMMAND
+        self._mode = Mode.COMMAND
         self._owed: Event | None = None
         self._offer: Offer | None = None  # in the answer to the `Hello` that is owed
         self._errors = self._messages = self._failures = 0
+        self._empty = 0  # commands since the last message that led nowhere
         self._draining = False
         self._exchange: exchange.Exchange | None = None
         self._transfer = Transfer(self._events)
@@ -140,7 +126,7 @@ class ServerSession:
                 refusal.cause
             )  # RFC 7504 3, RFC 3207 4.1: every command gets the code of the greeting
         if refusal.code == session.SHUTDOWN.code:
-            self._mode = _Mode.CLOSED
+            self._mode = Mode.CLOSED
 
     def refuse(self, refusal: Reply, *, greeted: bool) -> None:
         """Refuse the client after all: in the greeting, or if that has begun to be sent, in answer to each command."""
@@ -159,14 +145,17 @@ class ServerSession:
         if mode is _COMMAND or mode is _SASL:
             if b"\n" in data:  # a command that trickles in octet by octet gets no more time
                 self.deadline = now + self._profile.limits.command_timeout_s
+            if data[:1] == TLS_HANDSHAKE and self.state is State.CONNECTED and not self.waiting_octets:
+                self._close(session.NOT_SMTP)
+                return
             self._lines.feed(data)
-        elif mode is _Mode.DATA:
-            self.deadline = now + self._profile.limits.data_timeout_s
-            self._receive_data(data)
-        elif mode is _Mode.CHUNK:
-            self.deadline = now + self._profile.limits.data_timeout_s
-            self._receive_chunk(data)
-        elif mode is _Mode.ENDED:
+        elif mode is Mode.DATA:
+            self._end_transfer(self._transfer.take_data(data))
+            self.deadline = self._transfer.deadline(now, self._profile.limits)
+        elif mode is Mode.CHUNK:
+            self._end_transfer(self._transfer.take_chunk(data))
+            self.deadline = self._transfer.deadline(now, self._profile.limits)
+        elif mode is Mode.ENDED:
             self._lines.feed(data)
 
     def renew(self, now: float) -> None:
@@ -181,11 +170,9 @@ class ServerSession:
         if self._owed is not None:
             return Signal.OWED
         events = self._events
-        turns = _MAX_COMMANDS_A_TURN
         while not events:
-            if turns == 0:
+            if len(self._out) >= _MAX_REPLIES_A_TURN:
                 return Signal.BUSY
-            turns -= 1
             mode = self._mode
             if mode is _COMMAND:
                 line = self._lines.next_line(self._profile.limits.command_line_octets)
@@ -197,7 +184,7 @@ class ServerSession:
                 if line is None:
                     return Signal.NEED_DATA
                 self._take_sasl(line)
-            elif mode is _Mode.ENDED:
+            elif mode is Mode.ENDED:
                 self._end_body()
             elif mode is _CLOSED:
                 return Signal.CLOSED
@@ -226,11 +213,23 @@ class ServerSession:
         """The reverse-path of the open transaction."""
         return self._mail.sender if self._mail is not None else None
 
-    def expire(self, now: float) -> None:
+    def expire(self, now: float, deadline: float | None = None) -> None:
         """Close the session if the client has been silent for too long (RFC 5321 4.5.3.2.7)."""
-        if now >= self.deadline and self._owed is None and self._mode is not _Mode.CLOSED:
-            cause = session.DATA_TIMEOUT if self._mode in _TIMED_BY_DATA else session.COMMAND_TIMEOUT
-            self._close(cause)
+        if (
+            now >= (self.deadline if deadline is None else deadline)
+            and self._owed is None
+            and self._mode is not Mode.CLOSED
+        ):
+            if self._mode not in _TIMED_BY_DATA:
+                self._close(session.COMMAND_TIMEOUT)
+            else:
+                self._close(bounds.TOO_SLOW if self._transfer.too_slow else session.DATA_TIMEOUT)
+
+    def deadline_within(self, patience_s: float) -> float:
+        """The deadline, if a client may be silent only for so long."""
+        limits = self._profile.limits
+        usual_s = limits.data_timeout_s if self._mode in _TIMED_BY_DATA else limits.command_timeout_s
+        return min(self.deadline, self.deadline - usual_s + patience_s)
 
     def drain(self) -> None:
         """Close at the next command boundary (RFC 5321 3.8): now if the session is idle."""
@@ -240,7 +239,7 @@ class ServerSession:
     def tls_started(self, now: float) -> None:
         """From here on all octets come encrypted: forget what the client said in clear (RFC 3207 4.2)."""
         self._lines.forget()
-        self._mode = _Mode.COMMAND
+        self._mode = Mode.COMMAND
         self._reset()
         self.tls = True
         self.channel = TLS_CHANNEL
@@ -271,7 +270,7 @@ class ServerSession:
         self._out.append(reply.bare_wire if type(event) is Hello else reply.wire)
         if reply.code == session.SHUTDOWN.code:
             self._drop_body()
-            self._mode = _Mode.CLOSED
+            self._mode = Mode.CLOSED
         elif type(event) is Login:
             self._logged_in(reply, login)
         else:
@@ -314,6 +313,7 @@ class ServerSession:
     def _after_body_end(self, _event: BodyEnd, reply: Reply) -> None:
         if self._profile.lmtp:
             self._out.extend([reply.wire] * (self._accepted - 1))
+        self._empty = 0
         self._reset()
 
     def _after_hello(self, event: Hello, reply: Reply) -> None:
@@ -326,14 +326,16 @@ class ServerSession:
     def _after_tls_wanted(self, _event: TlsWanted, reply: Reply) -> None:
         if reply.positive:
             self._lines.forget()  # whatever came along in clear must not be taken for encrypted (RFC 3207 6)
-            self._mode = _Mode.HANDSHAKE
+            self._mode = Mode.HANDSHAKE
 
     def _after_question(self, _event: Verify | StatusWanted | StartQueue, _reply: Reply) -> None:
-        """Nothing: a look-up has no effect on a transaction (RFC 5321 4.1.1.6)."""
+        """A look-up has no effect on a transaction (RFC 5321 4.1.1.6)."""
+        self._idle()
 
     def _greeted(self, event: Hello) -> None:
         self._drop_body()
         self._reset()
+        self._idle()
         self.hello, self.hello_verb = event.name, event.verb
         if self._offer is not None:
             self.offered = self._offer.keywords
@@ -374,18 +376,21 @@ class ServerSession:
         """Answer a command ourselves, and count it if it was a mistake."""
         self._out.append(reply.wire)
         if reply.permanent:
-            self._errors += 1
-            if self._errors >= self._profile.limits.errors:
-                self._close(session.TOO_MANY_ERRORS)
+            self._err()
+
+    def _err(self) -> None:
+        self._errors += 1
+        if self._errors >= self._profile.limits.errors:
+            self._close(session.TOO_MANY_ERRORS)
 
     def _close(self, cause: Cause) -> None:
         self._out.append(self._profile.say(cause).wire)
         self._drop_body()
-        self._mode = _Mode.CLOSED
+        self._mode = Mode.CLOSED
 
     def _finish_if_draining(self) -> None:
         """Close a session that is idle, if it is to be closed."""
-        if self._draining and self._mode is _Mode.COMMAND and self._owed is None and self._mail is None:
+        if self._draining and self._mode is Mode.COMMAND and self._owed is None and self._mail is None:
             self._close(session.SHUTDOWN)
 
     def _take_line(self, line: bytes | LineFault) -> None:
@@ -409,7 +414,13 @@ class ServerSession:
             return
         refusal = self._refusal(verb)
         if refusal is None:
-            _HANDLERS[verb](self, argument.strip(" \t"))
+            handler = _HANDLERS.get(verb)
+            if handler is not None:
+                handler(self, argument.strip(" \t"))
+            else:
+                self._hello(verb, argument.strip(" \t"))
+        elif refusal.cause is session.UNKNOWN_COMMAND:
+            self._unknown(verb, line)  # type: ignore[arg-type]  # as above
         else:
             self._say(refusal)
 
@@ -420,7 +431,7 @@ class ServerSession:
         if (state is State.REFUSED or state is State.WEAK) and verb != "QUIT":
             return self._profile.say(self._refused)
         if verb not in column:
-            return self._unknown(verb)
+            return session.UNKNOWN_COMMAND.reply()
         profile = self._profile
         if profile.needs_tls and not self.tls and verb not in WITHOUT_TLS:
             return auth.TLS_REQUIRED.reply()
@@ -432,12 +443,10 @@ class ServerSession:
             cause = session.NEED_RCPT if self._tried == 0 or profile.lmtp else content.NO_VALID_RECIPIENTS
         return None if cause is None else cause.reply(verb="LHLO" if profile.lmtp else "EHLO")
 
-    def _unknown(self, verb: str) -> Reply:
-        if verb in HTTP and not self.hello:
-            self._out.append(session.UNKNOWN_COMMAND.reply().wire)
-            self._mode = _Mode.CLOSED
-            return self._profile.say(session.NOT_SMTP)
-        return session.UNKNOWN_COMMAND.reply()
+    def _unknown(self, verb: str, line: bytes) -> None:
+        self._say(session.UNKNOWN_COMMAND.reply())
+        if not self.hello and self._mode is not _CLOSED and (verb in HTTP or b" HTTP/" in line):
+            self._close(session.NOT_SMTP)
 
     def _hello(self, verb: str, argument: str) -> None:
         if (verb == "LHLO") != self._profile.lmtp:
@@ -450,15 +459,6 @@ class ServerSession:
             self._say(session.HELLO_SYNTAX.reply())
         else:
             self._events.append(Hello(verb, name))
-
-    def _do_helo(self, argument: str) -> None:
-        self._hello("HELO", argument)
-
-    def _do_ehlo(self, argument: str) -> None:
-        self._hello("EHLO", argument)
-
-    def _do_lhlo(self, argument: str) -> None:
-        self._hello("LHLO", argument)
 
     @property
     def _runs_ahead(self) -> bool:
@@ -514,6 +514,7 @@ class ServerSession:
             self._say(session.BINARY_NEEDS_BDAT.reply())
         elif self._profile.strict_pipelining and self._runs_ahead:
             self._say(policy.PIPELINED.reply())
+            self._close(session.NOT_SMTP)  # what follows may be a message, which must not be read as commands
         elif refusal := self._policy_refusal():
             self._say(refusal)
         else:
@@ -530,10 +531,17 @@ class ServerSession:
             return
         self._drop_body()
         self._reset()
-        self._out.append(session.OK.reply().wire)
+        self._do_noop(argument)
 
     def _do_noop(self, _argument: str) -> None:
         self._out.append(session.OK.reply().wire)
+        self._idle()
+
+    def _idle(self) -> None:
+        """A command led nowhere: so many of them count as mistakes, lest they go on for ever."""
+        self._empty += 1
+        if self._empty > self._profile.limits.empty_commands and self._mode is not _CLOSED:
+            self._err()
 
     def _do_quit(self, argument: str) -> None:
         if argument:
@@ -545,6 +553,7 @@ class ServerSession:
     def _ask(self, question: Event | Reply) -> None:
         if isinstance(question, Reply):
             self._say(question)
+            self._idle()
         else:
             self._events.append(question)
 
@@ -577,23 +586,16 @@ class ServerSession:
             self._events.append(TlsWanted())
 
     def _do_auth(self, argument: str) -> None:
-        name, _, initial = argument.partition(" ")
-        name = name.upper()
-        if not self._profile.offers_login:
-            refusal: Reply | None = auth.NOT_OFFERED.reply()
-        elif self.login:
-            refusal = session.AUTH_NOT_NOW.reply()
-        else:
-            refusal = exchange.refusal(name, self._profile, self.channel)
-        if refusal is not None:
-            self._say(refusal)
+        begun = exchange.begin(argument, self._profile, self.channel, self.login)
+        if isinstance(begun, Reply):
+            self._say(begun)
             return
-        self._exchange = exchange.Exchange(name, self._profile, self.channel)
-        self._take_step(self._exchange.begin(initial.strip()))
+        self._exchange, step = begun
+        self._take_step(step)
 
     def _take_sasl(self, line: bytes | LineFault) -> None:
         assert self._exchange is not None  # only an exchange in progress gets here
-        self._mode = _Mode.COMMAND
+        self._mode = Mode.COMMAND
         self._take_step(self._exchange.take_line(line))
 
     def _take_step(self, step: exchange.Step) -> None:
@@ -601,7 +603,7 @@ class ServerSession:
             self._events.append(step)
         elif step.intermediate:
             self._out.append(step.wire)
-            self._mode = _Mode.SASL
+            self._mode = Mode.SASL
         elif step.cause is auth.BAD_CREDENTIALS:
             self._out.append(step.wire)
             self._logged_in(step, "")
@@ -632,17 +634,16 @@ class ServerSession:
 
     def _begin_data(self) -> None:
         self._begin_body(stuffed=True)
-        self._mode = _Mode.DATA
+        self._mode = Mode.DATA
         if self._lines.waiting_octets:
-            self._receive_data(self._lines.take_body())
-
-    def _receive_data(self, data: bytes) -> None:
-        self._end_transfer(self._transfer.take_data(data))
+            self._end_transfer(self._transfer.take_data(self._lines.take_body()))
 
     def _end_transfer(self, rest: bytes | None) -> None:
         """All octets of a body or chunk are here, if `rest` is what follows them."""
-        if rest is not None:
-            self._mode = _Mode.ENDED
+        if self._transfer.overflows:
+            self._close(bounds.TOO_MUCH)
+        elif rest is not None:
+            self._mode = Mode.ENDED
             if rest:
                 self._lines.feed(rest)
 
@@ -664,15 +665,12 @@ class ServerSession:
             self.state = State.CHUNKS
             self._events.append(BodyStart(owed=False))
         self._transfer.begin_chunk(octets, last=last, refusal=refusal)
-        self._mode = _Mode.CHUNK
-        self._receive_chunk(self._lines.take(octets))
-
-    def _receive_chunk(self, data: bytes) -> None:
-        self._end_transfer(self._transfer.take_chunk(data))
+        self._mode = Mode.CHUNK
+        self._end_transfer(self._transfer.take_chunk(self._lines.take(octets)))
 
     def _end_body(self) -> None:
         """The octets of a body or chunk were handed out, so a failure to store them is known by now."""
-        self._mode = _Mode.COMMAND
+        self._mode = Mode.COMMAND
         found = self._transfer.verdict()
         if type(found) is BodyEnd:
             self._events.append(found)
@@ -694,5 +692,7 @@ _AFTER: dict[type[Event], Callable[[ServerSession, Any, Reply], None]] = {
     TlsWanted: ServerSession._after_tls_wanted,  # noqa: SLF001
 }
 _HANDLERS: dict[str, Callable[[ServerSession, str], None]] = {
-    verb: getattr(ServerSession, f"_do_{verb.lower()}") for verb in (*ALWAYS, *ORDERED) if verb != "BDAT"
+    verb: getattr(ServerSession, f"_do_{verb.lower()}")
+    for verb in (*ALWAYS, *ORDERED)
+    if verb != "BDAT" and not verb.endswith("LO")
 }

@@ -5,10 +5,22 @@ What an accepted command does, and the state it leads to, is in `smtp.server`.
 
 from __future__ import annotations
 
-from enum import IntEnum
+from enum import Enum, IntEnum
 
 from pillarbox.mail.catalogue import auth, extensions, session
 from pillarbox.mail.reply import Cause
+
+
+class Mode(Enum):
+    """How the next octets are to be read."""
+
+    COMMAND = 0
+    SASL = 1
+    DATA = 2
+    CHUNK = 3
+    ENDED = 4  # a body or chunk is complete, and not yet answered
+    HANDSHAKE = 5
+    CLOSED = 6
 
 
 class State(IntEnum):

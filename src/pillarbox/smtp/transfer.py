@@ -16,13 +16,26 @@ if TYPE_CHECKING:
     from pillarbox.smtp.profile import Limits
 
 
+_FAR_TOO_MUCH = 1 << 20  # octets that may come beyond twice the largest message, before no end is waited for
+
+
 class Transfer:
     """The message body that a session is taking, if any, and the chunk that is on its way.
 
     The pieces that come out are appended to the session's events.
     """
 
-    __slots__ = ("_events", "_last", "_left", "_reader", "_refusal")
+    __slots__ = (
+        "_began",
+        "_events",
+        "_last",
+        "_left",
+        "_max_octets",
+        "_reader",
+        "_refusal",
+        "_thrown",
+        "too_slow",
+    )
 
     def __init__(self, events: list[Event]) -> None:
         """Begin without a body."""
@@ -31,6 +44,10 @@ class Transfer:
         self._left = 0  # octets of the chunk that are still to come
         self._last = False  # what comes now is the end of the body
         self._refusal: Reply | None = None  # of the chunk, which is thrown away then
+        self._began = 0.0  # when the first octets of the body came; 0 while none has
+        self._thrown = 0  # octets of refused chunks
+        self._max_octets = 1 << 62  # of a body
+        self.too_slow = False  # so that its time is up although octets come
 
     @property
     def open(self) -> bool:
@@ -46,6 +63,7 @@ class Transfer:
             stuffed=stuffed,
         )
         self._last, self._refusal = stuffed, None
+        self._began, self._max_octets = 0.0, limits.message_octets
 
     def end(self) -> bool:
         """Forget the body; whether there was one."""
@@ -57,6 +75,27 @@ class Transfer:
         """Let nothing more of the body come out, and refuse it in the end."""
         if self._reader is not None and self._reader.fault is None:
             self._reader.fault = reply
+
+    def deadline(self, now: float, limits: Limits) -> float:
+        """When the client's time is up if nothing more comes, given that something came now."""
+        self.too_slow = False
+        silent = now + limits.data_timeout_s
+        reader = self._reader
+        if not limits.min_data_octets or reader is None:
+            return silent
+        if not self._began:
+            self._began = now
+        slow = self._began + limits.data_timeout_s + reader.octets / limits.min_data_octets
+        if slow >= silent:
+            return silent
+        self.too_slow = True
+        return slow
+
+    @property
+    def overflows(self) -> bool:
+        """Whether so much came beyond what a message may have that it may never end."""
+        taken = self._reader.octets if self._reader is not None else 0
+        return taken + self._thrown > 2 * self._max_octets + _FAR_TOO_MUCH
 
     def take_data(self, data: bytes) -> bytes | None:
         """Take octets that follow DATA; what follows the end of data, or None if that has not come yet."""
@@ -81,7 +120,9 @@ class Transfer:
         taken, rest = data[: self._left], data[self._left :]
         self._left -= len(taken)
         reader = self._reader if self._refusal is None else None
-        if reader is not None and (piece := reader.feed_chunk(taken)):
+        if reader is None:
+            self._thrown += len(taken)
+        elif piece := reader.feed_chunk(taken):
             self._events.append(BodyChunk(piece))
         if self._left:
             return None

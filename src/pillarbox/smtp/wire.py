@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from enum import Enum
 
 END_OF_DATA = b"\r\n.\r\n"
+TLS_HANDSHAKE = b"\x16"  # what a client that begins with TLS sends first (RFC 8446 5.1)
 _NOT_LINE_END = bytes(octet for octet in range(256) if octet not in b"\r\n")
 
 

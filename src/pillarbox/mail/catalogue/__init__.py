@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pillarbox.mail.catalogue import (
     auth,
+    bounds,
     content,
     delivery,
     envelope,
@@ -19,7 +20,7 @@ from pillarbox.mail.catalogue import (
 )
 from pillarbox.mail.reply import Cause
 
-MODULES = (session, auth, envelope, mailbox, extensions, policy, content, origin, delivery, transport)
+MODULES = (session, bounds, auth, envelope, mailbox, extensions, policy, content, origin, delivery, transport)
 
 CAUSES: dict[str, Cause] = {
     cause.id: cause for module in MODULES for cause in vars(module).values() if isinstance(cause, Cause)

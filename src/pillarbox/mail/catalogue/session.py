@@ -242,16 +242,16 @@ NOT_SMTP = Cause(
     "session.not_smtp",
     421,
     "4.7.0",
-    "{hostname} this is not a web server",
+    "{hostname} only SMTP is spoken here",
     (Stage.ANY,),
     "RFC 5321 4.3.2",
-    "The client speaks HTTP, not SMTP.",
+    "The client speaks HTTP or begins with TLS, or sends a message without waiting to be asked for it.",
     explanation=(
-        "A browser, a health check or an attack that speaks HTTP reached the mail port. Nothing it says "
-        "is read further."
+        "A browser, a health check or an attack that speaks another protocol reached the mail port, or a program that does "
+        "not wait for answers. Nothing it says is read further: it could be taken for commands."
     ),
     who=Who.SENDER_ADMIN,
-    advice="Point the client at a web address, or at the server's metrics port.",
+    advice="Point the client at a port that speaks its protocol; one that begins with TLS belongs on port 465.",
     scenarios=("E500-6",),
 )
 UNKNOWN_COMMAND = Cause(
