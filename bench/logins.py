@@ -27,6 +27,7 @@ auth.require_tls = false
 auth.max_waiting = {waiting}
 limits.login_failures = 1000000
 limits.errors = 1000000
+limits.empty_commands = 1000000
 [[listen]]
 address = "127.0.0.1:{port}"
 role = "submission"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pillarbox.mail.reply import Cause, Stage, Who
 
 TOO_SLOW = Cause(
-    "session.too_slow",
+    "bounds.too_slow",
     421,
     "4.4.2",
     "{hostname} the message comes too slowly, closing",
@@ -22,7 +22,7 @@ TOO_SLOW = Cause(
     scenarios=("E421-31",),
 )
 TOO_MUCH = Cause(
-    "session.too_much",
+    "bounds.too_much",
     421,
     "4.7.0",
     "{hostname} far more octets than a message may have, closing",
