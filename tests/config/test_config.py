@@ -101,6 +101,19 @@ BAD = [
     ('[arc]\ntrusted_sealers = [""]\n', 2, "arc.trusted_sealers[1]", "not a domain name", ""),
     ("[dkim]\nmin_bits = 512\n", 2, "dkim.min_bits", "prove nothing", ""),
     ('[spf]\nfail = "bounce"\n', 2, "spf.fail", "not possible here", '"reject"'),
+    (
+        '[[route]]\nmatch = "*"\nvia = "smtp://a.test"\ntls = "dane"\n',
+        1, "route[1]", 'tls = "dane" is for via = "mx" alone', "",
+    ),
+    ('[[route]]\nmatch = "*"\nvia = "mx"\ntls = "save"\n', 4, "route[1].tls", "not possible here", '"secure"'),
+    (
+        '[domain."a.test"]\ndeliver = "hold"\nmta_sts = { mode = "enforce", mx = ["*"] }\n',
+        3, 'domain."a.test".mta_sts.mx', 'line 3: "*" is neither a host name', 'write "mx1.example.org"',
+    ),
+    (
+        '[[listen]]\naddress = ":443"\nrole = "policy"\n',
+        3, "listen[1].role", "HTTP has no STARTTLS", 'write tls = "implicit"',
+    ),
     ('data = "queue"\n', 1, "data", "must be an absolute path", 'write "/.../queue"'),
     ('hooks = ["a",\n  3]\n', 2, "hooks[2]", "must be text in quotes, not a whole number", ""),
     ("log = 3\n", 1, "log", "must be a table, not a whole number", "write [log]"),

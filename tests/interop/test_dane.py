@@ -5,10 +5,12 @@ One of the hosts is a real Postfix, and the MTA-STS policy is served by the serv
 
 import contextlib
 import hashlib
+import json
 import shutil
 import ssl
 from pathlib import Path
 
+import apsw
 import dns.dnssec
 import dns.dnssecalgs
 import dns.rdataset
@@ -195,7 +197,6 @@ relay.ca_file = "{ca}"
 queue.idle = "0s"
 queue.unreachable_after = 1000
 suppression.enabled = false
-reports.tls = true
 tls.certificate = "{policy}"
 tls.key = "{policy}"
 [domain."sts.plain.test"]
@@ -214,6 +215,7 @@ relay.ca_file = "{ca}"
 queue.idle = "0s"
 queue.unreachable_after = 1000
 suppression.enabled = false
+reports.tls = true
 """
 
 
@@ -303,3 +305,22 @@ async def test_postfix_proves_by_a_record_who_it_is(serving, unused_port, postfi
     assert "DANE: 1 TLSA of mxp.signed.test" in fate.result.tls
     (message,) = await host.mail(user)
     assert "(using TLSv1.3 with cipher" in message["Received"]
+
+
+async def test_what_is_counted_for_reports(serving, hosts):
+    """A day's report about a domain says by which policy its hosts were judged, and how often they failed."""
+    for domain in ("fits.signed.test", "strange.signed.test", "sts.plain.test", "any.plain.test"):
+        await serving.fate(serving.send(f"user@{domain}"))
+
+    def counted():
+        with contextlib.closing(apsw.Connection(str(serving.folder / "data/reports.db"))) as connection:
+            rows = [json.loads(row) for (row,) in connection.execute("SELECT row FROM counted")]
+        return {(row["domain"], row["policy"], (row.get("failure") or {}).get("result")) for row in rows}
+
+    wanted = {
+        ("fits.signed.test", "tlsa", None),
+        ("strange.signed.test", "tlsa", "validation-failure"),
+        ("sts.plain.test", "sts", None),
+        ("any.plain.test", "no-policy-found", None),
+    }
+    await serving.until(lambda: (serving.folder / "data/reports.db").exists() and wanted <= counted())

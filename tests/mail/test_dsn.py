@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pillarbox.mail import dsn
 from pillarbox.mail.catalogue import delivery
 from pillarbox.mail.dsn import ReportedRecipient, ReportKind
-from pillarbox.mail.envelope import Body, Envelope, Notify, Recipient, Ret
+from pillarbox.mail.envelope import Body, Envelope, Notify, Recipient, Ret, Terms
 from pillarbox.mail.message import parse_date
 from pillarbox.mail.reply import Origin, Reply, Result, Stage, parse_reply
 
@@ -251,6 +251,18 @@ def test_eight_bit_original_needs_8bitmime():
     report, octets = build(failed(), original=[original])
     assert report.body is Body.EIGHT_BIT
     assert original in octets
+
+
+def test_a_report_may_travel_as_its_message_might():
+    """RFC 8689 6; what must stay under TLS is stronger (4.1)."""
+    careless = b"TLS-Required: No\r\n" + ORIGINAL
+    message, _, _ = read(build(failed(), original=[careless])[1])
+    assert message["TLS-Required"] == "No"
+    assert "TLS-Required" not in read(build(failed())[1])[0]
+    strict = Envelope("alice@example.org", (Recipient("bob@example.net"),), terms=Terms(require_tls=True))
+    report, octets = build(failed(), envelope=strict, original=[careless])
+    assert "TLS-Required" not in read(octets)[0]
+    assert report.terms.require_tls
 
 
 def test_never_a_report_to_a_report():

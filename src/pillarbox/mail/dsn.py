@@ -13,7 +13,14 @@ from dataclasses import dataclass
 
 from pillarbox.mail import mime, notice
 from pillarbox.mail.envelope import NO_TERMS, Body, Envelope, Notify, Recipient, Ret, Terms
-from pillarbox.mail.message import MAX_HEAD_OCTETS, Head, format_date, parse_date, scan_head
+from pillarbox.mail.message import (
+    MAX_HEAD_OCTETS,
+    Head,
+    format_date,
+    parse_date,
+    scan_head,
+    tls_is_optional,
+)
 from pillarbox.mail.mime import Part
 from pillarbox.mail.notice import ReportedRecipient, ReportKind
 from pillarbox.mail.reply import Origin, printable
@@ -92,6 +99,7 @@ def build(  # noqa: PLR0913 - all that a report tells comes from its caller
         f"Date: {format_date(now)}",
         f"Message-ID: {_clean(message_id)}",
         *_references(head),
+        *_same_wish(envelope, head),
         "Auto-Submitted: auto-replied",
         "MIME-Version: 1.0",
         f'Content-Type: multipart/report; report-type=delivery-status;\r\n\tboundary="{boundary}"',
@@ -114,6 +122,11 @@ def _report_envelope(envelope: Envelope, octets: bytes) -> Envelope:
         smtputf8=not envelope.sender.isascii(),
         terms=Terms(require_tls=True) if envelope.terms.require_tls else NO_TERMS,
     )
+
+
+def _same_wish(envelope: Envelope, head: Head) -> list[str]:
+    """Who wants to be read although TLS is broken wants to read the answer, too (RFC 8689 6)."""
+    return ["TLS-Required: No"] if tls_is_optional(head) and not envelope.terms.require_tls else []
 
 
 def _clean(text: str) -> str:

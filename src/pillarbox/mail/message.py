@@ -126,6 +126,11 @@ def scan_head(message: bytes, limit: int = MAX_HEAD_OCTETS) -> Head:
     )
 
 
+def tls_is_optional(head: Head) -> bool:
+    """Whether the sender says that the message may travel without TLS (RFC 8689 3)."""
+    return any(value.lower() == "no" for value in head.get_all("tls-required"))
+
+
 @lru_cache(maxsize=16)
 def _date_of_second(second: int) -> str:
     at = datetime.fromtimestamp(second, UTC)

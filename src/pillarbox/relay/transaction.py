@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 from pillarbox import observe
 from pillarbox.mail.catalogue import delivery, transport
 from pillarbox.mail.envelope import NO_TERMS, Body, Envelope
-from pillarbox.mail.message import scan_head
 from pillarbox.mail.reply import Origin, Reply, Result, Stage
 from pillarbox.mail.verp import verp_address
-from pillarbox.queue.decisions import Action, Fact, Scope, Step, action, diagnose, find
+from pillarbox.queue.decisions import Action, Fact, Scope, action, diagnose, find
 from pillarbox.queue.schedule import wants_rest
 from pillarbox.queue.spool import format_id
+from pillarbox.relay.attempt import Attempt
 from pillarbox.relay.carriage import fit, keep_terms, needs_smtputf8, tunnel
 from pillarbox.relay.connection import LinkError
 from pillarbox.relay.demand import Source, Target, is_about_proof, under_tls
@@ -46,69 +46,6 @@ _TOO_MANY_MESSAGES = "protocol.too_many_messages"
 _NO_MAIL = "host.no_mail"
 
 
-class _Attempt:
-    """One message on its way to the hosts of one route: who still waits, and what was said so far."""
-
-    def __init__(self, queued: Queued, content: Content) -> None:
-        self.queued = queued
-        self.content = content
-        self.todo: list[Pending] = list(queued.pending)  # for the host that is talked to
-        self.later: list[Pending] = []  # for the next one
-        self.results: dict[int, Result] = {}  # what is settled
-        self._failures: dict[int, Result] = {}  # what stands if nothing better comes
-        self.ipv4_only = False
-        self.singly = False  # each recipient has a transaction of its own
-        self.verp = False  # the sender's address names the recipient
-        self.too_small = 0  # a limit of size that was not enough
-        self.strict = queued.envelope.terms.require_tls  # it must not travel without TLS (RFC 8689)
-        self.lax = False  # what the domain demands of TLS is not heeded
-        self.unproven = False  # some host was of no use because of that
-        self.tried: set[Hop] = set()
-
-    @property
-    def open(self) -> bool:
-        return bool(self.todo or self.later)
-
-    def next_host(self) -> None:
-        """All that still wait are for the next host."""
-        self.todo, self.later = self.later + self.todo, []
-
-    def concede(self) -> bool:
-        """Ask less of the hosts than before, if that is allowed; all of them may be tried again then.
-
-        A report is better sent without the promise of REQUIRETLS than lost, and somebody who writes "TLS-Required: No" wants
-        to be read although the host's TLS is broken (RFC 8689 5, 4.2.2). Raises OSError if the message can't be read.
-        """
-        terms = self.queued.envelope.terms
-        if self.strict and not self.queued.envelope.sender:
-            self.strict = False
-        elif self.unproven and not self.lax and not terms.require_tls and _wants_no_tls(self.content):
-            self.lax = True
-        else:
-            return False
-        self.next_host()
-        self.tried.clear()
-        return True
-
-    def note_failure(self, pending: Pending, result: Result) -> None:
-        """Remember a failure; one that may pass is not replaced by one that is final."""
-        before = self._failures.get(pending.number)
-        if before is None or _hope(result) >= _hope(before):
-            self._failures[pending.number] = result
-
-    def fail(self, result: Result) -> None:
-        """This host is of no use to anybody who waits."""
-        for pending in self.todo + self.later:
-            self.note_failure(pending, result)
-
-    def finish(self, destination: str) -> dict[int, Result]:
-        """No host is left."""
-        lost = _local(delivery.CONNECTION_LOST.reply(host=destination, detail="what came before"))
-        for pending in self.todo + self.later:
-            self.results[pending.number] = self._failures.get(pending.number, lost)
-        return self.results
-
-
 class SmtpCourier:
     """Delivers the messages of one route; keeps its connection from one message to the next."""
 
@@ -132,7 +69,7 @@ class SmtpCourier:
     async def deliver(self, queued: Queued) -> Mapping[int, Result]:
         """Try to deliver to all recipients of `queued`, and tell what came of each, by its number."""
         assert queued.content is not None  # the manager loads it
-        attempt = _Attempt(queued, queued.content)
+        attempt = Attempt(queued, queued.content)
         attempt.verp = not self._lmtp and self._wants_verp(queued.envelope.sender)
         attempt.singly = attempt.verp
         try:
@@ -160,7 +97,7 @@ class SmtpCourier:
 
     # --- hosts
 
-    async def _run(self, attempt: _Attempt) -> None:
+    async def _run(self, attempt: Attempt) -> None:
         session = self._session
         doubtful = self._hosts.in_doubt.get(attempt.queued.id, asyncio.get_running_loop().time())
         strict = attempt.strict and not self._lmtp
@@ -213,7 +150,7 @@ class SmtpCourier:
             if doubtful is None or isinstance(target, Result) or target.hop != doubtful.hop:
                 yield target
 
-    async def _try_host(self, hop: Hop, demand: Demand, attempt: _Attempt) -> bool:
+    async def _try_host(self, hop: Hop, demand: Demand, attempt: Attempt) -> bool:
         """Deliver what one host takes; whether it is worth to try another one."""
         facts = Fact.NOTHING
         while True:
@@ -228,7 +165,7 @@ class SmtpCourier:
             if not session.worn_out:
                 facts |= Fact.RECONNECTED
 
-    def _note_refusal(self, hop: Hop, demand: Demand, attempt: _Attempt, result: Result) -> None:
+    def _note_refusal(self, hop: Hop, demand: Demand, attempt: Attempt, result: Result) -> None:
         """A session could not be opened: that counts for all who wait."""
         busy = result.origin is Origin.PEER and result.reply.temporary
         if result.stage in (Stage.STARTTLS, Stage.TLS):
@@ -242,7 +179,7 @@ class SmtpCourier:
 
     # --- one host
 
-    async def _converse(self, session: Session, attempt: _Attempt, facts: Fact) -> None:
+    async def _converse(self, session: Session, attempt: Attempt, facts: Fact) -> None:
         """Send the message to those who wait, in as many transactions as it takes.
 
         Those who are left over, in `attempt.todo`, need another connection to the same host.
@@ -288,7 +225,7 @@ class SmtpCourier:
             else:
                 self._drop_session()
 
-    def _envelope_for(self, attempt: _Attempt, batch: list[Pending]) -> Envelope:
+    def _envelope_for(self, attempt: Attempt, batch: list[Pending]) -> Envelope:
         """The envelope of one transaction; those whose copies have another sender than the first leave `batch`."""
         envelope = attempt.queued.envelope
         sender = envelope.sender
@@ -322,7 +259,7 @@ class SmtpCourier:
         return mode
 
     def _without_misfits(
-        self, session: Session, attempt: _Attempt, alike: list[Pending], refusal: Reply
+        self, session: Session, attempt: Attempt, alike: list[Pending], refusal: Reply
     ) -> bool:
         """Put those aside, of all who are to get the same octets, who can't be served by this host; whether others are left."""
         result = Result(refusal, Stage.MAIL, Origin.LOCAL, session.hop.name)
@@ -335,7 +272,7 @@ class SmtpCourier:
             attempt.note_failure(pending, result)
         return bool(attempt.todo)
 
-    def _without_unchecked(self, session: Session, attempt: _Attempt) -> None:
+    def _without_unchecked(self, session: Session, attempt: Attempt) -> None:
         """Put those aside whose owner has to be checked by a host that can't do so (RFC 7293 5.3)."""
         result = None
         for pending in list(attempt.todo):
@@ -348,7 +285,7 @@ class SmtpCourier:
                 attempt.note_failure(pending, result)
 
     def _sort(
-        self, session: Session, attempt: _Attempt, batch: list[Pending], transaction: Transaction, facts: Fact
+        self, session: Session, attempt: Attempt, batch: list[Pending], transaction: Transaction, facts: Fact
     ) -> bool:
         """Take the outcome of a transaction; whether some need a new connection to the same host."""
         reports = session.hints and "DSN" in session.extensions
@@ -395,7 +332,7 @@ class SmtpCourier:
             self._hosts.works(session.hop)
         return bool(actions & _AGAIN)
 
-    def _facts(self, session: Session, attempt: _Attempt) -> Fact:
+    def _facts(self, session: Session, attempt: Attempt) -> Fact:
         """What is known of a session when its replies are judged."""
         facts = Fact.HINTS if session.hints else Fact.NOTHING
         if session.could_encrypt:
@@ -419,7 +356,7 @@ class SmtpCourier:
         return 0 < len(named) < len(batch)
 
     def _learn(
-        self, session: Session, attempt: _Attempt, transaction: Transaction, actions: set[Action]
+        self, session: Session, attempt: Attempt, transaction: Transaction, actions: set[Action]
     ) -> None:
         """Draw the conclusions that outlast one transaction."""
         now = asyncio.get_running_loop().time()
@@ -466,7 +403,7 @@ class SmtpCourier:
             asked_s = row.suspend_s if row.scope is Scope.HOST else 0.0
             self._hosts.rest(session.hop, tired, now, asked_s or self._settings.dead_s)
 
-    def _other_family_left(self, hop: Hop, attempt: _Attempt) -> bool:
+    def _other_family_left(self, hop: Hop, attempt: Attempt) -> bool:
         if attempt.ipv4_only or "ipv4" not in self._settings.families:
             return False
         return family_of(hop.address) == "ipv6"
@@ -594,19 +531,6 @@ def _addressed(envelope: Envelope, batch: list[Pending]) -> Envelope:
     if recipients == envelope.recipients and utf8 == envelope.smtputf8:
         return envelope
     return replace(envelope, recipients=recipients, smtputf8=utf8)
-
-
-def _wants_no_tls(content: Content) -> bool:
-    """Whether the sender says that the message may travel without TLS (RFC 8689 3). Raises OSError."""
-    return any(value.lower() == "no" for value in scan_head(content.head()).get_all("tls-required"))
-
-
-def _hope(result: Result) -> int:
-    """How good the chances of another attempt are: 2 by the reply itself, 1 for some attempts, 0 if there are none."""
-    if result.reply.temporary:
-        return 2
-    row = find(result.stage, result.reply, host=result.host)
-    return 1 if row.step is Step.RETRY or row.patience else 0
 
 
 def _local(reply: Reply, stage: Stage = Stage.LOCAL) -> Result:
