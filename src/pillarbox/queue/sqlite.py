@@ -40,7 +40,9 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 _FILE_THREADS = 4
-_MOST_WORKS = 256  # in one transaction
+_MOST_HANDED_OVER = 64  # groups of works in one transaction
+_QUIET_TURNS = 2  # of the loop, without new work, before what came is written
+_MOST_TURNS = 16
 _NO_FENCE = -1  # of a slot that is not held any more
 _Answers = list[tuple[Work, object]]
 
@@ -73,7 +75,9 @@ class SqliteSpool:
         self._drafts = 0
         self._lost = False  # whether a slot was ever taken from this worker
         self._closing: asyncio.Future[None] | None = None
-        self._work: SimpleQueue[Work | None] = SimpleQueue()
+        self._fresh: list[Work] = []  # not yet handed over
+        self._turns = self._quiet_turns = 0
+        self._work: SimpleQueue[list[Work] | None] = SimpleQueue()
         self._file_threads = ThreadPoolExecutor(_FILE_THREADS, "pillarbox-files")
         self._reader_thread = ThreadPoolExecutor(1, "pillarbox-reader")
         self._writer = threading.Thread(target=self._write_until_closed, name="pillarbox-writer", daemon=True)
@@ -217,6 +221,7 @@ class SqliteSpool:
     def close(self) -> asyncio.Future[None]:
         """Finish what is begun, give the leases back, and close."""
         if self._closing is None:
+            self._hand_over()
             self._closing = self._loop.create_future()
             threading.Thread(target=self._close, args=(self._closing,), name="pillarbox-closer").start()
         return self._closing
@@ -229,7 +234,28 @@ class SqliteSpool:
         elif work.bodies:
             self._file_threads.submit(self._keep_bodies, work)
         else:
-            self._work.put(work)
+            if not self._fresh:
+                self._turns = self._quiet_turns = 0
+                self._loop.call_soon(self._gather)
+            self._fresh.append(work)
+            self._quiet_turns = 0
+
+    def _gather(self) -> None:
+        """Let works pile up while the loop's turns bring more, for the writer to be woken once and sync once for all.
+
+        A loop with little to do turns fast, so a lone client hardly waits; a busy one makes large groups.
+        """
+        self._turns += 1
+        self._quiet_turns += 1
+        if self._quiet_turns > _QUIET_TURNS or self._turns > _MOST_TURNS:
+            self._hand_over()
+        else:
+            self._loop.call_soon(self._gather)
+
+    def _hand_over(self) -> None:
+        fresh, self._fresh = self._fresh, []
+        if fresh:
+            self._work.put(fresh)
 
     def _call(self, call: Callable[[apsw.Connection], T]) -> asyncio.Future[T]:
         """Run `call` in the writer's next transaction."""
@@ -256,7 +282,7 @@ class SqliteSpool:
         except SpoolError as error:
             self._answer([(work, error)])
         else:
-            self._work.put(work)
+            self._work.put([work])
 
     def _sweep(self, slots: Sequence[int], before: int) -> None:
         """Remove what dead workers left half done: drafts, and body files below id `before` without a row."""
@@ -286,9 +312,9 @@ class SqliteSpool:
 
     def _wait(self, limit_s: float) -> tuple[list[Work], bool]:
         """All works that wait now, and whether more may come. Raises Empty after `limit_s`."""
-        works = [self._work.get(timeout=limit_s)]
-        works += [self._work.get_nowait() for _ in range(min(self._work.qsize(), _MOST_WORKS))]
-        return [work for work in works if work is not None], works[-1] is not None
+        found = [self._work.get(timeout=limit_s)]
+        found += [self._work.get_nowait() for _ in range(min(self._work.qsize(), _MOST_HANDED_OVER))]
+        return [work for works in found if works is not None for work in works], found[-1] is not None
 
     def _write(self, batch: Sequence[Work]) -> _Answers:
         """Write a batch in one transaction; if that fails for a reason of one member's, each in its own."""
