@@ -92,6 +92,9 @@ class Names(asyncio.DatagramProtocol):
             answer.answer.append(dns.rrset.from_text(asked.name, 3600, "IN", kind, found))
         else:
             answer.set_rcode(3)
+            answer.authority.append(
+                dns.rrset.from_text("test.", 3600, "IN", "SOA", "ns.test. h.test. 1 1 1 1 3600")
+            )
         self._transport.sendto(answer.to_wire(), addr)  # type: ignore[attr-defined]
 
 

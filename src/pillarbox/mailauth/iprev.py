@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from pillarbox.mailauth.dns import Query
@@ -29,20 +30,19 @@ class Verdict:
 
 def check(address: str) -> Plan[Verdict]:
     """Ask for the names of an address, and whether one of them leads back."""
-    try:
-        ip = ipaddress.ip_address(address)
-    except ValueError:
+    asked = _asked(address)
+    if asked is None:
         return Verdict("permerror", address, detail="not an address")
-    ip = getattr(ip, "ipv4_mapped", None) or ip
-    names = yield Query(ip.reverse_pointer, "PTR")
+    pointer, kind, plain = asked
+    names = yield Query(pointer, "PTR")
     if names.failed:
         return Verdict("temperror", address, detail=names.detail or "no answer")
     if not names.records:
         return Verdict("permerror", address, detail="there is none")
     unclear = ""
     for name in names.records[:_MAX_NAMES]:
-        back = yield Query(name, "A" if ip.version == 4 else "AAAA")
-        if any(_is(one, ip) for one in back.records):
+        back = yield Query(name, kind)
+        if plain in back.records or any(_plain(one) == plain for one in back.records):
             return Verdict("pass", address, name)
         unclear = unclear or ((back.detail or "no answer") if back.failed else "")
     first = names.records[0]
@@ -51,8 +51,19 @@ def check(address: str) -> Plan[Verdict]:
     return Verdict("fail", address, first, f"{first} does not lead back to it")
 
 
-def _is(text: str, ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+@lru_cache(maxsize=4096)
+def _asked(address: str) -> tuple[str, str, str] | None:
+    """The name to ask for, the kind of address that it leads to, and the address in its usual form."""
     try:
-        return ipaddress.ip_address(text) == ip
+        ip = ipaddress.ip_address(address)
     except ValueError:
-        return False
+        return None
+    ip = getattr(ip, "ipv4_mapped", None) or ip
+    return ip.reverse_pointer, "A" if ip.version == 4 else "AAAA", str(ip)
+
+
+def _plain(text: str) -> str:
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        return ""
