@@ -45,13 +45,15 @@ class ReverseName:
 
     async def decide_client(self, client: Client, _sender: Address | None, _to: Address) -> Reply | None:
         """Refuse a client without a name."""
-        if not client.stranger or parse_ip(client.address) is None:
+        if not client.stranger:
             return None
         return await follow(has_name(client.address, confirm=self._confirm), self._lookup)
 
 
 def has_name(address: str, *, confirm: bool) -> Plan[Reply | None]:
     """Whether an address has a name, and if `confirm` one that leads back."""
+    if parse_ip(address) is None:
+        return None
     found = yield from iprev.check(address)
     if found.result == "pass" or (found.name and not confirm):
         return None
