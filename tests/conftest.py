@@ -14,7 +14,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -31,12 +31,14 @@ from argon2 import PasswordHasher
 
 from pillarbox.inbound.accept import Door
 from pillarbox.inbound.counted import Counting
+from pillarbox.inbound.desk import Desk
 from pillarbox.inbound.etrn import Etrn, EtrnSettings
 from pillarbox.inbound.greeting import GreetSettings, SlowGreeting
 from pillarbox.inbound.origin import OriginChecks
-from pillarbox.inbound.session import Desk, SmtpProtocol
+from pillarbox.inbound.presented import add_up, take_client
+from pillarbox.inbound.session import SmtpProtocol
 from pillarbox.inbound.status import HelpSettings, StatusBoard
-from pillarbox.mail.catalogue import CAUSES, auth, content, extensions, session
+from pillarbox.mail.catalogue import CAUSES, auth, content, extensions, peers, session
 from pillarbox.mail.reply import Reply, printable
 from pillarbox.mail.units import Octets, Seconds
 from pillarbox.net.certificates import find_certificates
@@ -48,13 +50,17 @@ from pillarbox.policy.accounts import Accounts, AccountSettings, AuthSettings, C
 from pillarbox.policy.checks import CheckSettings, Tools, line_up
 from pillarbox.policy.directory import Directory
 from pillarbox.policy.domains import DomainSettings
+from pillarbox.policy.guard import Guard
+from pillarbox.policy.harvest import Harvest
 from pillarbox.policy.hooks import Client, Hooks
 from pillarbox.policy.known_names import KnownNames
 from pillarbox.policy.memory import Memory
 from pillarbox.policy.names import DirectorySettings
 from pillarbox.policy.origin import OriginPolicy
+from pillarbox.policy.proxies import Proxies, ProxySettings
 from pillarbox.policy.rules import Role, Rules, RuleSettings
 from pillarbox.policy.signing import SigningKeys
+from pillarbox.policy.tarpit import Tarpit, TarpitSettings
 from pillarbox.policy.terms import TermRules
 from pillarbox.policy.users import (
     Disclosure,
@@ -83,6 +89,8 @@ from pillarbox.smtp.events import (
     StatusWanted,
     TlsWanted,
     Verify,
+    XClient,
+    XForward,
 )
 from pillarbox.smtp.extensions import ExtensionSettings
 from pillarbox.smtp.profile import Limits, Profile
@@ -204,6 +212,8 @@ class Options:
     tokens: object = None  # what checks tokens
     extensions: dict[str, object] = field(default_factory=dict)
     etrn: EtrnSettings = field(default_factory=EtrnSettings)
+    proxy: ProxySettings = field(default_factory=ProxySettings)
+    tarpit: TarpitSettings = field(default_factory=TarpitSettings)
 
     @property
     def extension_settings(self) -> ExtensionSettings:
@@ -235,6 +245,7 @@ class Options:
             expands=self.vrfy == "open",
             expands_for_logins=self.vrfy == "auth",
             knows_since=True,
+            peer_verbs=self.proxy.verbs,
         )
 
 
@@ -257,12 +268,13 @@ class Migrating(ConfigAccounts):
     keyless = 1 / 4
 
 
-def build_accounts(settings=None, sources=(), tokens=None):
+def build_accounts(settings=None, sources=(), tokens=None, guard=None):
     configured = Migrating({name: build_settings(name, password) for name, password in PASSWORDS.items()})
     return Accounts(
         [configured, *sources],
         settings or AuthSettings(),
         tokens=tokens,
+        guard=guard,
         key=b"secret",
     )
 
@@ -316,6 +328,8 @@ class Core:
             refusal = session.CLIENT_DENIED.reply(hostname=HOST)
         self.session = ServerSession(profile, now=0.0, tls=options.tls == "implicit", refusal=refusal)
         self.client = Client("s", ADDRESS, 1234, options.role)
+        self.told = {}
+        self._give_rights()
         self.out = b""
         self.bodies = []  # complete ones
         self.events = []
@@ -344,7 +358,9 @@ class Core:
                 break
             self.events.append(event)
             reply = self.decide(event)
-            if isinstance(event, SecretWanted) and not isinstance(reply, Reply):
+            if isinstance(event, XClient) and not isinstance(reply, Reply):
+                self._begin_anew(reply)
+            elif isinstance(event, SecretWanted) and not isinstance(reply, Reply):
                 current.give_secret(reply)
             elif event.owed:
                 login = self._logged_in if isinstance(event, Login) else ""
@@ -390,6 +406,11 @@ class Core:
                 return self.rules.decide_verify(self.client, event.argument, expand=event.expand)
             case StartQueue():
                 return at_once(self.etrn.start(self.client, event))
+            case XClient():
+                self.told = add_up(self.told, event.attributes)
+                return at_once(take_client(self.client, self.told, self.accounts, self.rules))
+            case XForward():
+                return peers.ORIGIN_NOTED.reply()
             case TlsWanted():
                 self.wants_tls = True
                 return session.START_TLS.reply()
@@ -399,6 +420,17 @@ class Core:
                 self._body.clear()
                 return None
         raise AssertionError(event)
+
+    def _give_rights(self):
+        trusted = Proxies(self.options.proxy).verbs(self.client.address)
+        self.session.channel = replace(self.session.channel, trusted_with=trusted)
+
+    def _begin_anew(self, client):
+        self.client = client
+        denied = self.rules.denies(client.address)
+        refusal = session.CLIENT_DENIED.reply(hostname=HOST) if denied else None
+        self.session.restart(refusal, login=client.login)
+        self._give_rights()
 
     def _decide_mail(self, event):
         reply = self.rules.decide_mail(self.client, event.sender)
@@ -439,11 +471,7 @@ class Office:
     def __init__(self, options, folder, accounts, tls):
         self.options = options
         self.folder = folder
-        self.accounts = (
-            accounts
-            if options.auth is None
-            else build_accounts(options.auth, options.sources, options.tokens)
-        )
+        self.accounts = accounts
         self.tls = tls
         self.queued = []  # what was offered to the queue
         self.protocols = []
@@ -457,6 +485,9 @@ class Office:
         )
         shared = options.memory_of.folder if options.memory_of is not None else self.folder
         self.memory = Memory(shared, clock=options.clock)
+        if options.auth is not None:
+            guard = Guard(self.memory, options.auth.max_delay_s)
+            self.accounts = build_accounts(options.auth, options.sources, options.tokens, guard)
         tools = Tools(
             HOST,
             self.folder,
@@ -498,6 +529,9 @@ class Office:
             etrn=Etrn(options.etrn, directory, busy=lambda: False, start=self._start),
             tls=self.tls,
             implicit_tls=options.tls == "implicit",
+            proxies=Proxies(options.proxy) if options.proxy.verbs else None,
+            tarpit=Tarpit(options.tarpit) if options.tarpit.delay_s else None,
+            on_refusal=next((one.note for one in plugins if isinstance(one, Harvest)), None),
         )
         tls = self.tls.context if options.tls == "implicit" else None
         self.server = await listen(bind("127.0.0.1:0", shared=False), self._protocol, tls=tls)

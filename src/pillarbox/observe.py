@@ -283,12 +283,19 @@ CONFIG_REFUSED = Event(
 WORKER_STARTED = Event("worker.started", Level.INFO, "worker {worker} started")
 WORKER_LOST = Event("worker.lost", Level.ERROR, "worker {worker} died: {reason}")
 SESSION_OPENED = Event("session.opened", Level.DEBUG, "connection from {client}")
+CLIENT_PRESENTED = Event("session.presented", Level.INFO, "{proxy} speaks for {client}")
+PROXY_REFUSED = Event(
+    "session.proxy_refused", Level.WARNING, "connection from {client} cut off: {problem}", labels=("problem",)
+)
 SESSION_CLOSED = Event("session.closed", Level.DEBUG, "connection from {client} closed")
 SESSION_REFUSED = Event("session.refused", Level.INFO, "connection from {client} refused", labels=("cause",))
 REPLY_REFUSED = Event("reply.refused", Level.INFO, "refused {client}: {reply}", labels=("cause", "stage"))
 SCANNER_FAILED = Event("scanner.failed", Level.ERROR, "a scanner gives no verdict: {problem}")
 CHECK_WARNED = Event(
     "check.warned", Level.INFO, "would have refused {client}: {reply}", labels=("cause", "stage")
+)
+CHECK_TAGGED = Event(
+    "check.tagged", Level.INFO, "tags what {client} sends: {reply}", labels=("cause", "stage")
 )
 LOGIN_OK = Event("login.ok", Level.INFO, "{login} logged in from {client}", labels=("mechanism",))
 ACCOUNTS_DOWN = Event("accounts.down", Level.ERROR, "accounts cannot be looked up: {problem}")

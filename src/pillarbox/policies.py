@@ -27,10 +27,13 @@ from pillarbox.policy.checks import Tools, line_up
 from pillarbox.policy.directory import Directory
 from pillarbox.policy.domain_store import StoredNames
 from pillarbox.policy.forwarding import Forwarding, load_keys
+from pillarbox.policy.guard import Guard
+from pillarbox.policy.harvest import Harvest
 from pillarbox.policy.hooks import Hooks
 from pillarbox.policy.known_names import KnownNames
 from pillarbox.policy.memory import Memory
 from pillarbox.policy.origin import OriginPolicy
+from pillarbox.policy.proxies import Proxies
 from pillarbox.policy.rules import Role, Rules
 from pillarbox.policy.signing import SigningKeys, keys_folder
 
@@ -80,11 +83,13 @@ class Policy:
         self.directory.read_files()
         self._stored = StoredNames(Path(config.data) / FILE, self.directory)
         self._stored.take(self._stored.read())
-        self.accounts = _accounts(config, self._kept)
+        self.accounts = _accounts(config, self._kept, tools.memory)
         self.rules = Rules(config.policy, self.directory)
         plugins = [*map(_import_hooks, config.hooks), *plugins]
+        checks = list(line_up(config.checks, self.directory, tools, plugins))
+        self.harvest = next((check for check in checks if isinstance(check, Harvest)), None)
         self.hooks = Hooks(
-            list(line_up(config.checks, self.directory, tools, plugins)),
+            checks,
             hostname=config.hostname,
             limit_s=config.hook.limit_s,
             on_error=config.hook.on_error,
@@ -93,6 +98,7 @@ class Policy:
         keys = SigningKeys(keys_folder(Path(config.data))) if config.dkim.sign else None
         self.keys = keys or None  # without a key signing costs nothing
         self.handshakes = Handshakes(config.tls.max_handshakes)
+        self.proxies = Proxies(config.proxy)
 
     async def close(self) -> None:
         """Let threads and connections go."""
@@ -165,7 +171,7 @@ def read_accounts(file: Path) -> Mapping[str, AccountSettings]:
         raise ValueError(str(error)) from error
 
 
-def _accounts(config: Config, kept: _Kept) -> Accounts:
+def _accounts(config: Config, kept: _Kept, memory: Memory) -> Accounts:
     """All directories of accounts. The key is something secret that all workers know and that stays the same."""
     sources: list[Source] = [ConfigAccounts(config.accounts)] if config.accounts else []
     key = "".join(account.password for account in config.accounts.values()).encode()
@@ -176,7 +182,13 @@ def _accounts(config: Config, kept: _Kept) -> Accounts:
         if file.exists() or kept.sources:  # all workers need the same, whose accounts they may be
             key += stored.key()
     sources += kept.sources
-    return Accounts(sources, config.auth, tokens=_tokens(config), key=key or secrets.token_bytes(32))
+    return Accounts(
+        sources,
+        config.auth,
+        tokens=_tokens(config),
+        guard=Guard(memory, config.auth.max_delay_s),
+        key=key or secrets.token_bytes(32),
+    )
 
 
 def _tokens(config: Config) -> Tokens | None:

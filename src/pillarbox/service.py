@@ -19,11 +19,12 @@ from pillarbox import observe
 from pillarbox.config.certificates import certificates_of
 from pillarbox.config.checks import check
 from pillarbox.inbound.accept import Door
+from pillarbox.inbound.desk import Desk
 from pillarbox.inbound.etrn import Etrn
 from pillarbox.inbound.greeting import SlowGreeting
 from pillarbox.inbound.origin import find_organization
 from pillarbox.inbound.report_office import Outside, ReportOffice
-from pillarbox.inbound.session import Desk, SmtpProtocol
+from pillarbox.inbound.session import SmtpProtocol
 from pillarbox.inbound.status import StatusBoard
 from pillarbox.mail.address import AddressError, parse_address
 from pillarbox.net.handshakes import ListenersTls, new_contexts
@@ -35,6 +36,7 @@ from pillarbox.policy.checks import Tools
 from pillarbox.policy.memory import Memory
 from pillarbox.policy.quota import mailbox_of
 from pillarbox.policy.rules import Role
+from pillarbox.policy.tarpit import Tarpit
 from pillarbox.policy.terms import TermRules
 from pillarbox.policy.verify import VerifyPolicy
 from pillarbox.queue.ledger import Ledger
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
     from pillarbox.mail.reply import Result
     from pillarbox.mail.route import Route
     from pillarbox.mailauth.dns import Answer, Query
+    from pillarbox.net.proxied import ProxiedListener
     from pillarbox.policy.users import Mailbox
     from pillarbox.queue.attempt import Courier
     from pillarbox.queue.spool import Draft, Entry, Queued
@@ -70,7 +73,7 @@ if TYPE_CHECKING:
 
 _FRESH_S = 1.0  # how soon a server knows what a command has changed
 _SPARE_FILES = 128  # kept for the store, the log and deliveries when connections are counted
-# Settings of parts that live as long as the worker; of `listen` all but addresses and implicit TLS can change.
+# Settings of parts that live as long as the worker; of `listen` all but addresses and how connections begin can change.
 _FIXED = (
     "hostname",
     "user",
@@ -121,9 +124,9 @@ def take_over(running: Config, new: Config) -> tuple[Config, list[str]]:
     return merged, kept
 
 
-def _sockets(config: Config) -> list[tuple[str, bool]]:
-    """What of the listeners is settled once they are open: where, and whether they begin with TLS."""
-    return [(listener.address, listener.tls == "implicit") for listener in config.listen]
+def _sockets(config: Config) -> list[tuple[str, bool, bool]]:
+    """What of the listeners is settled once they are open: where, and whether they begin with TLS or a PROXY header."""
+    return [(one.address, one.tls == "implicit", one.proxy_protocol) for one in config.listen]
 
 
 class Service:
@@ -143,7 +146,7 @@ class Service:
         self._tls = ListenersTls(certificates_of(config), config.tls_manners, contexts)
         self._hosts = Hosts()
         self._suspended: set[str] = set()  # keywords of extensions, for all sessions
-        self._servers: list[asyncio.Server] = []
+        self._servers: list[asyncio.Server | ProxiedListener] = []
         self._kept: dict[int, socket.socket] = {}  # sockets of listeners that begin with TLS, to listen anew
         self._relisting: set[asyncio.Task[None]] = set()
         self._sts: StsPolicies | None = None  # until mail goes to an exchanger
@@ -313,11 +316,20 @@ class Service:
         self._servers.append(await self._serve(number, bound))
         self._open.callback(self._close_server, number)
 
-    async def _serve(self, number: int, bound: socket.socket) -> asyncio.Server:
+    async def _serve(self, number: int, bound: socket.socket) -> asyncio.Server | ProxiedListener:
         tls = self._tls.one(number) if number in self._kept else None
         context = tls.context if tls is not None else None
         if self.config.listen[number].role is Role.POLICY:
             return await listen(bound, self._policy_host(), tls=context)
+        if self.config.listen[number].proxy_protocol:
+            from pillarbox.net.proxied import ProxiedListener  # noqa: PLC0415 - it costs start-up time
+
+            return ProxiedListener(
+                bound,
+                lambda peer: SmtpProtocol(self._desks[number], peer),
+                lambda: self._policy.proxies,
+                tls=context,
+            )
         return await listen(bound, lambda: SmtpProtocol(self._desks[number]), tls=context)
 
     def _close_server(self, number: int) -> None:
@@ -407,6 +419,7 @@ class Service:
             expands=config.policy.vrfy is VerifyPolicy.OPEN,
             expands_for_logins=config.policy.vrfy is VerifyPolicy.AUTH,
             knows_since=policy.directory.knows_since,
+            peer_verbs=config.proxy.verbs,
         )
         slow = bool(config.greet.delay_s) and settings.role is Role.MX
         return Desk(
@@ -424,6 +437,9 @@ class Service:
             handshakes=policy.handshakes,
             tls=tls,
             implicit_tls=settings.tls == "implicit",
+            proxies=policy.proxies if config.proxy.verbs else None,
+            tarpit=Tarpit(config.tarpit) if config.tarpit.delay_s else None,
+            on_refusal=policy.harvest.note if policy.harvest is not None else None,
         )
 
     def _offer(self, queued: Queued) -> None:

@@ -142,6 +142,11 @@ BAD = [
         '[[listen]]\naddress = ":587"\nrole = "submission"\n',
         3, "listen[1].role", "nobody could log in: there is no certificate", "[tls]",
     ),
+    (
+        '[[listen]]\naddress = ":25"\nproxy_protocol = true\n',
+        3, "listen[1].proxy_protocol", "no balancer is trusted", "set networks in [proxy]",
+    ),
+    ('[proxy]\nxclient_networks = ["10.0.0.0/33"]\n', 2, "proxy.xclient_networks[1]", "10.0.0.0/33", "write one"),
     ('[tls]\nkey = "/k.pem"\n', 2, "tls.key", "of no use without certificate", "add certificate"),
     ('[tls]\nclient_ca = "/ca.pem"\n', 2, "tls.client_ca", "of no use without certificate", "add certificate"),
     (

@@ -7,6 +7,7 @@ A script is a text file named after the scenarios it earns. Its lines:
                               mechanisms, min_strength, vrfy, deny, relay
     @ limit recipients 2      one of its limits
     @ extension rrvs on       one of its extensions, or of the settings of one; a script turns on what it speaks of
+    @ xclient 127.0.0.0/8     a network that may use XCLIENT; likewise xforward
     @ etrn example.org        a domain whose mail may be asked for
     C: NOOP                   the client sends a line; `\r`, `\n`, `\t`, `\\` and `\xHH` stand for octets
     C+ BDAT 3                 the same without the CRLF
@@ -29,6 +30,7 @@ from pillarbox.diagnose.lint import faults_of, lint
 from pillarbox.diagnose.transcript import Side
 from pillarbox.inbound.etrn import EtrnSettings
 from pillarbox.mail.catalogue import CAUSES, is_outward
+from pillarbox.policy.proxies import ProxySettings
 from pillarbox.policy.rules import Role
 from pillarbox.smtp.profile import Limits
 
@@ -83,6 +85,10 @@ def read_script(path):
             elif name == "extension":
                 key, _, state = value.partition(" ")
                 extensions[key] = int(state) if state.isdigit() else state
+            elif name in {"xclient", "xforward"}:
+                options["proxy"] = msgspec.structs.replace(
+                    options.get("proxy", ProxySettings()), **{f"{name}_networks": (value,)}
+                )
             else:
                 options[name] = option(name, value)
         elif mark in {"C:", "C+"}:

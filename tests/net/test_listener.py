@@ -51,7 +51,7 @@ def test_connections_are_counted_in_all_and_by_address():
     for line, address in zip(lines, "aab", strict=True):
         connections.remove(line, address)
     assert len(connections) == 0
-    assert connections._per_address == {}, "an address that is gone must not be remembered"
+    assert connections._counts == {}, "an address that is gone must not be remembered"
 
 
 async def test_those_whose_time_is_up_are_told_and_a_bug_in_one_ends_only_that_one(monkeypatch):

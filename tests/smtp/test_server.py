@@ -8,6 +8,7 @@ import pytest
 from pillarbox.inbound.etrn import EtrnSettings
 from pillarbox.mail.catalogue import auth, content, envelope, session
 from pillarbox.mail.units import Seconds
+from pillarbox.policy.proxies import ProxySettings
 from pillarbox.policy.rules import Role
 from pillarbox.smtp.events import BodyEnd, Hello, LocalProtocolError, Login, MailFrom, RcptTo, Signal
 from pillarbox.smtp.profile import Limits, Profile
@@ -179,6 +180,45 @@ def test_verbs_in_lower_case_are_the_same(new_core, column):
         if state == column:
             verb = command.split(b" ")[0]
             check(in_state(new_core, column), column, command.replace(verb, verb.lower(), 1), expected)
+
+
+# Where some hosts may speak for others: the client is one of them, or it is not.
+PEERS = table(r"""
+                                 | C           | G           | N           | A           | M           | R           | B           | X           | W
+XCLIENT ADDR=192.0.2.1           | 220>C       | 220>C       | 220>C       | 220>C       | 503/5.5.1   | 503/5.5.1   | 503/5.5.1   | 503/5.5.1   | 554/5.7.0
+XCLIENT LOGIN=alice@example.org  | 220>C       | 220>C       | 220>C       | 220>C       | 503/5.5.1   | 503/5.5.1   | 503/5.5.1   | 503/5.5.1   | 554/5.7.0
+XCLIENT LOGIN=dora@example.org   | 550/5.7.0   | 550/5.7.0   | 550/5.7.0   | 550/5.7.0   | 503/5.5.1   | 503/5.5.1   | 503/5.5.1   | 503/5.5.1   | 554/5.7.0
+XCLIENT                          | 501/5.5.4   | 501/5.5.4   | 501/5.5.4   | 501/5.5.4   | 503/5.5.1   | 503/5.5.1   | 503/5.5.1   | 503/5.5.1   | 554/5.7.0
+XCLIENT COLOUR=red               | 501/5.5.4   | 501/5.5.4   | 501/5.5.4   | 501/5.5.4   | 503/5.5.1   | 503/5.5.1   | 503/5.5.1   | 503/5.5.1   | 554/5.7.0
+XFORWARD ADDR=192.0.2.1          | 503/5.5.1   | 250/2.0.0   | 250/2.0.0   | 250/2.0.0   | 503/5.5.1   | 503/5.5.1   | 503/5.5.1   | 503/5.5.1   | 554/5.7.0
+XFORWARD IDENT=                  | 503/5.5.1   | 501/5.5.4   | 501/5.5.4   | 501/5.5.4   | 503/5.5.1   | 503/5.5.1   | 503/5.5.1   | 503/5.5.1   | 554/5.7.0
+HELP XCLIENT                     | 214/2.0.0   | 214/2.0.0   | 214/2.0.0   | 214/2.0.0   | 214/2.0.0   | 214/2.0.0   | 214/2.0.0   | 503/5.5.1   | 554/5.7.0
+""")
+NOT_TRUSTED = table(r"""
+                                 | C           | G           | N           | A           | M           | R           | B           | X           | W
+XCLIENT ADDR=192.0.2.1           | 550/5.7.0   | 550/5.7.0   | 550/5.7.0   | 550/5.7.0   | 503/5.5.1   | 503/5.5.1   | 503/5.5.1   | 503/5.5.1   | 554/5.7.0
+XFORWARD ADDR=192.0.2.1          | 503/5.5.1   | 550/5.7.0   | 550/5.7.0   | 550/5.7.0   | 503/5.5.1   | 503/5.5.1   | 503/5.5.1   | 503/5.5.1   | 554/5.7.0
+""")
+
+
+@pytest.mark.parametrize(("column", "command", "expected"), cells(PEERS))
+def test_every_command_of_hosts_that_speak_for_others_in_every_state(new_core, column, command, expected):
+    trusted = ProxySettings(xclient_networks=("127.0.0.0/8",), xforward_networks=("127.0.0.0/8",))
+    check(in_state(new_core, column, proxy=trusted), column, command, expected)
+
+
+@pytest.mark.parametrize(("column", "command", "expected"), cells(NOT_TRUSTED))
+def test_the_same_commands_of_others(new_core, column, command, expected):
+    trusted = ProxySettings(xclient_networks=("192.0.2.0/24",), xforward_networks=("192.0.2.0/24",))
+    check(in_state(new_core, column, proxy=trusted), column, command, expected)
+
+
+@pytest.mark.parametrize("column", SETUP)
+def test_where_some_may_speak_for_others_all_other_commands_are_the_same(new_core, column):
+    trusted = ProxySettings(xclient_networks=("127.0.0.0/8",), xforward_networks=("127.0.0.0/8",))
+    for (state, command), expected in TABLE.items():
+        if state == column and not command.startswith(b"XCLIENT"):
+            check(in_state(new_core, column, proxy=trusted), column, command, expected)
 
 
 # In LMTP only LHLO introduces, and DATA without a good recipient is 503 whatever was tried.

@@ -154,6 +154,7 @@ def to_json(message: ListedMessage) -> dict[str, object]:
         "protocol": trace.protocol if trace is not None else None,
         "session": trace.session if trace is not None else None,
         "warned": trace.warned if trace is not None else None,
+        "forwarded": trace.forwarded if trace is not None else None,
         "origin": trace.origin.split("\n") if trace is not None and trace.origin else [],
         "recipients": [_recipient_as_json(one) for one in message.recipients],
     }
@@ -239,6 +240,8 @@ def print_message(found: ListedMessage) -> None:
             trace.login and f"login {trace.login}",
         )
         click.echo("  " + _safe(", ".join(part for part in parts if part)))
+        if trace.forwarded:
+            click.echo("  XFORWARD told: " + _safe(trace.forwarded))
         if trace.warned:
             click.echo("  checks on trial would have said: " + _safe(trace.warned))
         for line in filter(None, trace.origin.split("\n")):

@@ -156,6 +156,12 @@ def _check_demands(listener: ListenSettings, config: Config) -> Iterator[tuple[s
     if listener.tls == "none" and (listener.min_tls or listener.client_certificate not in ("", "no")):
         key = "min_tls" if listener.min_tls else "client_certificate"
         yield key, "of no use without TLS", 'remove tls = "none"'
+    if listener.proxy_protocol and not config.proxy.networks:
+        yield (
+            "proxy_protocol",
+            "no balancer is trusted, so everybody would be cut off",
+            "set networks in [proxy]",
+        )
     if listener.role is Role.SUBMISSION and not certificate and not listener.login_in_clear:
         yield "role", "nobody could log in: there is no certificate for TLS", advice
 
@@ -307,6 +313,9 @@ def _check_policy(config: Config) -> Iterator[Finding]:
         ("policy", "relay_networks", policy.relay_networks),
         ("policy", "deny_networks", policy.deny_networks),
         ("auth", "trusted_networks", config.auth.trusted_networks),
+        ("proxy", "networks", config.proxy.networks),
+        ("proxy", "xclient_networks", config.proxy.xclient_networks),
+        ("proxy", "xforward_networks", config.proxy.xforward_networks),
         ("help", "status_acl", config.help.status_acl),
         ("greylist", "allow_networks", config.greylist.allow_networks),
         ("dmarc", "except_networks", config.dmarc.except_networks),

@@ -30,10 +30,12 @@ from pillarbox.policy.exchangers import RecipientSettings
 from pillarbox.policy.form import MessageSettings
 from pillarbox.policy.forwarding import SrsSettings
 from pillarbox.policy.greylist import GreylistSettings
+from pillarbox.policy.harvest import HarvestSettings
 from pillarbox.policy.hello import HelloSettings
 from pillarbox.policy.hooks import HookSettings
 from pillarbox.policy.names import DirectorySettings
 from pillarbox.policy.origin import ArcSettings, DkimSettings, SpfSettings
+from pillarbox.policy.proxies import ProxySettings
 from pillarbox.policy.rates import RateSettings
 from pillarbox.policy.reporting import ReportSettings
 from pillarbox.policy.reverse import ReverseSettings
@@ -42,6 +44,7 @@ from pillarbox.policy.rules import Role, RuleSettings
 from pillarbox.policy.scanner import ScannerSettings
 from pillarbox.policy.senders import SenderSettings
 from pillarbox.policy.spam import SpamSettings
+from pillarbox.policy.tarpit import TarpitSettings
 from pillarbox.queue.schedule import QueueSettings
 from pillarbox.queue.suppression import SuppressionSettings
 from pillarbox.relay.pipe import ProgramSettings
@@ -76,6 +79,9 @@ class ListenSettings(Settings, frozen=True):
     client_certificate: Literal["", "no", "ask", "require"] = ""
     """Whether to ask clients for a certificate of `tls.client_ca`, and to refuse those without one (554); "" asks those of a
     submission listener if there is a `tls.client_ca`."""
+    proxy_protocol: bool = False
+    """Expect a balancer among `proxy.networks` that begins each connection with a PROXY header, version 1 or 2, and tells
+    the client's address by it."""
     login_in_clear: bool = False
     """Let users log in without TLS. Passwords can then be read on the way."""
 
@@ -130,6 +136,7 @@ class Config(Settings, frozen=True):
     reverse_dns: ReverseSettings = ReverseSettings()
     dns_lists: DnsListSettings = DnsListSettings()
     rate: RateSettings = RateSettings()
+    harvest: HarvestSettings = HarvestSettings()
     greylist: GreylistSettings = GreylistSettings()
     message: MessageSettings = MessageSettings()
     attachments: AttachmentSettings = AttachmentSettings()
@@ -138,6 +145,8 @@ class Config(Settings, frozen=True):
     recipient: RecipientSettings = RecipientSettings()
     emergency: EmergencySettings = EmergencySettings()
     connections: ConnectionLimits = ConnectionLimits()
+    proxy: ProxySettings = ProxySettings()
+    tarpit: TarpitSettings = TarpitSettings()
     limits: Limits = Limits()
     extensions: ExtensionSettings = ExtensionSettings()
     etrn: EtrnSettings = EtrnSettings()

@@ -38,6 +38,8 @@ STAGES = {
     "HELP": Stage.HELP,
     "AUTH": Stage.AUTH,
     "STARTTLS": Stage.STARTTLS,
+    "XCLIENT": Stage.XCLIENT,
+    "XFORWARD": Stage.XCLIENT,
 }
 
 

@@ -57,6 +57,7 @@ _CONTENT_STAGES = frozenset({Stage.DATA, Stage.BODY, Stage.BDAT})
 _NOT_IMPLEMENTED = (500, 502)
 _HOPED = dict.fromkeys((*HELLOS, "RSET"), State.GREETED) | {"MAIL": State.MAIL, "RCPT": State.RCPT}
 _CLOSING = 421
+_READY = 220  # also the answer to an XCLIENT, which begins the session anew
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +186,8 @@ class _Inspection:
     def _check_status(self, exchange: Exchange, reply: Reply) -> None:
         statuses = [found[0] if (found := _STATUS.match(line.text, 4)) else "" for line in exchange.said]
         first, number = statuses[0], exchange.said[0].number
-        if exchange.stage is Stage.GREETING or exchange.verb in HELLOS:
+        greets = exchange.stage is Stage.GREETING or (exchange.verb == "XCLIENT" and reply.code == _READY)
+        if greets or exchange.verb in HELLOS:
             if first and not (exchange.verb in HELLOS and not reply.positive):
                 self._add(number, rules.STATUS_NOT_HERE, first)
             return
@@ -244,7 +246,7 @@ class _Inspection:
             self._add(exchange.line, rules.CODE_NOT_HERE, f"{reply.code} to {what}")
         word = reply.lines[0].partition(" ")[0]
         names_itself = (
-            (reply.code == 220 and exchange.stage is Stage.GREETING)
+            (reply.code == _READY and exchange.stage is Stage.GREETING)
             or reply.code in (221, _CLOSING)
             or (reply.positive and exchange.verb in ("EHLO", "LHLO", "HELO"))
         )
@@ -296,8 +298,9 @@ class _Inspection:
             self._begin()
         elif verb == "RSET" and reply.positive and self._state not in (State.CONNECTED, None):
             self._begin()
-        elif verb == "STARTTLS" and reply.positive:
-            self._state, self._tls, self._offered, self._knows_offer = State.CONNECTED, True, None, False
+        elif verb in ("STARTTLS", "XCLIENT") and reply.positive:
+            self._state, self._offered, self._knows_offer = State.CONNECTED, None, False
+            self._tls = self._tls or verb == "STARTTLS"
         elif verb == "MAIL" and reply.positive:
             self._state, self._tried, self._accepted = State.MAIL, 0, 0
         elif verb == "RCPT":

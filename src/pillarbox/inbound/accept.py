@@ -25,9 +25,10 @@ from pillarbox.mail.since import FIELD as VALID_SINCE
 from pillarbox.mailauth.dkim import Header, Signer, message_hash, sign
 from pillarbox.policy.account import owns
 from pillarbox.policy.asked_names import Need
-from pillarbox.policy.hooks import Client, Hooks, Incoming
+from pillarbox.policy.hooks import Client, Hooks, Incoming, Tag
 from pillarbox.policy.names import Target
 from pillarbox.queue.spool import Draft, Entry, Queued, Spool, SpoolError, Trace, format_id
+from pillarbox.smtp.attributes import known
 from pillarbox.smtp.events import MailParameters, RcptTo
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class Letter:
     head_complete: bool = False
     tls_cipher: str = ""
     warned: list[str] = field(default_factory=list)  # what checks that may only warn would have refused
+    forwarded: str = ""  # what a trusted host told by XFORWARD of where it came from
     terms: Terms = NO_TERMS
     max_octets: int = 0  # for its priority; 0 for no such limit
     origin: Checked | None = None  # what was found about who really sent it
@@ -300,6 +302,7 @@ class Door:
                 client.login,
                 "; ".join(letter.warned),
                 origin=letter.origin.told if letter.origin is not None else "",
+                forwarded=letter.forwarded,
             ),
             hold=letter.origin is not None and letter.origin.held,
         )
@@ -321,6 +324,7 @@ class Door:
                     recipients=len(addressed.recipients),
                     octets=octets,
                     protocol=letter.protocol,
+                    forwarded=letter.forwarded,
                 )
             if not answered.done():
                 answered.set_result(reply)
@@ -349,11 +353,14 @@ class Door:
             now=now,
             helo=client.helo,
             client="" if client.address == "local" else client.address,
-            client_name=letter.origin.client_name if letter.origin is not None else "",
+            client_name=_client_name(letter),
             recipient=only,
             tls_cipher=letter.tls_cipher,
             priority=letter.terms.priority,
         )
+        for tag in letter.warned:
+            if isinstance(tag, Tag):
+                received += message.tag_field(self._hostname, tag.cause, tag)
         added = b""
         if client.login or client.role in ("submission", "sandbox"):
             added = message.completing_fields(
@@ -398,6 +405,13 @@ class Door:
         except AddressError:
             return ()
         return () if isinstance(found, Reply) else found
+
+
+def _client_name(letter: Letter) -> str:
+    """The client's host name, if it is known for certain."""
+    if letter.client.name:  # as a trusted host told it, or the mark that there is none
+        return known({"NAME": letter.client.name}, "NAME")
+    return letter.origin.client_name if letter.origin is not None else ""
 
 
 def _envelope(letter: Letter) -> tuple[Envelope, tuple[Route, ...]]:

@@ -6,7 +6,7 @@ Refusals in the greeting itself are the business of `inbound.session` and of the
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from pillarbox.mail.catalogue import policy, session
 from pillarbox.mail.units import Seconds, Settings
@@ -24,7 +24,7 @@ class GreetSettings(Settings, frozen=True):
 
     delay_s: Seconds = Seconds(0)
     """How long the last line of the greeting is kept back from strangers; a first line comes at once."""
-    early_talker: Literal["off", "warn", "reject"] = "reject"
+    early_talker: Action = Action.REJECT
     """What to do with clients that speak before the end of a greeting that is kept back (554)."""
     strict_pipelining: bool = False
     """Refuse clients of `mx` listeners that send on where they have to wait for an answer (554)."""
@@ -46,7 +46,7 @@ class SlowGreeting:
         """Send the first line, and look whether the client waits for the last: the refusal if it does not."""
         transport.write(self._teaser)
         await asyncio.sleep(self._settings.delay_s)
-        action = Action(self._settings.early_talker)
+        action = self._settings.early_talker
         if not current.waiting_octets or action is Action.OFF:
             return None
         return self._hooks.judge(policy.EARLY_TALKER.reply(), action, "decide_connect", (client,), warned)

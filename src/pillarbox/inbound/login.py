@@ -15,6 +15,8 @@ from pillarbox.mail.reply import Reply
 from pillarbox.policy.accounts import Accounts, Peer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pillarbox.policy.hooks import Client
     from pillarbox.smtp.events import Login, SecretWanted
     from pillarbox.smtp.server import ServerSession
@@ -33,10 +35,17 @@ async def give_secret(
 
 
 async def log_in(
-    accounts: Accounts, session: ServerSession, event: Login, client: Client, certified: tuple[str, ...]
+    accounts: Accounts,
+    session: ServerSession,
+    event: Login,
+    client: Client,
+    certified: tuple[str, ...],
+    take_account: Callable[[str], bool],
 ) -> Client:
     """Answer a login; the client as it is known from now on."""
     found = await accounts.login(event, Peer(client.address, certified))
+    if not isinstance(found, Reply) and not take_account(found.name):
+        found = auth.TOO_MANY_SESSIONS.reply()
     if isinstance(found, Reply):
         _note_failure(client, event.mechanism, event.user or event.authorize_as, found)
         session.answer(found)

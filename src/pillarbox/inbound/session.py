@@ -9,23 +9,22 @@ import asyncio
 import itertools
 import secrets
 import time
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from pillarbox import observe
 from pillarbox.inbound import login
-from pillarbox.inbound.accept import Accepted, Door, Letter
-from pillarbox.inbound.greeting import SlowGreeting
-from pillarbox.inbound.status import StatusBoard
-from pillarbox.mail.catalogue import content, extensions, session
+from pillarbox.inbound.accept import Accepted, Letter
+from pillarbox.inbound.presented import add_up, describe_origin, take_client
+from pillarbox.mail.catalogue import content, extensions, peers, session
 from pillarbox.mail.message import protocol_name
 from pillarbox.mail.reply import Reply
-from pillarbox.net.handshakes import Handshakes, ListenerTls
 from pillarbox.net.tls import certified_names, end_point
-from pillarbox.policy.hooks import Client, Hooks
-from pillarbox.policy.rules import Role, Rules
+from pillarbox.policy.hooks import Client
+from pillarbox.policy.rules import Role
 from pillarbox.queue.spool import SpoolError
 from pillarbox.smtp.events import (
     BodyChunk,
@@ -42,17 +41,19 @@ from pillarbox.smtp.events import (
     StatusWanted,
     TlsWanted,
     Verify,
+    XClient,
+    XForward,
 )
-from pillarbox.smtp.profile import Channel, Profile
+from pillarbox.smtp.profile import Channel
 from pillarbox.smtp.server import ServerSession
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from pillarbox.inbound.etrn import Etrn
-    from pillarbox.net.listener import Connections
-    from pillarbox.policy.accounts import Accounts
-    from pillarbox.policy.terms import TermRules
+    from pillarbox.inbound.desk import Desk
+    from pillarbox.net.handshakes import ListenerTls
+    from pillarbox.policy.proxies import Proxies
+    from pillarbox.policy.tarpit import Tarpit
 
 _MAX_WAITING_OCTETS = 65_536  # kept while a decision is being made; more stays in the kernel
 _MAX_EVENTS_A_TURN = 100  # one client's flood of commands must not hold up the others
@@ -64,26 +65,6 @@ _numbers = itertools.count(1)
 _boot = secrets.token_hex(3)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Desk:
-    """What the sessions of one listener share."""
-
-    role: Role
-    profile: Profile
-    rules: Rules
-    accounts: Accounts
-    hooks: Hooks
-    door: Door
-    connections: Connections
-    handshakes: Handshakes
-    board: StatusBoard
-    terms: TermRules
-    etrn: Etrn | None = None
-    tls: ListenerTls | None = None
-    implicit_tls: bool = False
-    slow_greeting: SlowGreeting | None = None
-
-
 class SmtpProtocol(asyncio.Protocol):
     """One connection. Decisions that need not wait are made at once; only others cost a task."""
 
@@ -93,30 +74,40 @@ class SmtpProtocol(asyncio.Protocol):
         "_client",
         "_desk",
         "_ended",
+        "_forwarded",
         "_letter",
         "_lingers_until",
+        "_mistakes",
         "_paused",
+        "_peer",
+        "_refusals",
         "_session",
         "_standing_warnings",
         "_task",
         "_tls_cipher",
+        "_told",
         "_transport",
         "_warned",
     )
 
-    def __init__(self, desk: Desk) -> None:
-        """Wait for the connection."""
+    def __init__(self, desk: Desk, peer: tuple[str, int] | None = None) -> None:
+        """Wait for the connection; `peer` is the client's end of it if a balancer told it."""
         self._desk = desk
+        self._peer = peer
         self._letter: Letter | None = None
         self._task: asyncio.Future[Any] | None = None  # the decision or the commit that is waited for
         self._paused = False  # we read no more, because enough waits for a decision
         self._choked = False  # the client does not read its replies
         self._ended = False  # the client will send no more
         self._lingers_until = 0.0  # we have hung up, but what the client still sends is read until then
+        self._refusals = 0  # by a decision
+        self._mistakes = 0  # all refusals up to the last answers, where they are counted
         self._tls_cipher = ""
         self._certified: tuple[str, ...] = ()  # the mail addresses in the client's certificate
         self._warned: list[str] = []  # what checks on trial would have refused, for the next message
         self._standing_warnings = 0  # how many of them are about the client, and count for all its messages
+        self._told: dict[str, str] | None = None  # by XCLIENT, of whom the other end speaks for
+        self._forwarded: dict[str, str] | None = None  # by XFORWARD, of the next message
 
     # ------------------------------------------------------------------ the transport's side
 
@@ -126,7 +117,7 @@ class SmtpProtocol(asyncio.Protocol):
         if hasattr(self, "_session"):
             return
         desk = self._desk
-        peer = transport.get_extra_info("peername") or ("local", 0)
+        peer = self._peer or transport.get_extra_info("peername") or ("local", 0)
         address = peer[0] if isinstance(peer, tuple) else "local"
         port = peer[1] if isinstance(peer, tuple) else 0
         number = f"{_boot}-{next(_numbers)}"
@@ -137,14 +128,26 @@ class SmtpProtocol(asyncio.Protocol):
             desk.profile, now=time.monotonic(), tls=desk.implicit_tls, refusal=refusal
         )
         desk.connections.add(self, address)
+        if desk.proxies is not None:
+            self._give_rights(desk.proxies)
         if desk.implicit_tls:
             self._note_tls()
         if refusal is not None:
             observe.SESSION_REFUSED.note(session=self._client.session, cause=refusal.cause_id, client=address)
-        elif desk.slow_greeting is not None or "decide_connect" in desk.hooks.wanted:
+        elif self._greets_later:
             self._await(self._greet_later())
             return
         self._pump()
+
+    @property
+    def _greets_later(self) -> bool:
+        """Whether the greeting has to wait for something."""
+        return self._desk.slow_greeting is not None or "decide_connect" in self._desk.hooks.wanted
+
+    def _give_rights(self, proxies: Proxies) -> None:
+        """Let the client speak for others if its address may."""
+        current = self._session
+        current.channel = replace(current.channel, trusted_with=proxies.verbs(self._client.address))
 
     def _greeting_refusal(self, address: str) -> Reply | None:
         desk = self._desk
@@ -159,7 +162,7 @@ class SmtpProtocol(asyncio.Protocol):
                 return objection.reply()
         if connections.draining:
             return say(session.SHUTDOWN)
-        if connections.full:
+        if connections.full and self._told is None:  # XCLIENT opens no further connection
             return say(session.TOO_MANY_CONNECTIONS)
         if connections.crowded(address):
             return say(session.TOO_MANY_FROM_ADDRESS)
@@ -269,11 +272,26 @@ class SmtpProtocol(asyncio.Protocol):
                 break
         else:
             event = Signal.BUSY
+        tarpit = self._desk.tarpit
+        if tarpit is not None and self._task is None and self._tarry(tarpit):
+            return
         self._flush()
         if event is Signal.CLOSED:
             self._hang_up()
         elif event is Signal.BUSY:
             self._await(asyncio.sleep(0))
+
+    def _tarry(self, tarpit: Tarpit) -> bool:
+        """Whether the answers are kept back for a while, because there are refusals among them."""
+        before, self._mistakes = self._mistakes, self._session.errors + self._refusals
+        delay_s = tarpit.delay_s(before, self._mistakes) if self._client.stranger else 0.0
+        if delay_s:
+            self._await(self._flush_later(tarpit, delay_s))
+        return bool(delay_s)
+
+    async def _flush_later(self, tarpit: Tarpit, delay_s: float) -> None:
+        await tarpit.hold(delay_s)
+        self._flush()
 
     def _hang_up(self) -> None:
         """Close; but if more may be on its way, read it first.
@@ -379,6 +397,9 @@ class SmtpProtocol(asyncio.Protocol):
             reply=str(reply),
             **facts,
         )
+        self._refusals += 1
+        if self._desk.on_refusal is not None:
+            self._desk.on_refusal(self._client, reply)
         return reply
 
     # ------------------------------------------------------------------ one method an event
@@ -462,6 +483,8 @@ class SmtpProtocol(asyncio.Protocol):
             tls_cipher=self._tls_cipher,
             warned=self._warned,
         )
+        if self._forwarded is not None:
+            self._letter.forwarded, self._forwarded = describe_origin(self._forwarded), None
 
     def _on_rcpt(self, event: RcptTo) -> Reply | Awaitable[Reply]:
         if "decide_client" in self._desk.hooks.wanted:
@@ -543,12 +566,10 @@ class SmtpProtocol(asyncio.Protocol):
         if letter is not None and letter.draft is not None:
             letter.draft.discard()
 
-    def _on_login(self, event: Login) -> Awaitable[None]:
-        return self._log_in(event)
-
-    async def _log_in(self, event: Login) -> None:
+    async def _on_login(self, event: Login) -> None:
+        take = partial(self._desk.connections.take_account, self)
         self._client = await login.log_in(
-            self._desk.accounts, self._session, event, self._client, self._certified
+            self._desk.accounts, self._session, event, self._client, self._certified, take
         )
 
     def _on_secret_wanted(self, event: SecretWanted) -> Awaitable[None]:
@@ -563,6 +584,35 @@ class SmtpProtocol(asyncio.Protocol):
     def _on_start_queue(self, event: StartQueue) -> Awaitable[Reply]:
         assert self._desk.etrn is not None  # the core asks only where it is offered
         return self._desk.etrn.start(self._client, event)
+
+    def _on_xforward(self, event: XForward) -> Reply:
+        self._forwarded = (self._forwarded or {}) | event.attributes
+        return peers.ORIGIN_NOTED.reply()
+
+    async def _on_xclient(self, event: XClient) -> None:
+        """Go on as if the client that a trusted host tells of had connected by itself."""
+        desk, old = self._desk, self._client.address
+        told = add_up(self._told or {}, event.attributes)
+        client = await take_client(self._client, told, desk.accounts, desk.rules)
+        if isinstance(client, Reply):
+            self._session.answer(self._refused(client, "xclient"))
+            return
+        self._told, self._client, self._forwarded = told, client, None
+        self._certified = ()  # the certificate is that of the host in between
+        self._warned.clear()
+        self._standing_warnings = 0
+        refusal = self._greeting_refusal(client.address)
+        desk.connections.rename(self, old, client.address)
+        self._session.restart(refusal, login=client.login)
+        self._session.channel = replace(self._session.channel, certified=False)
+        if desk.proxies is not None:
+            self._give_rights(desk.proxies)
+        if refusal is not None:
+            observe.SESSION_REFUSED.note(
+                session=client.session, cause=refusal.cause_id, client=client.address
+            )
+        elif self._greets_later:
+            await self._greet_later()
 
     def _on_tls_wanted(self, _event: TlsWanted) -> Reply | Awaitable[Reply | None]:
         if self._desk.handshakes.full:
@@ -617,7 +667,10 @@ class SmtpProtocol(asyncio.Protocol):
         connection = self._transport.get_extra_info("ssl_object")
         self._certified = certified_names(connection)
         self._session.channel = Channel(
-            tls=True, certified=bool(self._certified), end_point=end_point(connection)
+            tls=True,
+            certified=bool(self._certified),
+            end_point=end_point(connection),
+            trusted_with=self._session.channel.trusted_with,
         )
 
 
@@ -634,5 +687,7 @@ _HANDLERS: dict[type, Callable[[SmtpProtocol, Any], Any]] = {
     StatusWanted: SmtpProtocol._on_status_wanted,  # noqa: SLF001
     Verify: SmtpProtocol._on_verify,  # noqa: SLF001
     StartQueue: SmtpProtocol._on_start_queue,  # noqa: SLF001
+    XClient: SmtpProtocol._on_xclient,  # noqa: SLF001
+    XForward: SmtpProtocol._on_xforward,  # noqa: SLF001
     TlsWanted: SmtpProtocol._on_tls_wanted,  # noqa: SLF001
 }

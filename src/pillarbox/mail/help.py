@@ -73,6 +73,14 @@ _VERBS = {
     "AUTH": _Verb("AUTH mechanism [initial-answer]", "Logs in.", (Stage.AUTH,)),
     "STARTTLS": _Verb("STARTTLS", "Encrypts the connection from here on.", (Stage.STARTTLS,)),
     "ETRN": _Verb("ETRN [@]domain", "Has the mail sent that waits for a domain.", (Stage.ETRN,)),
+    "XCLIENT": _Verb(
+        "XCLIENT attribute=value ...",
+        "Tells whom a trusted host speaks for; the session begins anew.",
+        (Stage.XCLIENT,),
+    ),
+    "XFORWARD": _Verb(
+        "XFORWARD attribute=value ...", "Tells where the next message came from.", (Stage.XCLIENT,)
+    ),
 }
 
 

@@ -246,6 +246,13 @@ JUNK_FIELD = b"X-Spam-Flag: YES\r\n"
 """What stands in front of a message that is taken as junk; sorters behind us know the field."""
 
 
+def tag_field(hostname: str, cause: str, reply: str) -> bytes:
+    """The field that tells of a check which found something and only tags: its cause, and what would have been said."""
+    return f"X-Policy-Tag: {hostname}; {cause};\r\n\t{_CONTROL.sub('?', reply[:800])}\r\n".encode(
+        "ascii", "replace"
+    )
+
+
 def return_path(sender: str) -> bytes:
     """The field that final delivery puts first (RFC 5321 4.4); `sender` is "" for the null reverse-path."""
     return f"Return-Path: <{_CONTROL.sub('?', sender)}>\r\n".encode("utf-8", "surrogateescape")

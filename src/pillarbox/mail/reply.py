@@ -42,6 +42,7 @@ class Stage(StrEnum):
     EXPN = "expn"
     HELP = "help"
     ETRN = "etrn"
+    XCLIENT = "xclient"  # and XFORWARD
     ANY = "any"
     LOCAL = "local"  # local delivery, or a decision of the queue itself
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from pillarbox import observe
 from pillarbox.mail.units import Seconds, Settings
+from pillarbox.policy.lists import neighbourhood
 
 if TYPE_CHECKING:
     import ssl
@@ -32,6 +33,10 @@ class ConnectionLimits(Settings, frozen=True):
     """From one client address."""
     hurry_s: Seconds = Seconds(10)
     """How long a client may be silent while more than three quarters of all connections are in use; 0 for as long as ever."""
+    per_network: int = 0
+    """From one network, a /24 of IPv4 or a /64 of IPv6; 0 for any number."""
+    per_account: int = 0
+    """Sessions that are logged in as one account; 0 for any number (454)."""
 
 
 class Watched(Protocol):
@@ -62,7 +67,10 @@ class Connections:
         self._limits = limits
         self._most = min(limits.total, most)
         self._open: set[Watched] = set()
-        self._per_address: dict[str, int] = {}
+        self._counts: dict[str, int] = {}  # by address, network ("192.0.2.0/24") and account ("account NAME")
+        self._accounts: dict[
+            Watched, str
+        ] = {}  # what those that are logged in count as, if accounts are counted
         self._emptied = asyncio.Event()  # set when the last one closes
         self.draining = False
         self.lingering = (
@@ -79,14 +87,17 @@ class Connections:
         return len(self._open) >= self._most
 
     def crowded(self, address: str) -> bool:
-        """Whether one address has as many as it may."""
-        return self._per_address.get(address, 0) >= self._limits.per_address
+        """Whether one address, or its network, has as many as it may."""
+        most = self._limits.per_network
+        return self._counts.get(address, 0) >= self._limits.per_address or (
+            most > 0 and self._counts.get(neighbourhood(address), 0) >= most
+        )
 
     def add(self, connection: Watched, address: str) -> None:
         """A connection was opened."""
         observe.SESSION_OPENED.note(client=address)
         self._open.add(connection)
-        self._per_address[address] = self._per_address.get(address, 0) + 1
+        self._count(address)
 
     def remove(self, connection: Watched, address: str) -> None:
         """A connection was closed; without effect if it was never added."""
@@ -94,13 +105,53 @@ class Connections:
             return
         observe.SESSION_CLOSED.note(client=address)
         self._open.remove(connection)
-        left = self._per_address[address] - 1
-        if left:
-            self._per_address[address] = left
-        else:
-            del self._per_address[address]
+        self._uncount(address)
+        if self._accounts:
+            self._leave_account(connection)
         if not self._open:
             self._emptied.set()
+
+    def rename(self, connection: Watched, old: str, new: str) -> None:
+        """A connection turned out to be of another address."""
+        if connection in self._open:
+            self._uncount(old)
+            self._count(new)
+
+    def take_account(self, connection: Watched, name: str) -> bool:
+        """Whether a connection may be logged in as an account; it is counted until it closes."""
+        most = self._limits.per_account
+        if most <= 0:
+            return True
+        self._leave_account(connection)
+        key = f"account {name}"
+        if self._counts.get(key, 0) >= most:
+            return False
+        self._accounts[connection] = key
+        self._counts[key] = self._counts.get(key, 0) + 1
+        return True
+
+    def _leave_account(self, connection: Watched) -> None:
+        key = self._accounts.pop(connection, None)
+        if key is not None:
+            self._drop(key)
+
+    def _count(self, address: str) -> None:
+        self._counts[address] = self._counts.get(address, 0) + 1
+        if self._limits.per_network:
+            network = neighbourhood(address)
+            self._counts[network] = self._counts.get(network, 0) + 1
+
+    def _uncount(self, address: str) -> None:
+        self._drop(address)
+        if self._limits.per_network:
+            self._drop(neighbourhood(address))
+
+    def _drop(self, key: str) -> None:
+        left = self._counts[key] - 1
+        if left:
+            self._counts[key] = left
+        else:
+            del self._counts[key]
 
     async def watch(self) -> None:
         """Expire connections whose deadline has passed, and tell how many there are, for ever."""

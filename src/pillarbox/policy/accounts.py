@@ -6,19 +6,17 @@ a login may do that of `policy.rules`.
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import hashlib
 import hmac
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from pillarbox import observe
-from pillarbox.mail.catalogue import auth
+from pillarbox.mail.catalogue import auth, peers
 from pillarbox.mail.reply import Reply
 from pillarbox.mail.units import Seconds, Settings
 from pillarbox.policy.account import Account, Source, SourceDown
-from pillarbox.policy.guard import Guard
 from pillarbox.policy.lists import Networks
 from pillarbox.policy.passwords import Passwords, TooManyWaiting, digest_app_password, keys_of_nobody
 from pillarbox.smtp.events import Login, Proof, SecretWanted
@@ -27,6 +25,8 @@ from pillarbox.smtp.scram import HASHES, ITERATIONS, PLUS, ScramKeys, format_key
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from pillarbox.policy.guard import Guard
 
 _SHARES = 1 << 16
 
@@ -208,15 +208,19 @@ class Accounts:
         settings: AuthSettings = AuthSettings(),  # noqa: B008 - it is frozen
         *,
         tokens: Tokens | None = None,
+        guard: Guard | None = None,
         key: bytes = b"",
     ) -> None:
-        """`key` is secret and stays the same: the challenges of users that don't exist are made from it."""
+        """`key` is secret and stays the same: the challenges of users that don't exist are made from it.
+
+        Without `guard` failed logins have no consequences.
+        """
         self._sources = sources
         self._settings = settings
         self._tokens = tokens
         self._key = hashlib.sha256(b"nobody" + key).digest()
         self._passwords = Passwords(settings.max_waiting)
-        self._guard = Guard()
+        self._guard = guard
         self._trusted = Networks(settings.trusted_networks)
 
     def mechanisms(self, *, certificates: bool = False) -> tuple[str, ...]:
@@ -244,12 +248,21 @@ class Accounts:
     async def secret(self, event: SecretWanted, peer: Peer) -> ScramKeys | str | Reply:
         """What a mechanism compares with, or why it gets nothing. Unknown users get something that nothing fits."""
         name = event.user.lower()
-        held_up = await self._held_up(peer, name)
-        if held_up is not None:
-            return held_up
+        guard = self._guard_for(peer)
+        try:
+            if guard is not None and not await guard.admit(peer.address, name):
+                return auth.THROTTLED.reply()
+            found = await self._secret(event, name)
+            if isinstance(found, Reply) and guard is not None:
+                await guard.forgive(peer.address, name)
+        except SourceDown as error:
+            return await self._down(error, guard, peer, name)
+        return found
+
+    async def _secret(self, event: SecretWanted, name: str) -> ScramKeys | str | Reply:
         found, source, down = await self._find(name)
         if found is None and down is not None:
-            return _down(down)
+            raise down
         await self._ask_others(source, name)
         if found is not None and not found.enabled and not self._settings.disclose_state:
             found = None
@@ -274,19 +287,24 @@ class Accounts:
 
     async def login(self, event: Login, peer: Peer) -> Admitted | Reply:
         """The account that is let in, or the refusal."""
+        name, guard = self._name(event, peer), self._guard_for(peer)
+        looked_at = event.proof in (Proof.PASSWORD, Proof.TOKEN)
         try:
-            return await self._login(event, peer)
+            if looked_at and guard is not None and not await guard.admit(peer.address, name):
+                return auth.THROTTLED.reply()
+            found = await self._login(event, name)
+            if guard is not None:
+                told = guard.succeeded if isinstance(found, Admitted) else guard.failed
+                await told(peer.address, name, admitted=event.proof is not Proof.CERTIFICATE)
         except TooManyWaiting:
+            if guard is not None:
+                await guard.forgive(peer.address, name)
             return auth.TOO_MANY_LOGINS.reply()
         except SourceDown as error:
-            return _down(error)
+            return await self._down(error, guard if looked_at else None, peer, name)
+        return found
 
-    async def _login(self, event: Login, peer: Peer) -> Admitted | Reply:
-        name = self._name(event, peer)
-        if event.proof in (Proof.PASSWORD, Proof.TOKEN):
-            held_up = await self._held_up(peer, name)
-            if held_up is not None:
-                return held_up
+    async def _login(self, event: Login, name: str) -> Admitted | Reply:
         if event.proof is Proof.TOKEN:
             assert self._tokens is not None  # or the mechanism would not be offered
             issued_for = (await self._tokens.user(event.password) or "").lower()
@@ -300,14 +318,21 @@ class Accounts:
             if not right:
                 down = await self._ask_others(source, name, event.password) or down
         if down is not None and (account is None or not right):
-            return _down(down)
+            raise down
         if account is None or not right or event.authorize_as.lower() not in ("", name):
-            return self._failed(peer, name)
+            return auth.BAD_CREDENTIALS.reply()
         if not account.enabled:
-            self._failed(peer, name)
             return (auth.DISABLED if self._settings.disclose_state else auth.BAD_CREDENTIALS).reply()
-        self._guard.succeeded(peer.address, name)
         return Admitted(account.name, account.senders)
+
+    async def vouched(self, name: str) -> Admitted | Reply:
+        """The account whose login somebody else has checked who may do so; any name where there are no accounts."""
+        account, _source, down = await self._find(name.lower())
+        if down is not None and account is None:
+            return _down(down)
+        if account is not None and account.enabled:
+            return Admitted(account.name, account.senders)
+        return peers.LOGIN_NOT_KNOWN.reply() if self._sources else Admitted(name)
 
     def _name(self, event: Login, peer: Peer) -> str:
         if event.proof is not Proof.CERTIFICATE:
@@ -369,19 +394,15 @@ class Accounts:
             found = found or source is knew
         return down
 
-    async def _held_up(self, peer: Peer, name: str) -> Reply | None:
-        """Wait as long as earlier failures ask for; if that is too long, do not look at the login at all."""
-        delay_s = self._guard.delay_s(peer.address, name, time.monotonic())
-        if delay_s > self._settings.max_delay_s:
-            return auth.THROTTLED.reply()
-        if delay_s:
-            await asyncio.sleep(delay_s)
-        return None
+    def _guard_for(self, peer: Peer) -> Guard | None:
+        return None if self._guard is None or self._trusted.holds(peer.address) else self._guard
 
-    def _failed(self, peer: Peer, name: str) -> Reply:
-        if not self._trusted.holds(peer.address):
-            self._guard.failed(peer.address, name, time.monotonic())
-        return auth.BAD_CREDENTIALS.reply()
+    async def _down(self, error: SourceDown, guard: Guard | None, peer: Peer, name: str) -> Reply:
+        """A directory gives no answer: that is nobody's failure."""
+        if guard is not None:
+            with contextlib.suppress(SourceDown):  # it may be the memory itself that is down
+                await guard.forgive(peer.address, name)
+        return _down(error)
 
     async def close(self) -> None:
         """Let threads and connections go."""

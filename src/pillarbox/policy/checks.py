@@ -16,13 +16,14 @@ from pillarbox.policy.emergency import Emergency, EmergencySettings
 from pillarbox.policy.exchangers import NullMx, RecipientSettings
 from pillarbox.policy.form import Form, MessageSettings
 from pillarbox.policy.greylist import Greylist, GreylistSettings
+from pillarbox.policy.harvest import Harvest, HarvestSettings
 from pillarbox.policy.hello import DeniedHello, HelloSettings, QualifiedHello
 from pillarbox.policy.hooks import Action
 from pillarbox.policy.mailbox_rate import MailboxRate
 from pillarbox.policy.map_files import FreshFiles
 from pillarbox.policy.next_hop import NextHop
 from pillarbox.policy.quota import MailboxRoom
-from pillarbox.policy.rates import ClientRate, RateSettings, SenderRate
+from pillarbox.policy.rates import ClientRate, ConnectionRate, RateSettings, SenderRate
 from pillarbox.policy.reverse import ReverseName, ReverseSettings
 from pillarbox.policy.scanner import ScannerSettings, SpamScanner, VirusScanner
 from pillarbox.policy.senders import DeniedSender, SenderDomain, SenderSettings
@@ -48,6 +49,7 @@ class CheckSettings(Settings, frozen=True):
     sender: SenderSettings = SenderSettings()
     reverse_dns: ReverseSettings = ReverseSettings()
     rate: RateSettings = RateSettings()
+    harvest: HarvestSettings = HarvestSettings()
     greylist: GreylistSettings = GreylistSettings()
     message: MessageSettings = MessageSettings()
     attachments: AttachmentSettings = AttachmentSettings()
@@ -82,12 +84,16 @@ def line_up(
     off = Action.OFF
     if settings.emergency.watches:
         yield Emergency(settings.emergency, tools.hostname, tools.folder)
+    if settings.rate.connections is not None and settings.rate.action is not off:
+        yield ConnectionRate(settings.rate, tools.memory, tools.hostname)
     if settings.dns_lists.zones and settings.dns_lists.action is not off:
         yield DnsLists(settings.dns_lists, tools.lookup, tools.hostname)
     if settings.helo.require_fqdn is not off:
         yield QualifiedHello(settings.helo)
     if settings.helo.deny and settings.helo.deny_action is not off:
         yield DeniedHello(settings.helo)
+    if settings.harvest.action is not off:
+        yield Harvest(settings.harvest, tools.memory)
     if settings.reverse_dns.action is not off:
         yield ReverseName(settings.reverse_dns, tools.lookup)
     if settings.rate.limits_clients and settings.rate.action is not off:

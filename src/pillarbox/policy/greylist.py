@@ -27,7 +27,7 @@ _DIGITS = re.compile(r"\d+")
 class GreylistSettings(Settings, frozen=True):
     """Greylisting of strangers' mail: `[greylist]`."""
 
-    action: Literal["off", "warn", "defer"] = "off"
+    action: Literal["off", "warn", "tag", "defer"] = "off"
     """Whether mail that was not seen before is put off (450), or would be."""
     delay_s: Seconds = Seconds(300)
     """How long mail that was not seen before is put off."""

@@ -1,80 +1,121 @@
 """Slow down those who guess passwords: each failed login makes the next of that network or account wait longer.
 
-An account that logged in from a network before is not held up there by the failures of others. Each worker counts
-for itself; checking the password is the business of `policy.accounts`.
+All workers count together, and a restart forgets nothing. An account that logged in from a network before is not held
+up there by the failures of others. Checking the password is the business of `policy.accounts`.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import math
-from collections import OrderedDict
-from typing import NamedTuple
+from typing import TYPE_CHECKING, TypeVar
 
-_MAX_KEPT = 50_000
+import apsw
+
+from pillarbox.policy.account import SourceDown
+from pillarbox.policy.lists import neighbourhood
+from pillarbox.policy.patience import Patience
+from pillarbox.policy.shared_file import FileFullError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pillarbox.policy.memory import Memory, Notes
+
+T = TypeVar("T")
+
 _FORGIVE_S = 60.0  # after so long without a failure one is forgotten
 _FREE_OF_NETWORK = 20  # failures without consequences: others share the network
 _FREE_OF_ACCOUNT = 5
 _MAX_DOUBLINGS = 20
-
-
-class _Failures(NamedTuple):
-    number: float
-    at: float
-
-    def left(self, now: float) -> float:
-        return max(self.number - max(now - self.at, 0.0) / _FORGIVE_S, 0.0)
+_KNOWN_S = 30 * 86_400.0  # how long it is remembered that an account logged in from a network
+_MAX_WAITING = 1000  # logins that are held up at once, in each worker
 
 
 class Guard:
-    """What is known of failed logins. The least recently used is forgotten when there is too much of it."""
+    """What is known of failed logins. A note's mark is when the last failure under its key will be forgotten.
 
-    def __init__(self) -> None:
-        """Begin without suspicion."""
-        self._failures: OrderedDict[str, _Failures] = OrderedDict()
-        self._known: OrderedDict[tuple[str, str], None] = OrderedDict()  # who logged in from where
+    A login counts as a failure from the moment that it is looked at, until it turns out to be none: so many guesses at
+    the same time wait as long as one after the other.
+    """
 
-    def delay_s(self, address: str, name: str, now: float) -> float:
-        """How long a login has to wait before it is looked at."""
-        network = block(address)
-        if (network, name) in self._known:
-            return 0.0
-        return max(
-            self._delay_s(network, _FREE_OF_NETWORK, now), self._delay_s(_of(name), _FREE_OF_ACCOUNT, now)
-        )
+    def __init__(self, memory: Memory, max_delay_s: float) -> None:
+        """Count in `memory`; let no login wait longer than that."""
+        self._memory = memory
+        self._max_delay_s = max_delay_s
+        self._patience = Patience(_MAX_WAITING)
 
-    def _delay_s(self, key: str, free: int, now: float) -> float:
-        found = self._failures.get(key)
-        failures = 0 if found is None else math.ceil(found.left(now))
-        return 0.0 if failures < free else 2.0 ** min(failures - free, _MAX_DOUBLINGS)
+    async def admit(self, address: str, name: str) -> bool:
+        """Wait as long as earlier failures ask for; False if that is too long. Raises SourceDown."""
+        delay_s = await self._ask(lambda notes: self._begin(notes, address, name))
+        if delay_s is None:
+            return False
+        if not delay_s or await self._patience.wait(delay_s):
+            return True
+        await self.forgive(address, name)
+        return False
 
-    def failed(self, address: str, name: str, now: float) -> None:
-        """A login failed."""
-        network = block(address)
-        self._known.pop((network, name), None)
-        for key in network, _of(name):
-            found = self._failures.pop(key, _Failures(0.0, now))
-            self._failures[key] = _Failures(found.left(now) + 1, now)
-        while len(self._failures) > _MAX_KEPT:
-            self._failures.popitem(last=False)
+    def _begin(self, notes: Notes, address: str, name: str) -> float | None:
+        delay_s = 0.0
+        if notes.get(_known(address, name)) is None:
+            keys = _keys(address, name).items()
+            delay_s = max(_delay_s(_failures(notes, key), free) for key, free in keys)
+        if delay_s > self._max_delay_s:
+            return None
+        _count(notes, address, name, _FORGIVE_S)
+        return delay_s
 
-    def succeeded(self, address: str, name: str) -> None:
-        """A login was right: its account is no stranger in that network."""
-        self._known[block(address), name] = None
-        self._known.move_to_end((block(address), name))
-        if len(self._known) > _MAX_KEPT:
-            self._known.popitem(last=False)
+    async def failed(self, address: str, name: str, *, admitted: bool) -> None:
+        """A login failed; `admitted` tells whether it was counted already. Raises SourceDown."""
+
+        def note(notes: Notes) -> None:
+            if not admitted:
+                _count(notes, address, name, _FORGIVE_S)
+            notes.put(_known(address, name), notes.now, 0, 0.0)  # it is known no more
+
+        await self._ask(note)
+
+    async def forgive(self, address: str, name: str) -> None:
+        """A login that was admitted could not be looked at after all. Raises SourceDown."""
+        await self._ask(lambda notes: _count(notes, address, name, -_FORGIVE_S))
+
+    async def succeeded(self, address: str, name: str, *, admitted: bool) -> None:
+        """A login was right: its account is no stranger in that network. Raises SourceDown."""
+
+        def note(notes: Notes) -> None:
+            if admitted:
+                _count(notes, address, name, -_FORGIVE_S)
+            notes.put(_known(address, name), notes.now, 0, _KNOWN_S)
+
+        await self._ask(note)
+
+    async def _ask(self, work: Callable[[Notes], T]) -> T:
+        try:
+            return await self._memory.ask(work)
+        except (FileFullError, apsw.Error, OSError) as error:
+            raise SourceDown(f"failed logins cannot be counted: {error}") from error
 
 
-def _of(name: str) -> str:
-    return f"account {name}"
+def _keys(address: str, name: str) -> dict[str, int]:
+    """Under what a login is counted, and how many failures have no consequences; a token need not name its account."""
+    keys = {f"login network {neighbourhood(address)}": _FREE_OF_NETWORK}
+    return keys | {f"login account {name}": _FREE_OF_ACCOUNT} if name else keys
 
 
-def block(address: str) -> str:
-    """The network that a client address counts for: a /24 of IPv4, a /64 of IPv6."""
-    try:
-        ip = ipaddress.ip_address(address)
-    except ValueError:
-        return address
-    mapped = getattr(ip, "ipv4_mapped", None) or ip
-    return str(ipaddress.ip_network(f"{mapped}/{24 if mapped.version == 4 else 64}", strict=False))
+def _known(address: str, name: str) -> str:
+    return f"login known {neighbourhood(address)} {name}"
+
+
+def _failures(notes: Notes, key: str) -> int:
+    found = notes.get(key)
+    return math.ceil((found.mark - notes.now) / _FORGIVE_S) if found is not None else 0
+
+
+def _count(notes: Notes, address: str, name: str, seconds: float) -> None:
+    for key in _keys(address, name):
+        found = notes.get(key)
+        mark = max(found.mark if found is not None else 0.0, notes.now) + seconds
+        notes.put(key, mark, 0, mark - notes.now)
+
+
+def _delay_s(failures: int, free: int) -> float:
+    return 0.0 if failures < free else 2.0 ** min(failures - free, _MAX_DOUBLINGS)

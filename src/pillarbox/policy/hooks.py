@@ -13,7 +13,7 @@ import secrets
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import msgspec
 
@@ -51,6 +51,9 @@ class Client(msgspec.Struct, frozen=True, gc=False):
         str, ...
     ] = ()  # the addresses that the login may use, "@domain" for all of a domain; none: any
     trusted: bool = False  # its address lies in `policy.relay_networks`
+    name: str = (
+        ""  # its verified host name, or the mark that it has none, if a trusted host told it by XCLIENT
+    )
 
     @property
     def stranger(self) -> bool:
@@ -63,6 +66,7 @@ class Action(StrEnum):
 
     OFF = "off"
     WARN = "warn"
+    TAG = "tag"  # take the message, and say in its header section what was found
     DEFER = "defer"
     REJECT = "reject"
 
@@ -74,6 +78,20 @@ class HookSettings(Settings, frozen=True):
     """How long one hook or check may take."""
     on_error: Literal["defer", "accept"] = "defer"
     """What to do when a hook fails or takes too long: put the mail off (451), or go on as if it had no opinion."""
+
+
+class Tag(str):
+    """A refusal that does not count, as it is told in the message's header section."""
+
+    __slots__ = ("cause",)
+
+    def __new__(cls, reply: Reply) -> Self:
+        """What the reply would have been."""
+        tag = super().__new__(cls, reply)
+        tag.cause = reply.cause_id
+        return tag
+
+    cause: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +213,7 @@ class Hooks:
             return self._named(opinion)
         if action is Action.DEFER:
             return self._named(_deferred(opinion, name))
-        _warn(opinion, name, about, warned)
+        _warn(opinion, name, about, warned, tags=action is Action.TAG)
         return None
 
     def _named(self, opinion: Reply) -> Reply:
@@ -270,10 +288,11 @@ def _deferred(opinion: Reply, name: str) -> Reply:
     return cause.because(*opinion.lines)
 
 
-def _warn(opinion: Reply, name: str, about: Sequence[Any], warned: list[str] | None) -> None:
-    """Say what would have happened."""
+def _warn(opinion: Reply, name: str, about: Sequence[Any], warned: list[str] | None, *, tags: bool) -> None:
+    """Say what would have happened; in the message, too, if it `tags`."""
     client: Client = about[0].client if isinstance(about[0], Incoming) else about[0]
-    observe.CHECK_WARNED.note(
+    event = observe.CHECK_TAGGED if tags else observe.CHECK_WARNED
+    event.note(
         session=client.session,
         cause=opinion.cause_id,
         stage=name.removeprefix("decide_"),
@@ -282,4 +301,4 @@ def _warn(opinion: Reply, name: str, about: Sequence[Any], warned: list[str] | N
         **{key: str(value) for key, value in zip(("sender", "recipient"), about[1:], strict=False)},
     )
     if warned is not None and str(opinion) not in warned and len(warned) < _MAX_WARNINGS:
-        warned.append(str(opinion))
+        warned.append(Tag(opinion) if tags else str(opinion))

@@ -13,6 +13,7 @@ from pillarbox.mailauth import iprev
 from pillarbox.mailauth.dns import follow
 from pillarbox.policy.hooks import Action
 from pillarbox.policy.lists import parse_ip
+from pillarbox.smtp.attributes import TEMPUNAVAIL, UNAVAILABLE
 
 if TYPE_CHECKING:
     from pillarbox.mail.address import Address
@@ -47,7 +48,18 @@ class ReverseName:
         """Refuse a client without a name."""
         if not client.stranger:
             return None
+        if client.name:  # a trusted host has asked already
+            return _told(client)
         return await follow(has_name(client.address, confirm=self._confirm), self._lookup)
+
+
+def _told(client: Client) -> Reply | None:
+    """What follows from the name that a trusted host told."""
+    if client.name == TEMPUNAVAIL:
+        return policy.REVERSE_NAME_UNCLEAR.reply(address=client.address, detail="no answer")
+    if client.name == UNAVAILABLE:
+        return policy.REVERSE_NAME_MISSING.reply(address=client.address, detail="there is none")
+    return None
 
 
 def has_name(address: str, *, confirm: bool) -> Plan[Reply | None]:

@@ -154,8 +154,10 @@ def _terms(kept: _Terms) -> Terms:
 def pack_trace(trace: Trace) -> bytes:
     """The trace as a blob."""
     known: tuple[str, ...] = (trace.session, trace.client, trace.helo, trace.protocol, trace.login)
-    if trace.origin or trace.warned:
+    if trace.origin or trace.warned or trace.forwarded:
         known = (*known, trace.warned, trace.origin)  # an older version reads what it knows of
+    if trace.forwarded:
+        known = (*known, trace.forwarded)
     return _pack(tuple(map(_octets, known)))
 
 

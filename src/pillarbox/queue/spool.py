@@ -50,6 +50,7 @@ class Trace(msgspec.Struct, frozen=True, gc=False):
     login: str = ""
     warned: str = ""  # what checks that may only warn would have refused
     origin: str = ""  # what was found about who really sent it, and what DNS answered: a line each
+    forwarded: str = ""  # what a trusted host told by XFORWARD of where it came from
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):

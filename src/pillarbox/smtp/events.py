@@ -161,6 +161,18 @@ class StartQueue(_Event, frozen=True, gc=False):
     below: bool = False
 
 
+class XClient(_Event, frozen=True):
+    """XCLIENT: a trusted host tells whom it speaks for. Answer with `ServerSession.restart`, or with a refusal."""
+
+    attributes: dict[str, str]
+
+
+class XForward(_Event, frozen=True):
+    """XFORWARD: a trusted host tells where the next message came from."""
+
+    attributes: dict[str, str]
+
+
 class TlsWanted(_Event, frozen=True, gc=False):
     """STARTTLS. To grant it, read no more, answer with 220, send that, call `tls_started`, and shake hands."""
 
@@ -178,5 +190,7 @@ Event = (
     | StatusWanted
     | Verify
     | StartQueue
+    | XClient
+    | XForward
     | TlsWanted
 )

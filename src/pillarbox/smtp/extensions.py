@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from pillarbox.mail.units import Octets, Seconds, Settings
+from pillarbox.smtp.attributes import OF_XCLIENT, OF_XFORWARD
 from pillarbox.smtp.wire import format_moment
 
 if TYPE_CHECKING:
@@ -93,6 +94,8 @@ def keywords(profile: Profile, channel: Channel, *, login: bool) -> dict[str, st
         "RRVS": "" if profile.knows_since else None,
         "REQUIRETLS": "" if channel.tls else None,
         "ETRN": "" if profile.starts_queue else None,
+        "XCLIENT": " ".join(OF_XCLIENT) if "XCLIENT" in channel.trusted_with else None,
+        "XFORWARD": " ".join(OF_XFORWARD) if "XFORWARD" in channel.trusted_with else None,
         "LIMITS": _limits(profile),
         "STARTTLS": "" if profile.offers("STARTTLS", channel=channel, login=login) else None,
         "AUTH": " ".join(profile.usable(channel))

@@ -15,7 +15,7 @@ from pillarbox.mail.reply import Cause, Reply
 from pillarbox.mail.units import Octets, Seconds, Settings
 from pillarbox.smtp import sasl
 from pillarbox.smtp.extensions import FUTURERELEASE, ExtensionSettings, dated, keywords
-from pillarbox.smtp.states import ALWAYS, ORDERED, State
+from pillarbox.smtp.states import ALWAYS, ORDERED, PEER_VERBS, State, transitions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,6 +75,7 @@ class Channel:
     tls: bool = False
     certified: bool = False  # the client showed a certificate, and it was verified
     end_point: bytes = b""  # the hash of our certificate (RFC 5929 4.1)
+    trusted_with: frozenset[str] = frozenset()  # those of the `PEER_VERBS` that the client may use
 
 
 PLAIN_CHANNEL, TLS_CHANNEL = Channel(), Channel(tls=True)  # as much as is known of it at first
@@ -110,6 +111,8 @@ class Profile:
     expands: bool = False  # EXPN is, for everybody
     expands_for_logins: bool = False
     knows_since: bool = False  # it is known since when mailboxes or domains are whose they are
+    peer_verbs: frozenset[str] = frozenset()  # those that some host may use
+    table: dict[State, dict[str, Cause | None]] = field(init=False, repr=False)
     _offers: dict[tuple[object, ...], Offer] = field(init=False, repr=False, default_factory=dict)
     _helps: dict[tuple[object, ...], Reply] = field(init=False, repr=False, default_factory=dict)
     _said: dict[Cause, Reply] = field(init=False, repr=False, default_factory=dict)
@@ -117,6 +120,8 @@ class Profile:
     def __post_init__(self) -> None:
         if self.random is None and not sasl.WITH_NONCE.isdisjoint(self.mechanisms):
             raise ValueError("these mechanisms need random octets")
+        table = transitions(self.peer_verbs, etrn=self.starts_queue and self.extensions.etrn != "off")
+        object.__setattr__(self, "table", table)  # chosen once, not at each command
 
     def say(self, cause: Cause) -> Reply:
         """The reply for a cause whose text begins with our name, built once."""
@@ -138,6 +143,8 @@ class Profile:
             "LHLO": self.lmtp,
             "EHLO": not self.lmtp,
             "HELO": not self.lmtp,
+            "XCLIENT": "XCLIENT" in channel.trusted_with,
+            "XFORWARD": "XFORWARD" in channel.trusted_with,
         }.get(verb, True)
 
     def usable(self, channel: Channel) -> tuple[str, ...]:
@@ -162,7 +169,9 @@ class Profile:
         reply = self._helps.get(key)
         if reply is None:
             offered = (
-                verb for verb in (*ALWAYS, *ORDERED) if self.offers(verb, channel=channel, login=login)
+                verb
+                for verb in (*ALWAYS, *ORDERED, *PEER_VERBS)
+                if self.offers(verb, channel=channel, login=login)
             )
             lines = help_lines("", [verb for verb in offered if refusal(verb) is None])
             reply = self._helps[key] = session.HELP.because(*(lines or ()))
@@ -171,7 +180,7 @@ class Profile:
     def offer(self, *, extended: bool, channel: Channel, login: bool) -> Offer:
         """What a session that has TLS or a login, or not yet, is offered; nothing after HELO."""
         suspended = frozenset(self.suspended) if self.suspended else _NOTHING
-        key = (extended, login, channel.tls, channel.certified, bool(channel.end_point), suspended)
+        key = (extended, suspended, *_kind(channel, login=login))
         found = self._offers.get(key)
         if found is None:
             offered = keywords(self, channel, login=login) if extended else {}
@@ -190,6 +199,6 @@ class Profile:
         return session.HELLO.because(*lines)
 
 
-def _kind(channel: Channel, *, login: bool) -> tuple[bool, ...]:
+def _kind(channel: Channel, *, login: bool) -> tuple[object, ...]:
     """What of a session makes a difference to its offers."""
-    return login, channel.tls, channel.certified, bool(channel.end_point)
+    return login, channel.tls, channel.certified, bool(channel.end_point), channel.trusted_with

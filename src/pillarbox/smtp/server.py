@@ -24,14 +24,12 @@ from pillarbox.smtp.events import (
     RcptTo,
     SecretWanted,
     Signal,
-    StartQueue,
-    StatusWanted,
     TlsWanted,
-    Verify,
+    XClient,
 )
-from pillarbox.smtp.profile import PLAIN_CHANNEL, TLS_CHANNEL, Offer, Profile
+from pillarbox.smtp.profile import PLAIN_CHANNEL, TLS_CHANNEL, Channel, Offer, Profile
 from pillarbox.smtp.sasl import MAX_RESPONSE_OCTETS
-from pillarbox.smtp.states import ALWAYS, HTTP, ORDERED, TRANSITIONS, WITHOUT_TLS, Mode, State
+from pillarbox.smtp.states import ALWAYS, HTTP, ORDERED, WITHOUT_TLS, Mode, State
 from pillarbox.smtp.transfer import Transfer
 from pillarbox.smtp.wire import TLS_HANDSHAKE, LineFault, LineReader
 
@@ -58,7 +56,6 @@ class ServerSession:
         "_domains",
         "_draining",
         "_empty",
-        "_errors",
         "_events",
         "_exchange",
         "_failures",
@@ -75,6 +72,7 @@ class ServerSession:
         "_tried",
         "channel",
         "deadline",
+        "errors",
         "hello",
         "hello_verb",
         "login",
@@ -96,7 +94,7 @@ class ServerSession:
         self._mode = Mode.COMMAND
         self._owed: Event | None = None
         self._offer: Offer | None = None  # in the answer to the `Hello` that is owed
-        self._errors = self._messages = self._failures = 0
+        self.errors = self._messages = self._failures = 0
         self._empty = 0  # commands since the last message that led nowhere
         self._draining = False
         self._exchange: exchange.Exchange | None = None
@@ -240,13 +238,28 @@ class ServerSession:
         """From here on all octets come encrypted: forget what the client said in clear (RFC 3207 4.2)."""
         self._lines.forget()
         self._mode = Mode.COMMAND
-        self._reset()
+        self._forget_client()
         self.tls = True
-        self.channel = TLS_CHANNEL
+        trusted_with = self.channel.trusted_with  # the connection is the same
+        self.channel = Channel(tls=True, trusted_with=trusted_with) if trusted_with else TLS_CHANNEL
+        self.renew(now)
+        self._finish_if_draining()
+
+    def _forget_client(self) -> None:
+        self._reset()
         self.hello = self.hello_verb = self.login = ""
         self.state = State.CONNECTED
         self.offered = frozenset()
-        self.renew(now)
+
+    def restart(self, refusal: Reply | None, *, login: str = "") -> None:
+        """Begin anew with the client that an `XClient` told of, in place of an answer to it."""
+        if type(self._owed) is not XClient:
+            raise LocalProtocolError("nobody told of a client")
+        self._owed = None
+        self._forget_client()
+        self.login = login
+        self.errors = self._messages = self._failures = self._empty = 0
+        self._greet(refusal)
         self._finish_if_draining()
 
     def refuse_tls(self, cause: Cause) -> None:
@@ -328,7 +341,7 @@ class ServerSession:
             self._lines.forget()  # whatever came along in clear must not be taken for encrypted (RFC 3207 6)
             self._mode = Mode.HANDSHAKE
 
-    def _after_question(self, _event: Verify | StatusWanted | StartQueue, _reply: Reply) -> None:
+    def _after_question(self, _event: Event, _reply: Reply) -> None:
         """A look-up has no effect on a transaction (RFC 5321 4.1.1.6)."""
         self._idle()
 
@@ -379,8 +392,8 @@ class ServerSession:
             self._err()
 
     def _err(self) -> None:
-        self._errors += 1
-        if self._errors >= self._profile.limits.errors:
+        self.errors += 1
+        if self.errors >= self._profile.limits.errors:
             self._close(session.TOO_MANY_ERRORS)
 
     def _close(self, cause: Cause) -> None:
@@ -427,7 +440,7 @@ class ServerSession:
     def _refusal(self, verb: str) -> Reply | None:
         """Why a command can't be taken now whatever its argument, or None."""
         state = self.state
-        column = TRANSITIONS[state]
+        column = self._profile.table[state]
         if (state is State.REFUSED or state is State.WEAK) and verb != "QUIT":
             return self._profile.say(self._refused)
         if verb not in column:
@@ -436,8 +449,6 @@ class ServerSession:
         if profile.needs_tls and not self.tls and verb not in WITHOUT_TLS:
             return auth.TLS_REQUIRED.reply()
         cause = column[verb]
-        if cause is not None and verb == "ETRN" and not questions.knows_etrn(self._profile):
-            return session.NOT_IMPLEMENTED.reply()
         if state is State.MAIL and cause is None and verb in ("DATA", "BDAT"):
             # LMTP has no 554 here (RFC 2033 4.2)
             cause = session.NEED_RCPT if self._tried == 0 or profile.lmtp else content.NO_VALID_RECIPIENTS
@@ -557,15 +568,6 @@ class ServerSession:
         else:
             self._events.append(question)
 
-    def _do_vrfy(self, argument: str) -> None:
-        self._ask(questions.verify(argument, expand=False))
-
-    def _do_expn(self, argument: str) -> None:
-        self._ask(questions.verify(argument, expand=True))
-
-    def _do_etrn(self, argument: str) -> None:
-        self._ask(questions.start_queue(argument, self._profile))
-
     def _do_help(self, argument: str) -> None:
         self._ask(questions.help_about(argument, self._profile, self.offered, self._general_help))
 
@@ -573,17 +575,7 @@ class ServerSession:
         login = bool(self.login)
         return self._profile.general_help(self.state, self._refusal, channel=self.channel, login=login)
 
-    # ------------------------------------------------------------------ AUTH and STARTTLS
-
-    def _do_starttls(self, argument: str) -> None:
-        if self.tls:
-            self._say(session.TLS_NOT_NOW.reply())
-        elif not self._profile.offers_tls:
-            self._say(session.TLS_NOT_OFFERED.reply())
-        elif argument:
-            self._say(session.UNEXPECTED_ARGUMENT.reply())
-        else:
-            self._events.append(TlsWanted())
+    # ------------------------------------------------------------------ AUTH
 
     def _do_auth(self, argument: str) -> None:
         begun = exchange.begin(argument, self._profile, self.channel, self.login)
@@ -679,20 +671,28 @@ class ServerSession:
             self._finish_if_draining()
 
 
+def _ask_by(read: questions.Reader) -> Callable[[ServerSession, str], None]:
+    def handle(self: ServerSession, argument: str) -> None:
+        self._ask(read(argument, self._profile, self.channel))
+
+    return handle
+
+
 _AFTER: dict[type[Event], Callable[[ServerSession, Any, Reply], None]] = {
     RcptTo: ServerSession._after_rcpt,  # noqa: SLF001 - a table of the class's own methods
     MailFrom: ServerSession._after_mail,  # noqa: SLF001
     BodyStart: ServerSession._after_body_start,  # noqa: SLF001
     BodyEnd: ServerSession._after_body_end,  # noqa: SLF001
     Hello: ServerSession._after_hello,  # noqa: SLF001
-    StatusWanted: ServerSession._after_question,  # noqa: SLF001
-    Verify: ServerSession._after_question,  # noqa: SLF001
-    StartQueue: ServerSession._after_question,  # noqa: SLF001
+    **dict.fromkeys(questions.EVENTS, ServerSession._after_question),  # noqa: SLF001
     SecretWanted: ServerSession._after_secret_wanted,  # noqa: SLF001
     TlsWanted: ServerSession._after_tls_wanted,  # noqa: SLF001
 }
 _HANDLERS: dict[str, Callable[[ServerSession, str], None]] = {
-    verb: getattr(ServerSession, f"_do_{verb.lower()}")
-    for verb in (*ALWAYS, *ORDERED)
-    if verb != "BDAT" and not verb.endswith("LO")
+    **{verb: _ask_by(read) for verb, read in questions.READERS.items()},
+    **{
+        verb: getattr(ServerSession, f"_do_{verb.lower()}")
+        for verb in (*ALWAYS, *ORDERED)
+        if verb != "BDAT" and not verb.endswith("LO") and verb not in questions.READERS
+    },
 }

@@ -6,8 +6,9 @@ What an accepted command does, and the state it leads to, is in `smtp.server`.
 from __future__ import annotations
 
 from enum import Enum, IntEnum
+from functools import cache
 
-from pillarbox.mail.catalogue import auth, extensions, session
+from pillarbox.mail.catalogue import auth, extensions, peers, session
 from pillarbox.mail.reply import Cause
 
 
@@ -38,6 +39,7 @@ class State(IntEnum):
 
 ALWAYS = ("HELO", "EHLO", "LHLO", "RSET", "NOOP", "QUIT", "VRFY", "EXPN", "HELP")
 ORDERED = ("MAIL", "RCPT", "DATA", "BDAT", "AUTH", "STARTTLS", "ETRN")
+PEER_VERBS = ("XCLIENT", "XFORWARD")  # of hosts that speak for others; where there are none they are unknown
 WITHOUT_TLS = frozenset({"HELO", "EHLO", "LHLO", "NOOP", "STARTTLS", "QUIT"})  # RFC 3207 4
 HTTP = frozenset({"GET", "POST", "HEAD", "PUT", "OPTIONS", "CONNECT", "DELETE", "TRACE", "PATCH", "PRI"})
 _NOT_OFFERED = ("ATRN", "TURN", "SEND", "SOML", "SAML")
@@ -75,3 +77,26 @@ TRANSITIONS: dict[State, dict[str, Cause | None]] = {
     State.WEAK: _column(**dict.fromkeys((*ALWAYS, *ORDERED, *_NOT_OFFERED), auth.TLS_TOO_WEAK))
     | {"QUIT": None},
 }
+# XCLIENT may also follow another one directly, which tells the rest: so it may come before EHLO.
+_OF_PEERS: dict[State, tuple[Cause | None, Cause | None]] = {
+    State.CONNECTED: (None, session.NEED_HELLO),
+    State.GREETED: (None, None),
+    State.LOGIN_NEEDED: (None, None),
+    State.MAIL: (peers.PEER_NOT_NOW, peers.PEER_NOT_NOW),
+    State.RCPT: (peers.PEER_NOT_NOW, peers.PEER_NOT_NOW),
+    State.CHUNKS: (session.IN_CHUNKS, session.IN_CHUNKS),
+    State.REFUSED: (session.REFUSED, session.REFUSED),
+    State.WEAK: (auth.TLS_TOO_WEAK, auth.TLS_TOO_WEAK),
+}
+
+
+@cache
+def transitions(peer_verbs: frozenset[str], *, etrn: bool) -> dict[State, dict[str, Cause | None]]:
+    """The table where hosts may use these of the `PEER_VERBS`, and where there is an ETRN or none."""
+    table = {}
+    for state, column in TRANSITIONS.items():
+        cells = zip(PEER_VERBS, _OF_PEERS[state], strict=True)
+        table[state] = column | {verb: cell for verb, cell in cells if verb in peer_verbs}
+        if not etrn and state not in (State.REFUSED, State.WEAK):
+            table[state]["ETRN"] = session.NOT_IMPLEMENTED
+    return table

@@ -14,13 +14,27 @@ from pillarbox.mail.catalogue import (
     extensions,
     mailbox,
     origin,
+    peers,
     policy,
     session,
     transport,
 )
 from pillarbox.mail.reply import Cause
 
-MODULES = (session, bounds, auth, envelope, mailbox, extensions, policy, content, origin, delivery, transport)
+MODULES = (
+    session,
+    bounds,
+    auth,
+    envelope,
+    mailbox,
+    extensions,
+    peers,
+    policy,
+    content,
+    origin,
+    delivery,
+    transport,
+)
 
 CAUSES: dict[str, Cause] = {
     cause.id: cause for module in MODULES for cause in vars(module).values() if isinstance(cause, Cause)

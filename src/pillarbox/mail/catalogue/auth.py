@@ -84,6 +84,20 @@ THROTTLED = Cause(
     setting="auth.max_delay",
     scenarios=("E454-4",),
 )
+TOO_MANY_SESSIONS = Cause(
+    "auth.too_many_sessions",
+    454,
+    "4.7.0",
+    "Too many sessions of this account at once, try again later",
+    (Stage.AUTH,),
+    "RFC 4954 6",
+    "An account has as many sessions open as it may.",
+    explanation="The password is right, but other programs are logged in as this account already. The operator limits how many may be at once.",
+    who=Who.SENDER,
+    advice="Close other mail programs, or wait. If there are none, the password may be stolen: change it.",
+    setting="connections.per_account",
+    scenarios=("E454-5",),
+)
 PASSWORD_TRANSITION = Cause(
     "auth.password_transition",
     432,

@@ -255,6 +255,37 @@ FLOOD = Cause(
     setting="rate.flood",
     scenarios=("E550-17",),
 )
+HARVESTER = Cause(
+    "policy.harvester",
+    550,
+    "5.7.1",
+    "Too many recipients that do not exist were named from {network}; it is refused for {seconds} seconds",
+    (Stage.RCPT,),
+    "RFC 5321 4.2.2",
+    "A network tries which recipients exist.",
+    explanation=(
+        "Programs that collect addresses try one name after the other and note which are taken. The network that did so "
+        "is refused for a while, whoever the recipient is."
+    ),
+    who=Who.SENDER_ADMIN,
+    advice="Clean the list of recipients; remove every address that was refused as unknown.",
+    setting="harvest.limit",
+    scenarios=("E550-24",),
+)
+TOO_OFTEN = Cause(
+    "policy.too_often",
+    421,
+    "4.7.0",
+    "{hostname} {network} may connect {rate}, try again in {seconds} seconds",
+    (Stage.GREETING,),
+    "RFC 5321 3.8",
+    "A network connects more often than it may.",
+    explanation="The server counts how often each network of strangers connects. The text says how often it may, and when it may again.",
+    who=Who.SENDER_ADMIN,
+    advice="Send several messages in one session, and wait between sessions.",
+    setting="rate.connections",
+    scenarios=("E421-21",),
+)
 GREYLISTED = Cause(
     "policy.greylisted",
     450,

@@ -12,14 +12,14 @@ GREETING = Cause(
     220,
     "",
     "{hostname} ESMTP Pillarbox",
-    (Stage.GREETING,),
+    (Stage.GREETING, Stage.XCLIENT),
     "RFC 5321 4.3.1",
     "This server is ready.",
-    explanation="The first line of every session. Its first word is the server's own name.",
+    explanation="The first line of every session, and of each that XCLIENT begins anew. Its first word is the server's own name.",
     who=Who.NOBODY,
     advice="Nothing needs to be done.",
     setting="hostname",
-    scenarios=("E220-1",),
+    scenarios=("E220-1", "E220-4"),
 )
 HELLO = Cause(
     "session.hello",
@@ -197,7 +197,7 @@ TOO_MANY_FROM_ADDRESS = Cause(
     "{hostname} too many connections from your address",
     (Stage.GREETING,),
     "RFC 5321 3.8",
-    "One client address holds too many connections.",
+    "One client address, or its network, holds too many connections.",
     explanation=(
         "All connections of one address count, whatever they do. Others shall get their share of the "
         "server too."

@@ -1,0 +1,50 @@
+"""What the sessions of one listener share: its settings, and those who decide.
+
+How a session uses it is the business of `inbound.session`; a reload puts another desk in its place.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pillarbox.inbound.accept import Door
+    from pillarbox.inbound.etrn import Etrn
+    from pillarbox.inbound.greeting import SlowGreeting
+    from pillarbox.inbound.status import StatusBoard
+    from pillarbox.mail.reply import Reply
+    from pillarbox.net.handshakes import Handshakes, ListenerTls
+    from pillarbox.net.listener import Connections
+    from pillarbox.policy.accounts import Accounts
+    from pillarbox.policy.hooks import Client, Hooks
+    from pillarbox.policy.proxies import Proxies
+    from pillarbox.policy.rules import Role, Rules
+    from pillarbox.policy.tarpit import Tarpit
+    from pillarbox.policy.terms import TermRules
+    from pillarbox.smtp.profile import Profile
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Desk:
+    """What the sessions of one listener share."""
+
+    role: Role
+    profile: Profile
+    rules: Rules
+    accounts: Accounts
+    hooks: Hooks
+    door: Door
+    connections: Connections
+    handshakes: Handshakes
+    board: StatusBoard
+    terms: TermRules
+    etrn: Etrn | None = None
+    tls: ListenerTls | None = None
+    implicit_tls: bool = False
+    slow_greeting: SlowGreeting | None = None
+    proxies: Proxies | None = None  # if some host may speak for others
+    tarpit: Tarpit | None = None
+    on_refusal: Callable[[Client, Reply], None] | None = None  # learns what was refused by a decision
