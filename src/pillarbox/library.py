@@ -33,6 +33,7 @@ from pillarbox.queue.ledger import Ledger
 from pillarbox.queue.spool import Content, Pending, Queued, State
 from pillarbox.relay.destination import Destination
 from pillarbox.relay.hosts import Hosts
+from pillarbox.relay.protection import Protection
 from pillarbox.relay.session import SmtpSettings
 from pillarbox.relay.transaction import SmtpCourier
 from pillarbox.service import Service
@@ -157,8 +158,13 @@ async def send(  # noqa: PLR0913 - what to send to whom, and how; the last four 
     host = to[0].lower()
     route = _route(host, to[1], user, tls or ("required" if login else "opportunistic"))
     settings = SmtpSettings(ca_file=ca_file, passwords={f"{user}@{host}": password})
+    resolver = Resolver(ResolverSettings())
     destination = Destination(
-        route, settings=settings, resolver=Resolver(ResolverSettings()), hostname=hostname
+        route,
+        settings=settings,
+        resolver=resolver,
+        hostname=hostname,
+        protection=Protection(resolver.lookup),
     )
     courier = SmtpCourier(destination, settings, Hosts())
     addressed = Envelope(

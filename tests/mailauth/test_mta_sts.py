@@ -92,7 +92,7 @@ def test_what_is_read_all_the_same(octets, policy):
         (GOOD + b"\xff", "UTF-8"),
         (GOOD + b"x" * MAX_POLICY_OCTETS, "octets"),
         (GOOD + b"mx: a.test\n" * 5000, None),
-        (GOOD + b"".join(b"mx: h%d.test\n" % number for number in range(1001)), "hosts"),
+        (GOOD + b"".join(b"mx: h%d.test\n" % number for number in range(1001)), "characters"),
     ],
 )
 def test_what_is_no_policy(octets, words):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 MAX_POLICY_OCTETS = 65536  # RFC 8461 3.3
 MAX_AGE_S = 31557600  # one year (RFC 8461 3.2)
-_MOST_HOSTS = 1000  # patterns in one policy
+_MAX_NAMED = 8192  # characters of all hosts of one policy together: many policies are kept in memory
 _RECORD = re.compile(r"v=STSv1[ \t]*;")
 _ID = re.compile(r"[A-Za-z0-9]{1,32}", re.ASCII)
 _FIELD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}=[\x21-\x3a\x3c\x3e-\x7e]+", re.ASCII)
@@ -130,8 +130,8 @@ def _compose(first: dict[str, str], hosts: list[str]) -> StsPolicy:
     if not hosts and mode is not Mode.NONE:
         raise PolicyError("it names no mx")
     named = tuple(dict.fromkeys(hosts))
-    if len(named) > _MOST_HOSTS:
-        raise PolicyError(f"it names over {_MOST_HOSTS} hosts")
+    if sum(map(len, named)) > _MAX_NAMED:
+        raise PolicyError(f"the names of its hosts have over {_MAX_NAMED} characters")
     return StsPolicy(mode, min(int(age), MAX_AGE_S), named)
 
 

@@ -63,7 +63,7 @@ class Demand:
     @property
     def counts(self) -> bool:
         """Whether a session with such a demand tells something about the domain's hosts."""
-        return bool(self.domain) and not self.strict
+        return bool(self.domain) and not self.strict and self.tls is not Tls.NONE
 
     @property
     def proves(self) -> bool:

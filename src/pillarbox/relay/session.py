@@ -183,9 +183,10 @@ class Opener:
             what = action(outcome.stage, outcome.reply, opening.facts, hop.name)
             if what is Action.OTHER_LOGIN:  # and there was none
                 return self._hosts.refuse_login(attempt, outcome, asyncio.get_running_loop().time())
-            # what only this message or this domain demands says nothing to others
-            about_us = (
-                outcome.reply.cause is delivery.TOO_BUSY or demand.source is not Source.ROUTE or demand.strict
+            # what only this message or this domain demands of TLS says nothing to others
+            special = demand.source is not Source.ROUTE or demand.strict
+            about_us = outcome.reply.cause is delivery.TOO_BUSY or (
+                special and outcome.stage in (Stage.STARTTLS, Stage.TLS)
             )
             if wants_rest(outcome) and not about_us:
                 self._hosts.rest(hop, outcome, asyncio.get_running_loop().time(), self._settings.dead_s)

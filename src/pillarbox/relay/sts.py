@@ -37,7 +37,7 @@ _REFRESH_S = 86400.0  # a policy is fetched so often although its id is the same
 _LOOK_S = 600.0  # between looks whether policies are to be fetched anew
 _USED_S = 31 * 86400.0  # only those of domains that got mail in this time are
 _AT_ONE_LOOK = 50
-_MAX_KNOWN = 10_000  # domains in memory
+_MAX_KNOWN = 5_000  # domains in memory
 
 
 @dataclass(slots=True)
@@ -173,8 +173,7 @@ class StsPolicies:
         if kept:
             return
         try:
-            content = await self._get(domain)
-            policy = parse_policy(content)
+            policy = parse_policy(await self._get(domain))
         except PolicyError as error:
             self._fail(domain, known, "sts-policy-invalid", str(error))
             return
@@ -183,7 +182,7 @@ class StsPolicies:
             self._fail(domain, known, kind, str(error))
             return
         now = self._clock()
-        fresh = Kept(domain, identity, content, now, now + policy.max_age_s)
+        fresh = Kept(domain, identity, str(policy).encode(), now, now + policy.max_age_s)
         known.policy, known.id, known.fetched, known.expires = policy, identity, now, fresh.expires
         known.failed = known.kind = ""
         known.used = now

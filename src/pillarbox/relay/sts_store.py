@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import apsw
 
 FILE = "mta-sts.db"
-_MAX_ROWS = 100_000  # those that run out soonest go first
+_MAX_ROWS = 20_000  # those that run out soonest go first
 _CLEAN_S = 600.0
 _TABLES = """
 CREATE TABLE IF NOT EXISTS policy (domain TEXT PRIMARY KEY, id TEXT NOT NULL, content BLOB NOT NULL, fetched REAL NOT NULL,
