@@ -348,12 +348,15 @@ class _PeerConnection(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         try:
             transport = await loop.start_tls(self._transport, self, context, server_side=True)
-        except OSError:
+        except OSError as error:
             self._transport.abort()
+            self.connection_lost(error)  # the loop tells it only to a connection that got as far as TLS
             return
-        if transport is not None:
-            self._transport = transport
-            self._visit.encrypted = True
+        if transport is None or transport.is_closing():  # the client went away during the handshake
+            self.connection_lost(None)
+            return
+        self._transport = transport
+        self._visit.encrypted = True
         self._waiting = False
         self._go_on()
 

@@ -647,7 +647,7 @@ class SmtpProtocol(asyncio.Protocol):
             plain.abort()
             self.connection_lost(error)  # the loop tells it only to a connection that got as far as TLS
             return None
-        if encrypted is None:
+        if encrypted is None or encrypted.is_closing():  # the client went away during the handshake
             self.connection_lost(None)
             return None
         self._transport = encrypted

@@ -361,9 +361,11 @@ async def connect(hop: Hop, limit_s: float, context: ssl.SSLContext | None = Non
 
 
 @lru_cache(maxsize=16)
-def client_context(*, verify: bool, ca_file: str = "") -> ssl.SSLContext:
+def client_context(*, verify: bool, ca_file: str = "", min_version: str = "1.2") -> ssl.SSLContext:
     """TLS settings for sending; without `verify` any certificate will do: better than clear text (RFC 7435)."""
     context = ssl.create_default_context(cafile=ca_file or None)
+    if min_version == "1.3":
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
     if not verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

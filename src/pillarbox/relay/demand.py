@@ -54,6 +54,8 @@ class Demand:
     sts: StsFinding = field(default=StsFinding())
     testing: bool = False  # what the policy demands is tried first, and only told if it fails (RFC 8461 5)
     strict: bool = False  # it is for a message that must not travel without TLS
+    min_version: str = "1.2"  # of TLS
+    ca_file: str = ""  # whose certificates may vouch for it, if not those that are usual
 
     @property
     def required(self) -> bool:

@@ -59,11 +59,23 @@ def refuse(hop: Hop, demand: Demand, kind: str, detail: str) -> UnprovenError:
 
 async def encrypt(connection: Connection, hop: Hop, demand: Demand, *, ca_file: str, limit_s: float) -> None:
     """Do the handshake, and check what the host shows. Raises UnprovenError."""
-    context = client_context(verify=demand.checked, ca_file=ca_file)
+    context = context_for(demand, ca_file)
     try:
         await connection.start_tls(context, demand.base or hop.host, limit_s)
     except LinkError as error:
         raise refuse(hop, demand, kind_of(error.__cause__), error.why or error.reply.text) from error
+    await check_keys(connection, hop, demand)
+
+
+def context_for(demand: Demand, ca_file: str) -> ssl.SSLContext:
+    """What to shake hands with; `ca_file` names the authorities that are trusted usually."""
+    return client_context(
+        verify=demand.checked, ca_file=demand.ca_file or ca_file, min_version=demand.min_version
+    )
+
+
+async def check_keys(connection: Connection, hop: Hop, demand: Demand) -> None:
+    """See that the host shows a certificate that was named before, if any was. Raises UnprovenError."""
     if not demand.tlsa:
         return
     from pillarbox.mailauth.certificates import MismatchError, verify  # noqa: PLC0415 - few hosts need it

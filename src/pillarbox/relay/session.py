@@ -19,18 +19,21 @@ from pillarbox.mail.reply import Origin, Result, Stage
 from pillarbox.mail.units import Seconds, Settings
 from pillarbox.queue.decisions import Action, Fact, action, find
 from pillarbox.queue.schedule import wants_rest
-from pillarbox.relay.connection import Connection, LinkError, client_context, connect
+from pillarbox.relay.connection import Connection, LinkError, connect
 from pillarbox.relay.demand import Demand, Source
 from pillarbox.relay.handshake import (
     NOT_OFFERED,
     TlsOutcome,
     UnprovenError,
+    check_keys,
+    context_for,
     encrypt,
     evidence,
     kind_of,
     refuse,
 )
 from pillarbox.relay.hosts import Hosts, Login
+from pillarbox.relay.peers import Peers, PeerSettings
 from pillarbox.relay.plan import Tls
 from pillarbox.smtp import login
 from pillarbox.smtp.client import command
@@ -86,6 +89,7 @@ class SmtpSettings(Settings, frozen=True):
     without proof of who the host is. Tell the operator, also keep the mail for now, or do not remember at all."""
     ca_file: str = ""
     """File with the certificates to trust; "" for those of the system."""
+    peers: tuple[PeerSettings, ...] = msgspec.field(default=(), name="peer")
     passwords: dict[str, str] = msgspec.field(default_factory=dict)
     """Passwords by "user@host", for routes that name a user."""
     token_files: dict[str, str] = msgspec.field(default_factory=dict)
@@ -167,6 +171,7 @@ class Opener:
         self._watch = watch
         self._manner = manner
         self._settings = settings
+        self._peers = Peers(settings.peers)
         self._hosts = hosts
 
     async def open(self, hop: Hop, demand: Demand, *, lax: bool = False) -> Session | Result:
@@ -175,6 +180,7 @@ class Opener:
         With `lax` it is for a message whose sender does not care.
         """
         now = asyncio.get_running_loop().time()
+        demand = self._peers.demand(hop.host, demand)
         attempt = Login(f"{hop.host}:{hop.port}", self._manner.user, hash(self._manner.secret))
         if self._manner.user and (refused := self._hosts.refused_login(attempt, now)) is not None:
             return refused
@@ -268,7 +274,11 @@ class _Opening:
         except LinkError as error:
             if self.demand.tls is Tls.IMPLICIT and error.reply.cause is delivery.TLS_FAILED:
                 self._stage = Stage.TLS
-                self.tls = TlsOutcome(kind_of(error.__cause__), error.reply.text)
+                self.tls = (
+                    error.outcome
+                    if isinstance(error, UnprovenError)
+                    else TlsOutcome(kind_of(error.__cause__), error.reply.text)
+                )
             return self._result(error.reply)
         try:
             refused = (
@@ -312,10 +322,11 @@ class _Opening:
     async def _connect(self) -> None:
         context = None
         if self.demand.tls is Tls.IMPLICIT:
-            context = client_context(verify=self.demand.checked, ca_file=self._settings.ca_file)
+            context = context_for(self.demand, self._settings.ca_file)
         self._connection = await connect(self.hop, self._patience.connect_s, context)
         self.sending_ip = self._connection.own_address
         if context is not None:
+            await check_keys(self._connection, self.hop, self.demand)
             self._encrypted, self.tls = True, TlsOutcome("")
 
     async def _take_greeting(self) -> Result | None:
