@@ -125,3 +125,18 @@ async def test_only_so_many_linger_after_a_refusal(open_office, begin, dial, unt
     assert office.connections.lingering <= 3
     await until(lambda: len(office.connections) == 1)
     assert office.connections.lingering == 0
+
+
+@pytest.mark.parametrize("fields", [300, 900, 4000])
+async def test_a_long_header_section_is_read_whole_but_kept_once(open_office, begin, fields):
+    """Its last field is as good as its first, and what waits for its end is not all in memory."""
+    office = await open_office(limits=Limits(hops=1))
+    caller = await begin(office, OPENED + b"DATA\r\n")
+    field = b"X-Many: " + b"y" * 80 + b"\r\n"
+    for _ in range(0, fields, 100):
+        await caller.send(field * 100)
+    assert len(office.protocols[0]._letter.head) <= 16_385 + 262_144
+    hops = b"Received: by here; now\r\n" * 2
+    answer = await caller.ask(hops + b"Subject: x\r\n\r\ntext\r\n.")
+    expected = b"554 5.4.6 " if fields < 2900 else b"552 5.3.4 "
+    assert answer.startswith(expected), answer

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 _NO_PARAMETERS = MailParameters()
 _ELSEWHERE = frozenset({Transport.MX, Transport.SMTP})  # ways to hosts of others
+KEPT_HEAD_OCTETS = 16_384  # of a message on its way, beside its draft; few header sections are longer
 _LOOK_S = 1.0  # free space is looked at no more often than this
 
 
@@ -75,10 +76,15 @@ class Letter:
     body_hash: bytes = b""  # what they sign of a large body
 
     def keep_head(self, piece: bytes, limit: int) -> None:
-        """Remember the beginning of the message until the header section is complete."""
+        """Remember the beginning of the message until the header section is complete, or longer than `limit`.
+
+        The rest of a longer one is in the draft: many clients at once must not have us keep it twice.
+        """
         if not self.head:
             self.head = piece
-            self.head_complete = b"\r\n\r\n" in piece or len(piece) > limit
+            self.head_complete = b"\r\n\r\n" in piece
+            if not self.head_complete and len(piece) > limit:
+                self.head, self.head_complete = piece[: limit + 1], True
             return
         known = len(self.head)
         if type(self.head) is bytes:
@@ -162,7 +168,11 @@ class Door:
 
         The ordinary path waits for nothing but the commit: no task is made for it.
         """
-        head = message.scan_head(bytes(letter.head), self._limits.header_octets)
+        most = self._limits.header_octets
+        head = message.scan_head(bytes(letter.head), most)
+        if not head.complete and letter.draft is not None and letter.draft.octets > len(letter.head):
+            letter.head = _beginning(letter.draft, most + 1)
+            head = message.scan_head(letter.head, most)
         refusal = self._refusal(head, letter)
         if refusal is None and self._terms is not None and VALID_SINCE in head:
             refusal = check_owners(self._terms, head, letter)
@@ -412,6 +422,14 @@ def _client_name(letter: Letter) -> str:
     if letter.client.name:  # as a trusted host told it, or the mark that there is none
         return known({"NAME": letter.client.name}, "NAME")
     return letter.origin.client_name if letter.origin is not None else ""
+
+
+def _beginning(draft: Draft, octets: int) -> bytes:
+    """The first octets of a body; they were written a moment ago, so no disk is waited for."""
+    if draft.file is None:
+        return draft.inline()[:octets]
+    with draft.file.open("rb") as file:
+        return file.read(octets)
 
 
 def _envelope(letter: Letter) -> tuple[Envelope, tuple[Route, ...]]:

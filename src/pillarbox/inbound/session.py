@@ -17,7 +17,7 @@ import msgspec
 
 from pillarbox import observe
 from pillarbox.inbound import login
-from pillarbox.inbound.accept import Accepted, Letter
+from pillarbox.inbound.accept import KEPT_HEAD_OCTETS, Accepted, Letter
 from pillarbox.inbound.presented import add_up, describe_origin, take_client
 from pillarbox.mail.catalogue import content, extensions, peers, session
 from pillarbox.mail.message import protocol_name
@@ -540,7 +540,7 @@ class SmtpProtocol(asyncio.Protocol):
         if letter is None or letter.draft is None:
             return
         if not letter.head_complete:
-            letter.keep_head(event.data, self._desk.profile.limits.header_octets)
+            letter.keep_head(event.data, KEPT_HEAD_OCTETS)
         try:
             letter.draft.write(event.data)
         except SpoolError as error:
