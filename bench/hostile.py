@@ -53,7 +53,8 @@ class Server:
     def memory(self, name: str) -> float:
         """A figure of its memory, in mebibytes."""
         status = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
-        return int(next(line for line in status if line.startswith(name)).split()[1]) / 1024
+        found = [line for line in status if line.startswith(name)]
+        return int(found[0].split()[1]) / 1024 if found else 0.0  # it has ended
 
     @property
     def places(self) -> int:
