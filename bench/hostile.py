@@ -218,7 +218,7 @@ NESTED = b"".join(
 )
 MESSAGES = {
     "nested_mime": message(b"", NESTED),
-    "encoded_words": message(b"Subject:" + b" =?utf-8?q?=C3=BC?=\r\n" * 13_000, b"x"),
+    "encoded_words": message(b"Subject:" + b" =?x?q?a?=\r\n" * 20_000, b"x"),
     "encoded_names": message(b"", b'Content-Type: x/y; name="=?utf-8?q?a?="\r\n' * 20_000),
     "spaces": message(b"", (b" " * 3998 + b"\r\n") * 50 + b" " * 3990 + b"x"),
 }

@@ -6,6 +6,7 @@ Atheris drives them (`fuzz/run.py`); the octets in `fuzz/corpus` also go through
 from __future__ import annotations
 
 import base64
+import ipaddress
 import json
 import re
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from pillarbox.mail import address, authors, dsn, message, mime, notice
 from pillarbox.mail.catalogue import auth, content, envelope, session
 from pillarbox.mail.envelope import Envelope, Recipient
 from pillarbox.mail.reply import Origin, Reply, Result, Stage, parse_reply, printable
+from pillarbox.net import proxy_header
 from pillarbox.smtp import grammar, wire
 from pillarbox.smtp.body import BodyReader
 from pillarbox.smtp.client import DataWriter, Mode, Next, Transaction
@@ -391,6 +393,23 @@ def fuzz_sasl(data: bytes) -> None:
 def _fewer_rounds(challenge: bytes) -> bytes:
     """SCRAM lets the server say how often to hash; here it may not take seconds."""
     return re.sub(rb"(i=\d{3})\d+", rb"\1", challenge)
+
+
+def fuzz_proxy(data: bytes) -> None:
+    """A PROXY header is read octet for octet as far as it goes, or refused; what it names is an address."""
+    head, rest = b"", data
+    try:
+        while more := proxy_header.wanted(head):
+            if not rest:
+                return
+            head, rest = head + rest[:more], rest[more:]
+            assert len(head) <= proxy_header.MAX_OCTETS
+        peer = proxy_header.parse(head)
+    except proxy_header.HeaderError:
+        return
+    if peer is not None:
+        ipaddress.ip_address(peer[0])
+        assert 0 <= peer[1] <= 65535
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {

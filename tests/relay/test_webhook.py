@@ -1,7 +1,9 @@
+import asyncio
 import base64
 import hashlib
 import hmac
 import json
+import socket
 import ssl
 import threading
 import time
@@ -276,6 +278,23 @@ async def test_private_addresses_need_to_be_allowed(service, host):
 )
 def test_public_addresses(address, public):
     assert is_public(address) == public
+
+
+async def test_a_name_that_changes_its_address_after_the_check_leads_nowhere_else(service, monkeypatch):
+    """DNS rebinding: the name is asked once, and what was checked is what is connected to."""
+    asked = []
+
+    async def answer(host, port, **_options):
+        asked.append(host)
+        address = "127.0.0.1" if len(asked) == 1 else "127.0.0.99"
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", answer)
+    result = await post(service, url=f"http://rebinding.example:{service.server_port}/in")
+    assert result.reply.positive
+    assert asked == ["rebinding.example"]
+    ((_, headers, _),) = service.got
+    assert headers["Host"] == f"rebinding.example:{service.server_port}"
 
 
 async def test_the_certificate_must_be_that_of_the_name(service, tmp_path):
