@@ -340,8 +340,13 @@ class Service:
         """What serves the MTA-STS policies of our domains, as they are when somebody asks."""
         from pillarbox.inbound.sts_host import StsHost, StsProtocol, published  # noqa: PLC0415 - few serve any
 
+        config, texts = self.config, dict(published(self.config.domains, self.config.hostname))
+
         def find(domain: str) -> str:
-            return dict(published(self.config.domains, self.config.hostname)).get(domain, "")
+            nonlocal config, texts
+            if config is not self.config:  # it was read again
+                config, texts = self.config, dict(published(self.config.domains, self.config.hostname))
+            return texts.get(domain, "")
 
         host = StsHost(find)
         return lambda: StsProtocol(host)

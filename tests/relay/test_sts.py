@@ -210,6 +210,7 @@ CHUNKED = (
         (found(length=4000), "sts-policy-fetch-error", "broke off"),
         (found(POLICY + b"a: b\n" * 14000), "sts-policy-fetch-error", f"over {MAX_POLICY_OCTETS} octets"),
         (b"HTTP/1.1 200 OK\r\nX: " + b"y" * 70000, "sts-policy-fetch-error", "header"),
+        (CHUNKED[:-2] % (1, b"v") + b"X: y\r\n" * 60000, "sts-policy-fetch-error", "on and on"),
         (b"220 mx.there.test ESMTP\r\n", "sts-policy-fetch-error", "HTTP"),
         (b"", "sts-policy-fetch-error", "broke off"),
         (found(b"version: STSv2\n"), "sts-policy-invalid", "version"),

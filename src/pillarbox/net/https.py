@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 HTTPS_PORT = 443
 _PIECE_OCTETS = 16384
 _MAX_HEAD_OCTETS = 16384
+_ROOM = 4  # times the octets of a document for how it is sent: chunks, fields behind it
 
 
 class FetchError(Exception):
@@ -107,7 +108,7 @@ async def _read(reader: asyncio.StreamReader, max_octets: int, media_type: str) 
     """Raises FetchError, OSError or httptools.HttpParserError."""
     answer = _Answer(max_octets)
     parser = httptools.HttpResponseParser(answer)
-    head_octets = 0
+    total = 0
     while not answer.done:
         piece = await reader.read(_PIECE_OCTETS)
         if not piece:
@@ -119,9 +120,9 @@ async def _read(reader: asyncio.StreamReader, max_octets: int, media_type: str) 
             ):
                 break
             raise FetchError("it broke off")
-        head_octets += 0 if answer.begun else len(piece)
-        if head_octets > _MAX_HEAD_OCTETS and not answer.begun:
-            raise FetchError("its header section is too long")
+        total += len(piece)
+        if total > _MAX_HEAD_OCTETS + (_ROOM * max_octets if answer.begun else 0):
+            raise FetchError("its header section is too long" if not answer.begun else "it goes on and on")
         try:
             parser.feed_data(piece)
         except httptools.HttpParserCallbackError as error:
