@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -315,8 +316,9 @@ _FIELD_END = re.compile(rb"\n(?![ \t])")
 _MAX_LOOK = 1024  # octets of a field in which its server must be named
 
 
+@lru_cache(maxsize=1024)
 def _line(query: Query, answer: Answer) -> str:
-    """One answer as the trace shows it."""
+    """One answer as the trace shows it; most are asked for again and again."""
     if answer.failed:
         said = f"no answer: {answer.detail}"
     elif answer.no_domain:

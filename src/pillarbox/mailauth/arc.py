@@ -9,8 +9,9 @@ from __future__ import annotations
 import binascii
 from base64 import b64decode, b64encode
 from collections.abc import Sequence
-from dataclasses import dataclass
 from hashlib import sha256
+
+from msgspec import Struct
 
 from pillarbox.mailauth import dkim, keys
 from pillarbox.mailauth.canonical import BodyHash, relaxed_field
@@ -22,8 +23,7 @@ MAX_SETS = 50  # RFC 8617 4.2.1
 _AAR, _AMS, _AS = b"arc-authentication-results", b"arc-message-signature", b"arc-seal"
 
 
-@dataclass(frozen=True, slots=True)
-class Set:
+class Set(Struct, frozen=True):
     """What one host added."""
 
     number: int  # i=
@@ -33,8 +33,7 @@ class Set:
     tags: dict[str, str]  # of the seal
 
 
-@dataclass(frozen=True, slots=True)
-class Chain:
+class Chain(Struct, frozen=True):
     """The sets of a message in order, or why they are no chain."""
 
     sets: tuple[Set, ...] = ()
@@ -46,8 +45,7 @@ class Chain:
         return [self.sets[-1].message] if self.sets and not self.problem else []
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(Struct, frozen=True):
     """What a chain is worth; `sealers` and `results` begin with the first host that sealed."""
 
     result: str  # none, pass, fail, temperror
@@ -215,14 +213,14 @@ def seal(  # noqa: PLR0913 - the parts of a set
     results = f"ARC-Authentication-Results: i={number}; {format_value(server, findings)}".encode(
         "utf-8", "surrogateescape"
     )
-    names = dkim.fields_to_sign(header) + [b"dkim-signature"] * len(header.numbers(b"dkim-signature"))
+    names = (*dkim.fields_to_sign(header), *header.counted((b"dkim-signature",)))
     covered = header.covered(names, "relaxed")
     start = (
         f"ARC-Message-Signature: i={number}; a={keys.algorithm(signer.key)}; c=relaxed/relaxed; d={signer.domain};\r\n"
-        f"\ts={signer.selector}; t={int(now)};\r\n\th={dkim.listed(tuple(names))};\r\n"
+        f"\ts={signer.selector}; t={int(now)};\r\n\th={dkim.listed(names)};\r\n"
         f"\tbh={b64encode(body_hash).decode()};\r\n\tb="
     ).encode()
-    message = start + _sign(signer.key, b"\r\n".join([*covered, relaxed_field(start)]))
+    message = start + _sign(signer.key, covered + relaxed_field(start))
     said = "fail" if broken else "none" if number == 1 else "pass"
     start = (
         f"ARC-Seal: i={number}; a={keys.algorithm(signer.key)}; cv={said}; d={signer.domain};\r\n"

@@ -9,10 +9,12 @@ from __future__ import annotations
 import binascii
 import re
 from base64 import b64decode, b64encode
-from collections.abc import Generator, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from functools import lru_cache
 from hashlib import sha256
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from pillarbox.mailauth import keys
 from pillarbox.mailauth.canonical import (
@@ -33,7 +35,8 @@ _MAX_KEYS = 3  # records at one selector that are tried
 _FUTURE_S = 86_400  # clocks may differ; a signature from further ahead was not made in this world
 _ALGORITHMS = ("rsa-sha256", "ed25519-sha256", "rsa-sha1")
 _NUMBER = re.compile(r"[0-9]{1,12}")
-_B_VALUE = re.compile(rb"((?:^|;)[ \t\r\n]*b[ \t\r\n]*=)[^;]*")
+_SPACE = b" \t\r\n"
+_MAX_REMEMBERED = 1024  # characters of a list of fields that is kept read
 _DOMAIN = re.compile(
     r"[A-Za-z0-9_\-\u0080-\U0010ffff]{1,63}(?:\.[A-Za-z0-9_\-\u0080-\U0010ffff]{1,63}){0,126}"
 )
@@ -50,9 +53,10 @@ OVERSIGNED_FIELDS = frozenset(
     (b"from", b"reply-to", b"subject", b"date", b"to", b"cc", b"message-id", b"mime-version", b"content-type")
 )
 
+_NOT_AGAIN = tuple(name for name in SIGNED_FIELDS if name in OVERSIGNED_FIELDS)
 
-@dataclass(frozen=True, slots=True)
-class Signature:
+
+class Signature(Struct, frozen=True):
     """One DKIM-Signature field whose tags make sense, or with `problem` why it can't be verified."""
 
     field: bytes
@@ -76,8 +80,7 @@ class Signature:
         return self.body_form, self.limit
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(Struct, frozen=True):
     """What one signature is worth; `result` is one of RFC 8601 2.7.1, `notes` what is odd about it although it holds."""
 
     result: str  # pass, fail, policy, neutral, temperror, permerror
@@ -96,7 +99,7 @@ class Verdict:
 class Header:
     """The fields of one message, from which each signature takes those it covers; canonical forms are made once."""
 
-    __slots__ = ("_by_name", "_plain", "_relaxed", "fields")
+    __slots__ = ("_by_name", "_covered", "_plain", "_relaxed", "fields")
 
     def __init__(self, section: bytes) -> None:
         self.fields = split_fields(section)
@@ -104,6 +107,7 @@ class Header:
         for number, (name, _) in enumerate(self.fields):
             self._by_name.setdefault(name, []).append(number)
         self._relaxed: dict[int, bytes] = {}
+        self._covered: dict[tuple[tuple[bytes, ...], str], bytes] = {}  # one for each signature at the most
         # split() takes more for white space than the standard does: not if none of that is there
         self._plain = not (b"\x0b" in section or b"\x0c" in section or has_bare_line_end(section))
 
@@ -115,19 +119,27 @@ class Header:
         """The fields of this name from top to bottom."""
         return [self.fields[number][1] for number in self.numbers(name)]
 
-    def covered(self, names: Iterable[bytes], form: str) -> list[bytes]:
-        """The canonical fields that a list of names means: of each name the lowest first (RFC 6376 5.4.2)."""
-        taken: dict[bytes, int] = {}
-        found = []
+    def counted(self, names: Iterable[bytes]) -> list[bytes]:
+        """Those of the names that are there, each as often as it is."""
+        return [name for name in names if name in self._by_name for _ in self._by_name[name]]
+
+    def covered(self, names: tuple[bytes, ...], form: str) -> bytes:
+        """The canonical fields that a list of names means, each with its line end: the lowest first (RFC 6376 5.4.2)."""
+        octets = self._covered.get((names, form))
+        if octets is None:
+            octets = self._covered[names, form] = b"".join(self._lines(names, form))
+        return octets
+
+    def _lines(self, names: Iterable[bytes], form: str) -> Iterator[bytes]:
+        left: dict[bytes, list[int]] = {}
         for name in names:
-            numbers = self._by_name.get(name)
-            count = taken.get(name, 0)
-            if numbers is None or count == len(numbers):
-                continue
-            taken[name] = count + 1
-            number = numbers[-1 - count]
-            found.append(self.fields[number][1] if form == "simple" else self._relax(number))
-        return found
+            numbers = left.get(name)
+            if numbers is None:
+                numbers = left[name] = [*self._by_name.get(name, ())]
+            if numbers:
+                number = numbers.pop()
+                yield self.fields[number][1] if form == "simple" else self._relax(number)
+                yield b"\r\n"
 
     def _relax(self, number: int) -> bytes:
         field = self._relaxed.get(number)
@@ -183,7 +195,7 @@ def read_tags(field: bytes, tags: dict[str, str], identity: str) -> Signature:
         selector,
         unspaced(tags["a"]).lower(),
         identity[:320],
-        tuple(name.encode() for name in unspaced(tags["h"]).lower().split(":")),
+        _remembered_names(listed) if len(listed := tags["h"]) <= _MAX_REMEMBERED else _names(listed),
         header_form,
         body_form or "simple",
         body_hash,
@@ -194,6 +206,14 @@ def read_tags(field: bytes, tags: dict[str, str], identity: str) -> Signature:
     )
     problem = _problem(found, tags)
     return replace(found, problem=problem) if problem else found
+
+
+def _names(listed: str) -> tuple[bytes, ...]:
+    """The names in h=, in lower case."""
+    return tuple(unspaced(listed).lower().encode().split(b":"))
+
+
+_remembered_names = lru_cache(maxsize=2048)(_names)
 
 
 def _number(text: str | None) -> int | None:
@@ -246,13 +266,8 @@ def verify(
         return _verdict(
             signature, "permerror" if not found.startswith("!") else "temperror", found.lstrip("!")
         )
-    data = b"\r\n".join(
-        [
-            *header.covered(signature.signed, signature.header_form),
-            unsigned_field(signature.field, signature.header_form),
-        ]
-    )
-    verdict = _verdict(signature, "permerror", "no key record")
+    data = header.covered(signature.signed, signature.header_form)
+    data += unsigned_field(signature.field, signature.header_form)
     for text in found:
         verdict = _judge(signature, text, data)
         if verdict.result == "pass":
@@ -312,7 +327,12 @@ def fetch_keys(domain: str, selector: str) -> Generator[Query, Answer, list[str]
 def unsigned_field(field: bytes, form: str) -> bytes:
     """The signature's own field as it is signed: canonical, with `b=` empty, without line end (RFC 6376 3.7)."""
     name, _, value = field.partition(b":")
-    return canonical_field(name + b":" + _B_VALUE.sub(rb"\1", value), form)
+    tags = value.split(b";")
+    for number, tag in enumerate(tags):
+        start, equals, _ = tag.partition(b"=")
+        if equals and start.strip(_SPACE) == b"b":
+            tags[number] = start + equals
+    return canonical_field(name + b":" + b";".join(tags), form)
 
 
 def _judge(signature: Signature, record: str, data: bytes) -> Verdict:
@@ -344,7 +364,7 @@ def _added(signature: Signature, header: Header) -> tuple[str, ...]:
     return tuple(
         f"an unsigned {name.decode().title()} field was added"
         for name in (b"from", b"subject")
-        if 0 < signature.signed.count(name) < len(header.numbers(name))
+        if len(header.numbers(name)) > 1 and 0 < signature.signed.count(name) < len(header.numbers(name))
     )
 
 
@@ -356,8 +376,7 @@ def _notes_on_limit(signature: Signature, body: BodyHash) -> tuple[str, ...]:
     return ("l= lets anybody add to the body",)
 
 
-@dataclass(frozen=True, slots=True)
-class Signer:
+class Signer(Struct, frozen=True):
     """A key to sign with for one domain."""
 
     domain: str
@@ -369,23 +388,21 @@ def sign(header: Header, body_hash: bytes, signers: Sequence[Signer], *, now: fl
     """DKIM-Signature fields with line ends, relaxed/relaxed, one for each signer; `body_hash` is that of the relaxed body."""
     names = fields_to_sign(header)
     covered = header.covered(names, "relaxed")
-    h = listed(tuple(names))
+    rest = f"t={int(now)};\r\n\th={listed(names)};\r\n\tbh={b64encode(body_hash).decode()};\r\n\tb="
     made = b""
     for signer in signers:
         start = (
             f"DKIM-Signature: v=1; a={keys.algorithm(signer.key)}; c=relaxed/relaxed; d={signer.domain};\r\n"
-            f"\ts={signer.selector}; t={int(now)};\r\n\th={h};\r\n"
-            f"\tbh={b64encode(body_hash).decode()};\r\n\tb="
+            f"\ts={signer.selector}; {rest}"
         ).encode()
-        data = b"\r\n".join([*covered, relaxed_field(start)])
+        data = covered + relaxed_field(start)
         made += start + fold_base64(keys.sign(signer.key, data, sha256(data).digest())) + b"\r\n"
     return made
 
 
-def fields_to_sign(header: Header) -> list[bytes]:
+def fields_to_sign(header: Header) -> tuple[bytes, ...]:
     """The names to sign: each as often as it is there, and those that nobody may add once more."""
-    names = [name for name in SIGNED_FIELDS for _ in header.numbers(name)]
-    return names + [name for name in SIGNED_FIELDS if name in OVERSIGNED_FIELDS]
+    return (*header.counted(SIGNED_FIELDS), *_NOT_AGAIN)
 
 
 @lru_cache(maxsize=512)
@@ -403,7 +420,7 @@ def listed(names: tuple[bytes, ...]) -> str:
 def fold_base64(octets: bytes) -> bytes:
     """Base64 in lines that are short enough."""
     text = b64encode(octets)
-    return b"\r\n\t ".join(text[at : at + 72] for at in range(0, len(text), 72))
+    return b"\r\n\t ".join([text[at : at + 72] for at in range(0, len(text), 72)])
 
 
 def message_hash(message: bytes) -> tuple[Header, bytes]:

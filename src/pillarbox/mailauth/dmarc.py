@@ -6,10 +6,13 @@ SPF and DKIM come in as verdicts. What is really done, and reports about it, are
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import unquote
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from pillarbox.mailauth.dns import Answer, Plan, Query
 from pillarbox.mailauth.names import a_labels
@@ -44,8 +47,7 @@ class Record:
     failure_options: str = ""  # fo=
 
 
-@dataclass(frozen=True, slots=True)
-class Discovery:
+class Discovery(Struct, frozen=True):
     """What is known of an author's domain before any message is judged."""
 
     domain: str
@@ -57,8 +59,7 @@ class Discovery:
     failed: bool = False  # DNS gave no answer
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(Struct, frozen=True):
     """Whether the author's domain stands behind a message, and what it wants done if not."""
 
     result: str  # pass, fail, none, temperror, permerror

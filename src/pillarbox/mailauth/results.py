@@ -17,6 +17,7 @@ _ADDRESS = re.compile(
 _PIECE = re.compile(r"[ \t\r\n]+|\"(?:[^\"\\]|\\.)*\"|[;=/]|[^ \t\r\n\"();=/]+|.", re.DOTALL)
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+_DOT_ATOM = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
 _METHOD = re.compile(r"[A-Za-z][A-Za-z0-9-]*")
 _MAX_WIDTH = 990  # octets of a value that may not be folded
 
@@ -202,7 +203,7 @@ def format_received_spf(  # noqa: PLR0913 - one argument for each key of the fie
 
 def _key_value(text: str) -> str:
     """A dot-atom, or a quoted string (RFC 7208 9.1)."""
-    if re.fullmatch(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*", text[:_MAX_WIDTH]):
+    if _DOT_ATOM.fullmatch(text[:_MAX_WIDTH]):
         return text
     text = _UNSAFE.sub("?", text[: _MAX_WIDTH // 2])
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -6,10 +6,11 @@ The record's grammar is in `mailauth.spf_record`; what is done about a verdict i
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TypeAlias
+
+from msgspec import Struct
 
 from pillarbox.mailauth.dns import Answer, Plan, Query
 from pillarbox.mailauth.names import a_labels, is_askable
@@ -33,8 +34,7 @@ MAX_HOSTS = 10  # names of one MX or PTR look-up whose addresses are asked for
 _Evaluation: TypeAlias = Generator[Query, Answer, str]
 
 
-@dataclass(frozen=True, slots=True)
-class Client:
+class Client(Struct, frozen=True):
     """Who brings the mail, and what it says of itself. `sender` is "" for the null reverse-path."""
 
     address: str
@@ -44,8 +44,7 @@ class Client:
     now: float = 0.0  # Unix time, for explanations
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(Struct, frozen=True):
     """What SPF says: `result` is one of RFC 7208 2.6, `detail` the term that decided or what went wrong."""
 
     result: str  # pass, fail, softfail, neutral, none, temperror, permerror

@@ -6,7 +6,9 @@ The findings come in as verdicts; looking them up is the business of `inbound.or
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from msgspec.structs import replace
 
 from pillarbox.mail.catalogue import origin
 from pillarbox.mail.reply import Reply
