@@ -9,7 +9,6 @@ from __future__ import annotations
 import binascii
 from base64 import b64decode, b64encode
 from collections.abc import Sequence
-from hashlib import sha256
 
 from msgspec import Struct
 
@@ -183,7 +182,7 @@ def _verify_seal(one: Set, sealed: bytes) -> Plan[str]:
             problem = str(error)
             continue
         problem = dkim.misfit(algorithm, key)
-        if not problem and not keys.is_valid(key, signature, sealed, sha256(sealed).digest()):
+        if not problem and not keys.is_valid(key, signature, sealed):
             problem = "the chain was changed"
         if not problem:
             break
@@ -213,7 +212,7 @@ def seal(  # noqa: PLR0913 - the parts of a set
     results = f"ARC-Authentication-Results: i={number}; {format_value(server, findings)}".encode(
         "utf-8", "surrogateescape"
     )
-    names = (*dkim.fields_to_sign(header), *header.counted((b"dkim-signature",)))
+    names = (*dkim.fields_to_sign(header), *[b"dkim-signature"] * len(header.numbers(b"dkim-signature")))
     covered = header.covered(names, "relaxed")
     start = (
         f"ARC-Message-Signature: i={number}; a={keys.algorithm(signer.key)}; c=relaxed/relaxed; d={signer.domain};\r\n"
@@ -233,4 +232,4 @@ def seal(  # noqa: PLR0913 - the parts of a set
 
 
 def _sign(key: keys.PrivateKey, data: bytes) -> bytes:
-    return dkim.fold_base64(keys.sign(key, data, sha256(data).digest()))
+    return dkim.fold_base64(keys.sign(key, data))

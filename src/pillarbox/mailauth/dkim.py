@@ -9,9 +9,9 @@ from __future__ import annotations
 import binascii
 import re
 from base64 import b64decode, b64encode
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Generator, Iterable, Sequence
 from functools import lru_cache
-from hashlib import sha256
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -21,7 +21,6 @@ from pillarbox.mailauth.canonical import (
     BodyHash,
     canonical_field,
     has_bare_line_end,
-    relaxed_field,
     relaxed_value,
     split_fields,
 )
@@ -37,6 +36,7 @@ _ALGORITHMS = ("rsa-sha256", "ed25519-sha256", "rsa-sha1")
 _NUMBER = re.compile(r"[0-9]{1,12}")
 _SPACE = b" \t\r\n"
 _MAX_REMEMBERED = 1024  # characters of a list of fields that is kept read
+_MAX_FIELDS = 64  # of a header section, if it is kept which of them are signed
 _DOMAIN = re.compile(
     r"[A-Za-z0-9_\-\u0080-\U0010ffff]{1,63}(?:\.[A-Za-z0-9_\-\u0080-\U0010ffff]{1,63}){0,126}"
 )
@@ -119,27 +119,31 @@ class Header:
         """The fields of this name from top to bottom."""
         return [self.fields[number][1] for number in self.numbers(name)]
 
-    def counted(self, names: Iterable[bytes]) -> list[bytes]:
-        """Those of the names that are there, each as often as it is."""
-        return [name for name in names if name in self._by_name for _ in self._by_name[name]]
-
     def covered(self, names: tuple[bytes, ...], form: str) -> bytes:
         """The canonical fields that a list of names means, each with its line end: the lowest first (RFC 6376 5.4.2)."""
         octets = self._covered.get((names, form))
         if octets is None:
-            octets = self._covered[names, form] = b"".join(self._lines(names, form))
+            canonical = self._relax if form == "relaxed" else self._simple
+            lines = [canonical(number) for number in self._numbers_of(names)]
+            lines.append(b"")
+            octets = self._covered[names, form] = b"\r\n".join(lines)
         return octets
 
-    def _lines(self, names: Iterable[bytes], form: str) -> Iterator[bytes]:
-        left: dict[bytes, list[int]] = {}
+    def _numbers_of(self, names: tuple[bytes, ...]) -> list[int]:
+        found = []
+        taken: dict[bytes, int] = {}
         for name in names:
-            numbers = left.get(name)
+            numbers = self._by_name.get(name)
             if numbers is None:
-                numbers = left[name] = [*self._by_name.get(name, ())]
-            if numbers:
-                number = numbers.pop()
-                yield self.fields[number][1] if form == "simple" else self._relax(number)
-                yield b"\r\n"
+                continue
+            count = taken.get(name, 0)
+            if count < len(numbers):
+                taken[name] = count + 1
+                found.append(numbers[-1 - count])
+        return found
+
+    def _simple(self, number: int) -> bytes:
+        return self.fields[number][1]
 
     def _relax(self, number: int) -> bytes:
         field = self._relaxed.get(number)
@@ -346,7 +350,7 @@ def _judge(signature: Signature, record: str, data: bytes) -> Verdict:
         return _verdict(signature, "policy" if "bits" in problem else "permerror", problem)
     if key.exact and signature.identity.rpartition("@")[2].lower() != signature.domain.lower():
         return _verdict(signature, "permerror", "the key allows no subdomain in i=")
-    good = keys.is_valid(key, signature.signature, data, sha256(data).digest())
+    good = keys.is_valid(key, signature.signature, data)
     return _verdict(signature, "pass" if good else "fail", "" if good else "the header was changed", key)
 
 
@@ -395,14 +399,29 @@ def sign(header: Header, body_hash: bytes, signers: Sequence[Signer], *, now: fl
             f"DKIM-Signature: v=1; a={keys.algorithm(signer.key)}; c=relaxed/relaxed; d={signer.domain};\r\n"
             f"\ts={signer.selector}; {rest}"
         ).encode()
-        data = covered + relaxed_field(start)
-        made += start + fold_base64(keys.sign(signer.key, data, sha256(data).digest())) + b"\r\n"
+        data = covered + _relaxed_own(start)
+        made += start + fold_base64(keys.sign(signer.key, data)) + b"\r\n"
     return made
+
+
+def _relaxed_own(start: bytes) -> bytes:
+    """The relaxed form of a field that we write ourselves, so that its white space is known."""
+    name, _, value = start.partition(b": ")
+    return name.lower() + b":" + value.replace(b"\r\n\t ", b" ").replace(b"\r\n\t", b" ")
 
 
 def fields_to_sign(header: Header) -> tuple[bytes, ...]:
     """The names to sign: each as often as it is there, and those that nobody may add once more."""
-    return (*header.counted(SIGNED_FIELDS), *_NOT_AGAIN)
+    present = tuple([name for name, _ in header.fields])
+    return _remembered_fields(present) if len(present) <= _MAX_FIELDS else _fields_to_sign(present)
+
+
+def _fields_to_sign(present: tuple[bytes, ...]) -> tuple[bytes, ...]:
+    counts = Counter(present)
+    return (*(name for name in SIGNED_FIELDS for _ in range(counts[name])), *_NOT_AGAIN)
+
+
+_remembered_fields = lru_cache(maxsize=512)(_fields_to_sign)
 
 
 @lru_cache(maxsize=512)

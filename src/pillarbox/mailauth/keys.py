@@ -8,11 +8,13 @@ from __future__ import annotations
 from base64 import b64decode, b64encode
 from dataclasses import dataclass
 from functools import lru_cache
+from hashlib import sha256
 from typing import TypeAlias
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 
 from pillarbox.mailauth.tags import TagError, parse_tags, unspaced
 
@@ -23,7 +25,7 @@ _MAX_RECORD = 4096  # characters of a record that can hold a key we take
 PrivateKey: TypeAlias = rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
 PublicKey: TypeAlias = rsa.RSAPublicKey | ed25519.Ed25519PublicKey
 _PADDING = padding.PKCS1v15()
-_SHA256 = hashes.SHA256()
+_HASHED = Prehashed(hashes.SHA256())
 
 
 class BadKey(ValueError):
@@ -86,11 +88,12 @@ def _load(kind: str, octets: bytes) -> tuple[PublicKey, int]:
     return key, key.key_size
 
 
-def is_valid(record: KeyRecord, signature: bytes, data: bytes, digest: bytes) -> bool:
-    """Whether a signature over `data` was made with the key; `digest` is the SHA-256 of it, which Ed25519 signs."""
+def is_valid(record: KeyRecord, signature: bytes, data: bytes) -> bool:
+    """Whether a signature over `data` was made with the key: over its SHA-256, for either kind of key (RFC 8463 3)."""
+    digest = sha256(data).digest()
     try:
         if isinstance(record.key, rsa.RSAPublicKey):
-            record.key.verify(signature, data, _PADDING, _SHA256)
+            record.key.verify(signature, digest, _PADDING, _HASHED)
         else:
             record.key.verify(signature, digest)
     except InvalidSignature:
@@ -98,11 +101,10 @@ def is_valid(record: KeyRecord, signature: bytes, data: bytes, digest: bytes) ->
     return True
 
 
-def sign(key: PrivateKey, data: bytes, digest: bytes) -> bytes:
+def sign(key: PrivateKey, data: bytes) -> bytes:
     """The signature over `data`."""
-    if isinstance(key, rsa.RSAPrivateKey):
-        return key.sign(data, _PADDING, _SHA256)
-    return key.sign(digest)
+    digest = sha256(data).digest()
+    return key.sign(digest, _PADDING, _HASHED) if isinstance(key, rsa.RSAPrivateKey) else key.sign(digest)
 
 
 def algorithm(key: PrivateKey | PublicKey) -> str:
