@@ -10,7 +10,7 @@ STAMP := $(VENV)/.complete
 SITE := src/pillarbox/console/reference/index.html
 PYTEST := $(BIN)/python -m pytest
 # The mail programs, name servers and tracers that the tests talk to; a test whose peer is missing is skipped.
-PEERS := postfix swaks libnet-ssleay-perl dovecot-core dovecot-lmtpd unbound strace opendkim msmtp gsasl slapd postgresql pebble testssl.sh haproxy
+PEERS := postfix swaks libnet-ssleay-perl dovecot-core dovecot-lmtpd unbound strace opendkim msmtp gsasl rspamd slapd postgresql pebble testssl.sh haproxy
 WORKERS ?= 2
 ARGS ?=
 

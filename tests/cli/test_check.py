@@ -45,14 +45,13 @@ def answers(text):
 async def look(serve_dns, certificates):
     """Check example.org with a zone, and a host that behaves as it is told: `done = await look(zone, "--json")`."""
 
+    mail, web_tls = (context_of(certificates, f"{name}.example.org") for name in ("mx", "mta-sts"))
+
     async def run(zone, *arguments, peer=None, authentic=False, policy=POLICY):
         names = await serve_dns(answers(zone))
         names.authentic = authentic
-        moves = {"STARTTLS": StartTls(certificates.server)} if peer is None else peer
-        issued = certificates.issuer.issue_cert("mta-sts.example.org")
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        issued.configure_cert(context)
-        web = await asyncio.start_server(lambda r, w: serve_policy(r, w, policy), "127.0.0.1", 0, ssl=context)
+        moves = {"STARTTLS": StartTls(mail)} if peer is None else peer
+        web = await asyncio.start_server(lambda r, w: serve_policy(r, w, policy), "127.0.0.1", 0, ssl=web_tls)
         async with ScriptedPeer(moves, extensions=EXTENSIONS if "STARTTLS" in moves else ()) as host, web:
             fixed = (
                 "check", "example.org", "--resolver", names.address, "--smtp-port", str(host.port), "--ca-file",
@@ -61,6 +60,12 @@ async def look(serve_dns, certificates):
             return await asyncio.to_thread(CliRunner().invoke, cli, [*fixed, *arguments])
 
     return run
+
+
+def context_of(certificates, name, **facts):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    certificates.issuer.issue_cert(name, **facts).configure_cert(context)
+    return context
 
 
 async def serve_policy(reader, writer, policy):
@@ -110,9 +115,7 @@ async def test_what_makes_it_fail_is_for_the_caller_to_say(look, arguments, stat
 
 
 async def test_a_certificate_that_proves_nothing_is_seen_and_said(look, certificates):
-    stale = certificates.issuer.issue_cert("mx.example.org", not_after=dt.datetime(2020, 1, 1, tzinfo=dt.UTC))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    stale.configure_cert(context)
+    context = context_of(certificates, "mx.example.org", not_after=dt.datetime(2020, 1, 1, tzinfo=dt.UTC))
     done = await look(GOOD, "--json", peer={"STARTTLS": StartTls(context)})
     found = {one["topic"]: one["found"] for one in json.loads(done.output)["remarks"]}
     assert found["TLS"].endswith("its certificate proves nothing: certificate has expired")

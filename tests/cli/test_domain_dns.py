@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from pillarbox.cli.commands import cli
 from pillarbox.mailauth import dmarc, keys
+from pillarbox.mailauth.mta_sts import parse_records
 from pillarbox.mailauth.spf_record import parse_record
 
 CONFIG = """
@@ -88,6 +89,17 @@ def test_what_was_asked_for_stands_in_it(pillarbox):
     assert by_name["_dmarc.example.org", "TXT"] == "v=DMARC1; p=reject; rua=mailto:dmarc@reports.example"
     assert by_name["example.org._report._dmarc.reports.example", "TXT"] == "v=DMARC1"
     assert any("pillarbox dkim new example.org" in hint["text"] for hint in said["hints"])
+
+
+def test_a_policy_that_this_server_serves_is_announced_and_announced_anew_if_it_changes(pillarbox):
+    ids = []
+    for mode in ("testing", "enforce", "enforce"):
+        more = f'[domain."example.net"]\ndeliver = "hold"\nmta_sts = {{ mode = "{mode}" }}\n'
+        zone = load(pillarbox("domain", "dns", "example.net", more=more), "example.net")
+        assert str(zone.find_rdataset("mta-sts", "CNAME")[0]) == "mx1.example.org."
+        (said,) = texts(zone, "_mta-sts")
+        ids.append(parse_records((said,)))
+    assert ids[0] != ids[1] == ids[2] != ""
 
 
 def test_a_domain_without_mail_says_so_three_times(pillarbox):

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import ssl
-import sys
 from dataclasses import replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 from pillarbox.cli.dialogue import Dialogue, connect
 from pillarbox.diagnose.domain_hosts import Visit
 from pillarbox.mailauth.mta_sts import MAX_POLICY_OCTETS, PolicyError, parse_policy
+from pillarbox.net.tls import peer_chain
 from pillarbox.smtp.replies import ProtocolError
 
 if TYPE_CHECKING:
@@ -76,15 +76,9 @@ def _encrypted(known: Visit, dialogue: Dialogue) -> Visit:
     assert isinstance(sock, ssl.SSLSocket)  # the handshake is done
     said = sock.getpeercert()
     ends_at = ssl.cert_time_to_seconds(str(said["notAfter"])) if said else 0.0
-    return replace(known, encrypts=True, version=sock.version() or "", ends_at=ends_at, chain=_chain(sock))
-
-
-def _chain(sock: ssl.SSLSocket) -> tuple[bytes, ...]:
-    """The certificates that the host showed, in DER; the module `ssl` itself gives them out only from 3.13 on."""
-    if sys.version_info >= (3, 13):
-        return tuple(sock.get_unverified_chain())
-    shown = sock._sslobj.get_unverified_chain() or ()  # type: ignore[attr-defined]  # noqa: SLF001
-    return tuple(ssl.PEM_cert_to_DER_cert(one.public_bytes()) for one in shown)
+    return replace(
+        known, encrypts=True, version=sock.version() or "", ends_at=ends_at, chain=tuple(peer_chain(sock))
+    )
 
 
 def fetch_policy(domain: str, address: str, port: int, *, limit_s: float, ca_file: str = "") -> StsPolicy:

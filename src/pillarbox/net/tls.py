@@ -112,7 +112,7 @@ def end_point(connection: ssl.SSLObject) -> bytes:
     return points.get("ECDSA" if version == "TLSv1.3" or "ECDSA" in cipher else "RSA", b"")
 
 
-def peer_chain(connection: ssl.SSLObject) -> list[bytes]:
+def peer_chain(connection: ssl.SSLObject | ssl.SSLSocket) -> list[bytes]:
     """The certificates that the other end showed, in DER, its own first; none of them need have been checked."""
     get: Any = getattr(connection, "get_unverified_chain", None)  # Python 3.13
     if get is not None:
