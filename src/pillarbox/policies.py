@@ -19,7 +19,6 @@ from pillarbox.inbound.report_office import ReportOffice
 from pillarbox.net.handshakes import Handshakes
 from pillarbox.net.resolver import Resolver
 from pillarbox.policy.account import Source
-from pillarbox.policy.account_file import FileAccounts
 from pillarbox.policy.account_store import FILE, StoredAccounts
 from pillarbox.policy.accounts import Accounts, AccountSettings, ConfigAccounts, Tokens
 from pillarbox.policy.asked_names import AskedNames
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from pillarbox.config import Config
+    from pillarbox.policy.account_file import FileAccounts
     from pillarbox.policy.next_hop import Probe
 
 
@@ -157,6 +157,8 @@ class _Kept:
 
 def _file_accounts(file: Path, known: KnownNames) -> FileAccounts:
     """Raises ValueError."""
+    from pillarbox.policy.account_file import FileAccounts  # noqa: PLC0415 - few servers need it
+
     try:
         return FileAccounts(file, read_accounts, known)
     except OSError as error:

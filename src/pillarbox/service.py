@@ -293,7 +293,10 @@ class Service:
         """Learn of domains and mailboxes that commands add, and of files that change."""
         while True:
             await asyncio.sleep(_FRESH_S)
-            await self._policy.keep_fresh()
+            try:
+                await self._policy.keep_fresh()
+            except Exception as error:  # noqa: BLE001 - a bug; what is known stays in use
+                observe.report_incident(error)
 
     async def _close_accounts(self) -> None:
         await self._policy.close()

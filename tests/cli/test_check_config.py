@@ -84,6 +84,17 @@ def test_accounts_of_the_store_are_counted_too(check: Any, folder: Path) -> None
     assert "2 accounts may log in" in check(f'[account.zoe]\npassword = "{HASH}"\n')
 
 
+def test_a_file_of_accounts_is_read(check: Any, folder: Path) -> None:
+    file = folder / "accounts.toml"
+    assert f"accounts_file: {file} cannot be read" in check(f'accounts_file = "{file}"\n', 78)
+    file.write_text("[account.ann]\n")
+    assert f"{file}:1: account.ann: the key 'password' is missing" in check(f'accounts_file = "{file}"\n', 78)
+    file.write_text(f'[account.ann]\npassword = "{HASH}"\n')
+    told = check(f'accounts_file = "{file}"\n' + domain(folder, 'users_from = ["accounts"]'))
+    assert "1 account may log in" in told
+    assert "the users from accounts" in told
+
+
 def test_a_submission_listener_without_accounts_is_warned_of(check: Any, folder: Path) -> None:
     listener = '[[listen]]\naddress = "127.0.0.1:2587"\nrole = "submission"\nlogin_in_clear = true\n'
     assert "no account may log in" in check(listener)

@@ -321,6 +321,9 @@ async def caller(office, dial):
 
 async def test_mailboxes_in_the_directory(office, caller, refuses_strangers_at_the_door):
     await refuses_strangers_at_the_door(office, b"ann@example.org", b"eve@example.org", b"a*n@example.org")
+    assert await rcpt(caller, b"twice@example.org") == [b"250 2.1.5"]  # whoever it is has a mailbox
+    await caller.ask(b"RSET")
+    await caller.ask(b"MAIL FROM:<a@sender.example>")
     names = (b"Ann.Other+tag@example.org", b"info@example.org", b"postmaster@example.org")
     assert await rcpt(caller, *names) == [b"250 2.1.5"] * 3
     await caller.ask(b"DATA")

@@ -79,6 +79,17 @@ def test_a_file_that_breaks_changes_nothing(server, store, accounts, tmp_path, n
     assert [name for name, _ in noted] == ["directory.trouble"]  # once
 
 
+def test_a_file_that_vanishes_changes_nothing_until_there_is_another(server, store, tmp_path, noted):
+    store.put(StoredDomain("example.org", "hold", every_name=True), replace=False)
+    assert ask(server, "ann@example.org") == ["ann@example.org"]
+    (tmp_path / FILE).unlink()
+    assert ask(server, "ann@example.org") == ["ann@example.org"]
+    assert [name for name, _ in noted] == ["directory.trouble"]
+    DomainStore(tmp_path / FILE).close()
+    ask(server, "ann@example.org")
+    assert not server[0].serves("example.org")
+
+
 def test_every_name_and_a_catch_all(server, store):
     store.put(StoredDomain("all.example", "hold", every_name=True), replace=False)
     store.put(StoredDomain("some.example", "hold", catch_all="x@all.example"), replace=False)

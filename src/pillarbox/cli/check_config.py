@@ -5,6 +5,7 @@ The form and sense of the settings is the business of `config`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import socket
@@ -133,12 +134,13 @@ def _certificates(config: Config) -> Iterator[tuple[str, str, str]]:
 
 
 def _files(config: Config) -> Iterator[tuple[str, str, str]]:
-    if config.relay.ca_file and not os.access(config.relay.ca_file, os.R_OK):
-        yield (
-            "relay.ca_file",
-            f"{config.relay.ca_file} cannot be read",
-            "check that it exists and who may read it",
-        )
+    for key, path in (
+        ("relay.ca_file", config.relay.ca_file),
+        ("ldap.ca_file", config.ldap.ca_file),
+        ("ldap.password_file", config.ldap.password_file),
+    ):
+        if path and not os.access(path, os.R_OK):
+            yield key, f"{path} cannot be read", "check that it exists and who may read it"
     yield from _accounts_file(config)
     for name, program in config.programs.items():
         if not os.access(program.command[0], os.X_OK):
@@ -211,7 +213,7 @@ def _user(config: Config) -> Iterator[tuple[str, str, str]]:
 def _warnings(config: Config, file: Path) -> Iterator[str]:
     if os.geteuid() == 0 and not config.user:
         yield "user: started by root the server stays root; name the user as whom it shall go on"
-    elsewhere = config.sql_accounts.url or config.oidc.issuer
+    elsewhere = config.sql_accounts.url or config.ldap.url or config.oidc.issuer
     submission = any(listener.role.value == "submission" for listener in config.listen)
     if submission and not elsewhere and not _count_accounts(config):
         yield 'a listener has role = "submission", but no account may log in; use: pillarbox user add NAME'
@@ -297,12 +299,17 @@ def _users(domain: DomainSettings) -> str:
 
 
 def _count_accounts(config: Config) -> int:
-    """How many accounts of the file and of the store may log in."""
+    """How many accounts of the configuration, the file of accounts and the store may log in."""
     import apsw
 
+    from pillarbox.config import ConfigError, load_accounts
     from pillarbox.policy.account_store import FILE, AccountError, AccountStore
 
-    names = {name.lower() for name, account in config.accounts.items() if account.enabled}
+    accounts = dict(config.accounts)
+    if config.accounts_file:
+        with contextlib.suppress(ConfigError, OSError):  # what is wrong with it is told elsewhere
+            accounts |= load_accounts(config.accounts_file)
+    names = {name.lower() for name, account in accounts.items() if account.enabled}
     file = Path(config.data) / FILE
     if file.exists():
         try:

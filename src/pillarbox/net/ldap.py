@@ -1,4 +1,4 @@
-"""Ask an LDAP server: find the one entry that a filter is about, and let it check a password. Few connections, never for long.
+"""Ask an LDAP server: find the entries that a filter is about, and let it check a password. Few connections, never for long.
 
 What is sent and read is in `net.ldap_message`; what an entry means, in `policy.account_ldap`.
 """
@@ -151,11 +151,10 @@ class LdapDirectory:
         self._searching = _Pool(self._open_bound)
         self._checking = _Pool(self._open)
 
-    async def find(self, wanted: str, address: str, attributes: Sequence[str]) -> wire.Entry | None:
-        """The entry that a filter of the settings finds for an address; None if there is none, or several.
-
-        Raises SourceDown.
-        """
+    async def find(
+        self, wanted: str, address: str, attributes: Sequence[str], *, most: int
+    ) -> list[wire.Entry]:
+        """The entries that a filter of the settings finds for an address, not more than `most`. Raises SourceDown."""
         user, at, domain = address.rpartition("@")
         values = {"address": address, "user": user if at else address, "domain": domain if at else ""}
         encoded = self._filters[wanted].encode(values)
@@ -167,7 +166,7 @@ class LdapDirectory:
                 self._settings.base,
                 encoded,
                 attributes,
-                most=2,
+                most=most,
                 limit_s=max(int(self._settings.limit_s), 1),
             )
             code, text = await connection.ask(request, wire.SEARCH_DONE, found)
@@ -175,8 +174,7 @@ class LdapDirectory:
                 raise ValueError(f"the search was refused: {code} {text}")
             return found
 
-        found = await self._limited(self._searching.use(search))
-        return found[0] if len(found) == 1 else None
+        return await self._limited(self._searching.use(search))
 
     async def verify(self, dn: str, password: str) -> bool:
         """Whether the server lets an entry in with that password. Raises SourceDown."""

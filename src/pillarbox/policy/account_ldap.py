@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from pillarbox.policy.accounts import LdapSettings
 
+_MAX_ENTRIES = 20  # for one address
+
 
 class Found(Protocol):
     """An entry."""
@@ -30,8 +32,10 @@ class Found(Protocol):
 class Ldap(Protocol):
     """A server. Both raise SourceDown."""
 
-    async def find(self, wanted: str, address: str, attributes: Sequence[str]) -> Found | None:
-        """The entry that a filter finds for an address."""
+    async def find(
+        self, wanted: str, address: str, attributes: Sequence[str], *, most: int
+    ) -> Sequence[Found]:
+        """The entries that a filter finds for an address."""
 
     async def verify(self, dn: str, password: str) -> bool:
         """Whether it is the entry's password."""
@@ -55,11 +59,14 @@ class LdapAccounts:
         self._nobody = f"cn=pillarbox-nobody,{settings.base}"  # asked about where there is no account
 
     async def find(self, name: str) -> Account | None:
-        """Ask the server. Raises SourceDown."""
+        """Ask the server; of several entries nobody can say which one is meant. Raises SourceDown."""
         senders = self._settings.senders_attribute
-        found = await self._server.find(self._settings.account_filter, name, [senders] if senders else [])
-        if found is None:
+        entries = await self._server.find(
+            self._settings.account_filter, name, [senders] if senders else [], most=2
+        )
+        if len(entries) != 1:
             return None
+        found = entries[0]
         addresses = found.attributes.get(senders.lower(), ()) if senders else ()
         if senders and not addresses:
             addresses = (name,)  # who has no address in the directory has none but that of the login
@@ -72,8 +79,13 @@ class LdapAccounts:
     async def mailbox(self, address: str) -> tuple[str, ...] | None:
         """What an address stands for, () for a mailbox, None if it is unknown. Raises SourceDown."""
         forward = self._settings.forward_attribute
-        found = await self._server.find(self._settings.mailbox_filter, address, [forward] if forward else [])
-        return None if found is None else found.attributes.get(forward.lower(), ())
+        found = await self._server.find(
+            self._settings.mailbox_filter, address, [forward] if forward else [], most=_MAX_ENTRIES
+        )
+        values = [entry.attributes.get(forward.lower(), ()) for entry in found]
+        if not all(values):
+            return ()  # one of them is a mailbox
+        return tuple(dict.fromkeys(value for those in values for value in those)) if values else None
 
     async def logged_in(self, account: Account, password: str, app_password: str) -> None:
         """Nothing to learn: the directory is not ours to write."""

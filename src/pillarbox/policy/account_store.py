@@ -93,12 +93,23 @@ class AppPassword:
     used: float | None
 
 
+def _make(file: Path) -> None:
+    """Make the file if it is not there; one that root makes is for whoever has the folder, the server."""
+    opened = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        if os.geteuid() == 0 and not os.fstat(opened).st_size:
+            owner = file.parent.stat()
+            os.fchown(opened, owner.st_uid, owner.st_gid)
+    finally:
+        os.close(opened)
+
+
 class StoreFile:
     """The file itself, for one thread at a time: its tables, and writing all or nothing. Raises apsw.Error and AccountError."""
 
     def __init__(self, file: Path) -> None:
         """Open the file, or make it; nobody else may read it."""
-        os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
+        _make(file)
         self._db = apsw.Connection(str(file))
         self._db.set_busy_timeout(_BUSY_MS)
         self._db.execute("PRAGMA foreign_keys = ON")

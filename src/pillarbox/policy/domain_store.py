@@ -190,10 +190,10 @@ class StoredNames:
                 snapshot = store.snapshot(self._version)
             finally:
                 store.close()
-        except FileNotFoundError:
-            self._stamp = ()
-            return Snapshot(0, [], {})
         except (OSError, apsw.Error, AccountError) as error:  # what is known stays in use
+            self._version = -1  # whatever comes in its place is read
+            if isinstance(error, FileNotFoundError) and not self._stamp:
+                return None  # it was never there
             if not self._broken:
                 observe.DIRECTORY_TROUBLE.note(file=str(self._file), problem=str(error))
             self._broken = True
