@@ -14,7 +14,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -423,7 +423,7 @@ class Core:
 
     def _give_rights(self):
         trusted = Proxies(self.options.proxy).verbs(self.client.address)
-        self.session.channel = replace(self.session.channel, trusted_with=trusted)
+        self.session.channel = msgspec.structs.replace(self.session.channel, trusted_with=trusted)
 
     def _begin_anew(self, client):
         self.client = client

@@ -7,8 +7,9 @@ of `cli` and `console`.
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from pillarbox.diagnose.meaning import Explanation, look_up
 from pillarbox.mail.address import AddressError
@@ -29,8 +30,7 @@ class ControlError(Exception):
     """What was asked for can't be done; the message says why and what to do."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Selection:
+class Selection(msgspec.Struct, frozen=True, kw_only=True):
     """Which messages are meant: all that fit every condition that is set."""
 
     ids: tuple[str, ...] = ()
@@ -65,16 +65,14 @@ class Selection:
         return not self.recipient or _is_address(recipient.address, self.recipient)
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
+class Done(msgspec.Struct, frozen=True):
     """What a verb did."""
 
     messages: int
     recipients: int
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(msgspec.Struct, frozen=True):
     """One line of a message's timeline; `recipient` is "" when it concerns all of them."""
 
     at: float
@@ -84,8 +82,7 @@ class Step:
     explanation: Explanation | None  # of a reply that was no success
 
 
-@dataclass(frozen=True, slots=True)
-class Timeline:
+class Timeline(msgspec.Struct, frozen=True):
     """All that is known of one message."""
 
     message: ListedMessage

@@ -12,7 +12,6 @@ import re
 import tempfile
 import time
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from email.message import Message
 from email.policy import SMTP
 from pathlib import Path
@@ -48,8 +47,7 @@ if TYPE_CHECKING:
 _FIELD_END = re.compile(r"\n(?![ \t])|\r(?!\n)")
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
+class Received(msgspec.Struct, frozen=True):
     """One message that the server has taken."""
 
     queue_id: str

@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import importlib
 import secrets
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
 
 from pillarbox.config import ConfigError, load_accounts
 from pillarbox.config.certificates import certificates_of

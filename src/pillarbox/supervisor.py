@@ -15,11 +15,12 @@ import signal
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import apsw
+import msgspec
+from msgspec.structs import replace
 
 from pillarbox import observe, privileges
 from pillarbox.config import ConfigError
@@ -57,15 +58,16 @@ class StartError(Exception):
         self.lasting = lasting
 
 
-@dataclass(frozen=True, slots=True)
-class _Job:
+class _Job(msgspec.Struct, frozen=True):
     """What one worker is to do: `reload` reads the configuration anew, `ready` is told once it listens."""
 
     config: Config
     reload: Callable[[], Config] | None
     ready: Callable[[Service], None] | None
-    sockets: list[socket.socket] = field(default_factory=list)
-    tls: list[ssl.SSLContext | None] = field(default_factory=list)  # of the listeners; all workers share them
+    sockets: list[socket.socket] = msgspec.field(default_factory=list)
+    tls: list[ssl.SSLContext | None] = msgspec.field(
+        default_factory=list
+    )  # of the listeners; all workers share them
     console: socket.socket | None = None
     answers: socket.socket | None = None  # where an ACME authority asks
     number: int | None = None  # None if it is the only one
@@ -221,8 +223,7 @@ def _told_of_reload(*, alone: bool) -> Iterator[None]:
             systemd.notify("READY=1")
 
 
-@dataclass(slots=True)
-class _Worker:
+class _Worker(msgspec.Struct):
     """A process of a supervisor. Why it can't start, if it can't, comes out of `problem`."""
 
     number: int

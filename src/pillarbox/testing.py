@@ -9,9 +9,11 @@ import asyncio
 import re
 import ssl
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, cast
+
+import msgspec
 
 from pillarbox.mail.catalogue import auth, envelope, session
 from pillarbox.mail.catalogue import content as content_causes
@@ -24,8 +26,7 @@ _END_OF_DATA = b"\r\n.\r\n"
 _CHUNK = re.compile(rb"BDAT (\d+)( LAST)?", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
-class Say:
+class Say(msgspec.Struct, frozen=True):
     """Answer with these octets: "250 OK", or lines joined by CRLF. Nothing is checked."""
 
     text: str | bytes
@@ -36,16 +37,14 @@ class Say:
         return self.text if isinstance(self.text, bytes) else f"{self.text}\r\n".encode()
 
 
-@dataclass(frozen=True, slots=True)
-class Late:
+class Late(msgspec.Struct, frozen=True):
     """Do `then` only after `seconds`; what the client sends meanwhile waits."""
 
     seconds: float
     then: Move
 
 
-@dataclass(frozen=True, slots=True)
-class Halves:
+class Halves(msgspec.Struct, frozen=True):
     """Send the answer in two pieces with a pause between them, cut after `at` octets."""
 
     text: str
@@ -53,21 +52,18 @@ class Halves:
     pause_s: float = 0.02
 
 
-@dataclass(frozen=True, slots=True)
-class Hang:
+class Hang(msgspec.Struct, frozen=True):
     """Say nothing, ever."""
 
 
-@dataclass(frozen=True, slots=True)
-class Drop:
+class Drop(msgspec.Struct, frozen=True):
     """Close the connection, after `text` if there is any; with `reset` by RST."""
 
     text: str = ""
     reset: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class StartTls:
+class StartTls(msgspec.Struct, frozen=True):
     """Agree to TLS and begin the handshake; `injected` is sent in clear behind the answer."""
 
     context: ssl.SSLContext
@@ -96,14 +92,15 @@ _TLS_AGREED = session.START_TLS.reply().wire
 _CHALLENGE = b"%d" % auth.CHALLENGE.code
 
 
-@dataclass(slots=True)
-class Visit:
+class Visit(msgspec.Struct):
     """One connection, as the peer saw it."""
 
-    commands: list[str] = field(default_factory=list)
-    messages: list[bytes] = field(default_factory=list)  # dots removed; chunks joined
-    taken: list[str] = field(default_factory=list)  # recipients for whom a message was answered with 2xx
-    reads: list[bytes] = field(default_factory=list)  # what came in one piece
+    commands: list[str] = msgspec.field(default_factory=list)
+    messages: list[bytes] = msgspec.field(default_factory=list)  # dots removed; chunks joined
+    taken: list[str] = msgspec.field(
+        default_factory=list
+    )  # recipients for whom a message was answered with 2xx
+    reads: list[bytes] = msgspec.field(default_factory=list)  # what came in one piece
     encrypted: bool = False
     lost: bool = False
 

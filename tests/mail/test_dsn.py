@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import email
 import email.policy
-from dataclasses import replace
 from email.headerregistry import Address as HeaderAddress
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from pillarbox.mail import dsn
 from pillarbox.mail.catalogue import delivery

@@ -4,9 +4,9 @@ import asyncio
 import contextlib
 import math
 import time
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from pillarbox import observe
 from pillarbox.mail.catalogue import delivery

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 
 import apsw
 import pytest
+from msgspec.structs import replace
 
 from pillarbox.diagnose.causes import PeerCause, Suppress, peer_causes
 from pillarbox.diagnose.classify import Certainty, Verdict

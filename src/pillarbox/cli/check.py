@@ -8,11 +8,11 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import click
+import msgspec
 
 from pillarbox.cli.outcome import Exit
 from pillarbox.cli.show import count, fail, is_colourful, show_json, wrapped
@@ -33,8 +33,7 @@ _MAX_VISITS = 8  # at the same time
 _MARKS = {"ERROR": "red", "WARNING": "yellow", "UNCLEAR": "magenta", "HINT": "cyan", "OK": "green"}
 
 
-@dataclass(slots=True)
-class _Look:
+class _Look(msgspec.Struct):
     """One look at one domain."""
 
     domain: str
@@ -50,7 +49,7 @@ class _Look:
     https_port: int
     ca_file: str
     shows: bool  # tell what is being looked at
-    slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_MAX_VISITS))
+    slots: asyncio.Semaphore = msgspec.field(default_factory=lambda: asyncio.Semaphore(_MAX_VISITS))
 
     async def follow(self, plan: Plan[T]) -> T:
         from pillarbox.mailauth.dns import follow

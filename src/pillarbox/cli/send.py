@@ -12,11 +12,11 @@ import ssl
 import sys
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from pillarbox.cli.dialogue import Dialogue, connect, own_name, split_server
 from pillarbox.cli.outcome import Exit, exit_for, worst
@@ -38,13 +38,12 @@ SANDBOX = "127.0.0.1:1025"
 _STOPS = (Stage.GREETING, Stage.HELLO, Stage.STARTTLS, Stage.AUTH, Stage.MAIL, Stage.RCPT)
 
 
-@dataclass(slots=True)
-class Transcript:
+class Transcript(msgspec.Struct):
     """Keeps what is said and prints it as it is said."""
 
     quiet: bool
-    started_at: float = field(default_factory=time.monotonic)
-    lines: list[dict[str, object]] = field(default_factory=list)
+    started_at: float = msgspec.field(default_factory=time.monotonic)
+    lines: list[dict[str, object]] = msgspec.field(default_factory=list)
 
     def sent(self, line: str) -> None:
         """The client said a line."""
@@ -93,8 +92,7 @@ class StopError(Exception):
         self.reply = reply
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True):
     """What to do, from the command's options."""
 
     host: str

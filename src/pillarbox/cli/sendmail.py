@@ -12,8 +12,9 @@ import re
 import socket
 import sys
 import time
-from dataclasses import dataclass, field
 from email.utils import formataddr, formatdate, getaddresses, make_msgid
+
+import msgspec
 
 from pillarbox.cli.dialogue import Dialogue, connect, own_name, split_server
 from pillarbox.cli.outcome import Exit, exit_for, worst
@@ -42,8 +43,7 @@ class UsageError(Exception):
     """The command was called wrongly; the message says how."""
 
 
-@dataclass(slots=True)
-class Options:
+class Options(msgspec.Struct):
     """What the caller asked for."""
 
     mode: str = (
@@ -56,7 +56,7 @@ class Options:
     notify: Notify = Notify.UNSAID
     ret: Ret | None = None
     envid: str = ""
-    recipients: list[str] = field(default_factory=list)
+    recipients: list[str] = msgspec.field(default_factory=list)
 
 
 def run(arguments: list[str]) -> int:

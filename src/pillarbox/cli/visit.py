@@ -8,9 +8,10 @@ from __future__ import annotations
 import contextlib
 import http.client
 import ssl
-from dataclasses import replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from pillarbox.cli.dialogue import Dialogue, connect
 from pillarbox.diagnose.domain_hosts import Visit

@@ -9,7 +9,6 @@ import difflib
 import re
 import types
 import typing
-from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -31,8 +30,7 @@ _WORDS = {
 _EXPECTED = re.compile(r"Expected `([^`]*)`, got `([^`]*)`(?: - at `\$\[(\d+)\])?")
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(msgspec.Struct, frozen=True):
     """Something wrong with the setting at `path`, before its line is known."""
 
     path: Path
@@ -46,8 +44,7 @@ def objection(path: Path, text: str) -> Finding:
     return Finding(path, problem, suggestion)
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(msgspec.Struct, frozen=True):
     """Something wrong in a configuration file; `line` is 0 if it stands nowhere."""
 
     file: str

@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import shutil
 from collections import defaultdict
-from dataclasses import dataclass, field
 from importlib import resources
 from typing import TYPE_CHECKING
 
 import jinja2
+import msgspec
 
 from pillarbox.diagnose.dialects import ANYBODY, Dialect, Pattern, book
 from pillarbox.mail.catalogue import CAUSES, registry
@@ -47,24 +47,22 @@ STAGES = tuple(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Dialogue:
+class Dialogue(msgspec.Struct, frozen=True):
     """What a client and this server really said to each other in the test of a scenario."""
 
     test: str
     lines: tuple[tuple[str, str], ...]  # ("C" or "S" or a remark's "#", text)
 
 
-@dataclass(frozen=True, slots=True)
-class Material:
+class Material(msgspec.Struct, frozen=True):
     """All that the pages are made of."""
 
     dialogues: dict[str, Dialogue]
-    by_code: dict[int, list[Cause]] = field(default_factory=lambda: defaultdict(list))
-    by_status: dict[str, list[Cause]] = field(default_factory=lambda: defaultdict(list))  # "1.1"
-    heard_code: dict[int, list[Pattern]] = field(default_factory=lambda: defaultdict(list))
-    heard_status: dict[str, list[Pattern]] = field(default_factory=lambda: defaultdict(list))
-    by_dialect: dict[str, list[Pattern]] = field(default_factory=lambda: defaultdict(list))
+    by_code: dict[int, list[Cause]] = msgspec.field(default_factory=lambda: defaultdict(list))
+    by_status: dict[str, list[Cause]] = msgspec.field(default_factory=lambda: defaultdict(list))  # "1.1"
+    heard_code: dict[int, list[Pattern]] = msgspec.field(default_factory=lambda: defaultdict(list))
+    heard_status: dict[str, list[Pattern]] = msgspec.field(default_factory=lambda: defaultdict(list))
+    by_dialect: dict[str, list[Pattern]] = msgspec.field(default_factory=lambda: defaultdict(list))
 
 
 def read_dialogues(folder: Path) -> dict[str, Dialogue]:

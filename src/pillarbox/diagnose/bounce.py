@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import html
 import re
-from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
+
+import msgspec
+from msgspec.structs import replace
 
 from pillarbox.diagnose.notices import Notice, Told, read_notice
 from pillarbox.diagnose.notifications import Notification, read_notification
@@ -79,8 +81,7 @@ class BounceKind(StrEnum):
     NONE = "none of these"
 
 
-@dataclass(frozen=True, slots=True)
-class Bounce:
+class Bounce(msgspec.Struct, frozen=True):
     """A message that came back, read. Texts are foreign and may contain anything; times are Unix time."""
 
     kind: BounceKind

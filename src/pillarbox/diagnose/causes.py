@@ -7,11 +7,12 @@ Which reply has which of these causes is told by `classify`; the words by which 
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
 from importlib import resources
 from typing import Any
+
+import msgspec
 
 from pillarbox.mail.reply import Who
 
@@ -74,8 +75,7 @@ class Retry(StrEnum):
     ELSEWHERE = "at another host"
 
 
-@dataclass(frozen=True, slots=True)
-class PeerCause:
+class PeerCause(msgspec.Struct, frozen=True):
     """One entry of the list: the reason for which a host refuses, and what follows from it."""
 
     id: str  # stable, dotted: "mailbox.unknown"

@@ -6,8 +6,9 @@ What a queue does about it is `queue.outcome`'s business; bounce messages are ta
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from enum import StrEnum
+
+import msgspec
 
 from pillarbox.diagnose.causes import Category, PeerCause, Retry, Scope, Suppress, peer_causes
 from pillarbox.diagnose.dialects import ANYBODY, MAX_TEXT, Book, Pattern, Words, book
@@ -47,8 +48,7 @@ class Certainty(StrEnum):
     UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True):
     """Why a host said what it said, and what follows; `cause.id` is "unknown" where nothing can be told."""
 
     cause: PeerCause
@@ -91,8 +91,7 @@ def classify(reply: Reply, *, stage: Stage | None = None, host: str = "") -> Ver
     return _find(patterns, words, numbers, dialect, stage).verdict(reply, first, stage)
 
 
-@dataclass(frozen=True, slots=True)
-class _Finding:
+class _Finding(msgspec.Struct, frozen=True):
     """A cause, and what it was found by."""
 
     cause: PeerCause

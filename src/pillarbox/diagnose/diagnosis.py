@@ -6,8 +6,9 @@ They are filled by `explain`; the reference page of their JSON form is made from
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import StrEnum
+
+import msgspec
 
 from pillarbox.diagnose.causes import Retry, Suppress
 from pillarbox.diagnose.classify import Certainty
@@ -48,8 +49,7 @@ class Role(StrEnum):
     ANSWER = "answer"  # an answer that decided nothing
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(msgspec.Struct, frozen=True):
     """One reply that stands in the text."""
 
     line: int  # where it begins, from 1
@@ -59,8 +59,7 @@ class Finding:
     role: Role  # cause: it decided about somebody; echo: it follows from an earlier refusal; answer: neither
 
 
-@dataclass(frozen=True, slots=True)
-class Account:
+class Account(msgspec.Struct, frozen=True):
     """What became of mail to one recipient, and what follows."""
 
     address: str  # "" if the text does not tell, or if it is about the whole session
@@ -89,8 +88,7 @@ class Account:
     line: int = 0  # where it stands in the text, from 1
 
 
-@dataclass(frozen=True, slots=True)
-class Diagnosis:
+class Diagnosis(msgspec.Struct, frozen=True):
     """All that can be told about a text."""
 
     kind: Kind

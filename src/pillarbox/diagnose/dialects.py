@@ -10,10 +10,11 @@ import re
 import tomllib
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib import resources
 from typing import Any
+
+import msgspec
 
 from pillarbox.diagnose.causes import PeerCause, Retry, Suppress, peer_causes
 from pillarbox.mail.reply import Stage
@@ -26,8 +27,7 @@ _GAP = " ... "
 _START = 3  # so many letters of a word tell it from most others
 
 
-@dataclass(frozen=True, slots=True)
-class Words:
+class Words(msgspec.Struct, frozen=True):
     """A text as its words in lower case; `text` has one blank before, between and behind them."""
 
     text: str
@@ -44,8 +44,7 @@ class Words:
         return cls(f" {' '.join(words)} ", frozenset(words), frozenset(word[:_START] for word in words))
 
 
-@dataclass(frozen=True, slots=True)
-class Fragment:
+class Fragment(msgspec.Struct, frozen=True):
     """Words that have to stand in a text in this order; between the `parts` anything may stand."""
 
     parts: tuple[str, ...]
@@ -78,8 +77,7 @@ class Fragment:
         return True
 
 
-@dataclass(frozen=True, slots=True)
-class Numbers:
+class Numbers(msgspec.Struct, frozen=True):
     """A condition on code and status: "5", "450 451"; "x.7.26", "5.7.606-649", "x.7.*". Empty is all."""
 
     codes: tuple[str, ...]
@@ -119,8 +117,7 @@ def _status(text: str) -> tuple[str, str, range]:
     return first, subject, range(int(low), int(high or low) + 1)
 
 
-@dataclass(frozen=True, slots=True)
-class Dialect:
+class Dialect(msgspec.Struct, frozen=True):
     """Somebody who words replies in a way of their own."""
 
     id: str
@@ -131,8 +128,7 @@ class Dialect:
     redefines: Numbers | None = None  # statuses that mean other things here than in the registry
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Pattern:
+class Pattern(msgspec.Struct, frozen=True, eq=False):
     """One entry of the data: how a certain reply is known, and its cause."""
 
     id: str
@@ -151,8 +147,7 @@ class Pattern:
     samples: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Default:
+class Default(msgspec.Struct, frozen=True):
     """What numbers mean without words."""
 
     numbers: Numbers

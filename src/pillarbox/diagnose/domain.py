@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from pillarbox.mailauth.dns import Query
 from pillarbox.mailauth.publish import Record, dmarc_record, spf_of_nobody
@@ -38,8 +39,7 @@ class Level(IntEnum):
 TOPICS = ("MX", "host", "SPF", "DKIM", "DMARC", "reverse DNS", "TLS", "DANE", "MTA-STS", "TLS-RPT")
 
 
-@dataclass(frozen=True, slots=True)
-class Remark:
+class Remark(msgspec.Struct, frozen=True):
     """One thing that was looked at: what was found, and what to do about it."""
 
     topic: str
@@ -49,8 +49,7 @@ class Remark:
     record: Record | None = None  # to publish
 
 
-@dataclass(frozen=True, slots=True)
-class Exchanger:
+class Exchanger(msgspec.Struct, frozen=True):
     """One host that takes mail for the domain."""
 
     name: str
@@ -59,8 +58,7 @@ class Exchanger:
     secure: bool = False  # DNSSEC vouches for its being one
 
 
-@dataclass(frozen=True, slots=True)
-class Exchangers:
+class Exchangers(msgspec.Struct, frozen=True):
     """Where a domain's mail goes."""
 
     hosts: tuple[Exchanger, ...] = ()

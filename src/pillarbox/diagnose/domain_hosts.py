@@ -6,10 +6,10 @@ A visit is made by `cli.visit`; what TLSA records and MTA-STS policies mean is t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
+import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -27,8 +27,7 @@ _STS_AGE_S = 30 * _DAY_S
 _SOON_DAYS = 14  # a certificate that ends so soon is not being renewed
 
 
-@dataclass(frozen=True, slots=True)
-class Visit:
+class Visit(msgspec.Struct, frozen=True):
     """What one address of an exchanger said to a stranger."""
 
     host: str

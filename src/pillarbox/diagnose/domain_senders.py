@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Generator
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from pillarbox.diagnose.domain import Level, Remark, unclear
 from pillarbox.mailauth import dkim, dmarc, keys, spf
@@ -34,13 +35,12 @@ _END = re.compile(r"[+?~-]?all", re.IGNORECASE)
 _ASKS = frozenset(("include", "a", "mx", "ptr", "exists"))
 
 
-@dataclass(slots=True)
-class _Tally:
+class _Tally(msgspec.Struct):
     """How much one domain's SPF record makes others ask."""
 
     terms: int = 0
-    void: list[str] = field(default_factory=list)  # names that were asked for in vain
-    by_term: list[tuple[str, int]] = field(
+    void: list[str] = msgspec.field(default_factory=list)  # names that were asked for in vain
+    by_term: list[tuple[str, int]] = msgspec.field(
         default_factory=list
     )  # of the record itself: each term, and its share
     fetched: int = 0

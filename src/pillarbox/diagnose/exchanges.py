@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+
+import msgspec
 
 from pillarbox.diagnose.transcript import DOT, Line, Recording, Side, verb_of
 from pillarbox.mail.reply import Reply, Stage, parse_reply
@@ -43,8 +44,7 @@ STAGES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Exchange:
+class Exchange(msgspec.Struct, frozen=True):
     """A command, or what stands for one, and its reply.
 
     `verb` is "" for the greeting and for replies to nothing that was recorded, and "." for the end of a message.
@@ -77,13 +77,12 @@ class Exchange:
         return self.asked.number if self.asked is not None else 0
 
 
-@dataclass(slots=True)
-class Session:
+class Session(msgspec.Struct):
     """A recorded session, in pairs of command and reply."""
 
     recording: Recording
-    exchanges: list[Exchange] = field(default_factory=list)
-    strays: list[Line] = field(default_factory=list)  # what a server said that is no reply
+    exchanges: list[Exchange] = msgspec.field(default_factory=list)
+    strays: list[Line] = msgspec.field(default_factory=list)  # what a server said that is no reply
     is_lmtp: bool = False
     missing_finals: int = 0  # recipients of the last message that LMTP has no answer for
 

@@ -6,7 +6,7 @@ deciding reply means is told by `judge`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import msgspec
 
 from pillarbox.diagnose.diagnosis import Outcome
 from pillarbox.diagnose.exchanges import Exchange, Session
@@ -24,8 +24,7 @@ _CLOSING = 421
 _MAX_LEFTOVERS = 3  # more answers to one message are no answers
 
 
-@dataclass(frozen=True, slots=True)
-class Fate:
+class Fate(msgspec.Struct, frozen=True):
     """What became of one recipient: places of exchanges in their session, or a cause where no reply came."""
 
     address: str
@@ -37,12 +36,11 @@ class Fate:
     line: int = 0
 
 
-@dataclass(slots=True)
-class _Transaction:
+class _Transaction(msgspec.Struct):
     mail: int | None = None
-    recipients: list[int] = field(default_factory=list)
+    recipients: list[int] = msgspec.field(default_factory=list)
     data: int | None = None  # DATA, or the chunk that was refused
-    finals: list[int] = field(default_factory=list)  # the answers to the message
+    finals: list[int] = msgspec.field(default_factory=list)  # the answers to the message
 
 
 def follow(session: Session) -> tuple[list[Fate], list[str]]:

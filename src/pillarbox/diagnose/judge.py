@@ -5,8 +5,10 @@ Why the host said it is found by `classify`; where the replies are found is the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from functools import lru_cache
+
+import msgspec
+from msgspec.structs import replace
 
 from pillarbox.diagnose.causes import Category, Retry, Suppress
 from pillarbox.diagnose.classify import Certainty, Verdict, classify
@@ -56,8 +58,7 @@ _BY_ITSELF = frozenset(Retry) - {Retry.NO, Retry.REPAIRED}
 _USUAL_WAIT = {Retry.SOON: "5 to 15 minutes", Retry.SLOWLY: "hours", Retry.LATER: "an hour or more"}
 
 
-@dataclass(frozen=True, slots=True)
-class _Opinion:
+class _Opinion(msgspec.Struct, frozen=True):
     """All that the words and numbers of a reply tell, apart from whom they hit."""
 
     cause: str

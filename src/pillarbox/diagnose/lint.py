@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from pillarbox.diagnose import rules
 from pillarbox.diagnose.exchanges import Exchange, Session, pair
@@ -60,8 +61,7 @@ _CLOSING = 421
 _READY = 220  # also the answer to an XCLIENT, which begins the session anew
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
+class Fault(msgspec.Struct, frozen=True):
     """One breach of a rule."""
 
     line: int  # in the text, from 1
@@ -81,8 +81,7 @@ class Fault:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Judgement:
+class Judgement(msgspec.Struct, frozen=True):
     """What is wrong with the sessions in a text."""
 
     notation: str  # how it is written; "" if it is no recording

@@ -10,8 +10,9 @@ import csv
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from itertools import islice
+
+import msgspec
 
 from pillarbox.diagnose.diagnosis import Outcome
 from pillarbox.diagnose.diagnostic import reply_in, stage_in
@@ -21,8 +22,7 @@ MAX_EVENTS = 20_000
 _MAX_RECIPIENTS = 1000  # of one line
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(msgspec.Struct, frozen=True):
     """What a line of a log says about one recipient."""
 
     address: str

@@ -6,10 +6,12 @@ Why it was said to somebody, and whole transcripts, are `explain`'s business.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from enum import StrEnum
 from functools import cache
+
+import msgspec
+from msgspec.structs import replace
 
 from pillarbox.mail import catalogue
 from pillarbox.mail.catalogue import CAUSES, registry
@@ -41,8 +43,7 @@ class Basis(StrEnum):
     NOTHING = "nothing"
 
 
-@dataclass(frozen=True, slots=True)
-class Explanation:
+class Explanation(msgspec.Struct, frozen=True):
     """What something means, for a person. `causes` are the reasons for which this server itself would say it."""
 
     asked: str

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from itertools import islice
+
+import msgspec
 
 from pillarbox.mail.reply import Reply, Stage
 
@@ -92,8 +93,7 @@ _OF_COMMAND = {
 }
 
 
-@dataclass(slots=True)
-class Told:
+class Told(msgspec.Struct):
     """What a notice tells of one recipient."""
 
     address: str
@@ -107,8 +107,7 @@ class Told:
             self.words = f"{self.words}\n{words.strip()}"[:_MAX_WORDS].strip()
 
 
-@dataclass(slots=True)
-class Notice:
+class Notice(msgspec.Struct):
     """A notice taken apart. `fields` are the lines of a report for programs that stands in the text."""
 
     text: str
@@ -116,7 +115,9 @@ class Notice:
     fields: str = ""
     returned: bytes = b""
     answer: str = ""  # the last refusal in a transcript that is about no recipient in particular
-    mentioned: list[str] = field(default_factory=list)  # in the words themselves, not as a paragraph's head
+    mentioned: list[str] = msgspec.field(
+        default_factory=list
+    )  # in the words themselves, not as a paragraph's head
 
 
 def read_notice(text: str) -> Notice:

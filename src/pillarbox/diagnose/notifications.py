@@ -6,14 +6,14 @@ Its recipients are put into the values of `mail.dsn`; what they mean is left to 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from pillarbox.mail.dsn import MAX_PARSED_RECIPIENTS, RecipientReport
 
 
-@dataclass(frozen=True, slots=True)
-class Notification:
+class Notification(msgspec.Struct, frozen=True):
     """One notification; the addresses of a complaint have no fault."""
 
     complaint: bool

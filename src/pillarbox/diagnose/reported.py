@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from pillarbox.diagnose.causes import Suppress
 from pillarbox.diagnose.classify import Certainty, Verdict, classify
@@ -30,8 +32,7 @@ _SURENESS = {certainty: number for number, certainty in enumerate(Certainty)}
 _STATUS = re.compile(r"[245]\.\d{1,3}\.\d{1,3}")
 
 
-@dataclass(frozen=True, slots=True)
-class BouncedRecipient:
+class BouncedRecipient(msgspec.Struct, frozen=True):
     """What a report tells of one recipient; "" or None for what it does not tell."""
 
     address: str  # that failed in the end

@@ -5,8 +5,9 @@ How each is checked is in `lint`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+
+import msgspec
 
 from pillarbox.diagnose.transcript import Side
 
@@ -24,8 +25,7 @@ class Severity(StrEnum):
     WARNING = "warning"  # allowed, or not certain, and asking for trouble
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(msgspec.Struct, frozen=True):
     """One thing that a server or a client has to do or to leave."""
 
     id: str

@@ -9,8 +9,9 @@ import csv
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from enum import StrEnum
+
+import msgspec
 
 VERBS = frozenset(
     {"HELO", "EHLO", "LHLO", "MAIL", "RCPT", "DATA", "BDAT", "RSET", "NOOP", "QUIT", "VRFY", "EXPN", "HELP"}
@@ -36,8 +37,7 @@ class Side(StrEnum):
     NOTE = "note"  # nobody: a remark of the program that recorded
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(msgspec.Struct, frozen=True):
     """One line of a recording. `end` is how it ended on the wire; most notations don't show that."""
 
     number: int  # of the line in the text, from 1
@@ -46,8 +46,7 @@ class Line:
     end: str = "\r\n"
 
 
-@dataclass(frozen=True, slots=True)
-class Recording:
+class Recording(msgspec.Struct, frozen=True):
     """What was said in one session."""
 
     notation: str
@@ -57,8 +56,7 @@ class Recording:
     is_exact: bool = False  # every octet can be seen, the ends of lines too
 
 
-@dataclass(frozen=True, slots=True)
-class Notation:
+class Notation(msgspec.Struct, frozen=True):
     """How a family of programs writes sessions down: `pattern` has the groups mark and text, and may have more."""
 
     name: str
@@ -69,13 +67,14 @@ class Notation:
     decode: Callable[[str], str] = str
 
 
-@dataclass(slots=True)
-class _Tally:
+class _Tally(msgspec.Struct):
     """How well a notation fits, and which way round."""
 
     matched: int = 0
-    replies: list[int] = field(default_factory=lambda: [0, 0])  # under the client's marks, under the server's
-    commands: list[int] = field(default_factory=lambda: [0, 0])
+    replies: list[int] = msgspec.field(
+        default_factory=lambda: [0, 0]
+    )  # under the client's marks, under the server's
+    commands: list[int] = msgspec.field(default_factory=lambda: [0, 0])
 
     @property
     def is_reversed(self) -> bool:

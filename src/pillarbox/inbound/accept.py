@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
 
 from pillarbox import observe
 from pillarbox.inbound.origin import Checked, OriginChecks, disown_results, hash_octets, hash_to_sign, is_ours
@@ -54,20 +55,21 @@ class Accepted(NamedTuple):
     targets: tuple[Target, ...]
 
 
-@dataclass(slots=True)
-class Letter:
+class Letter(msgspec.Struct):
     """One message on its way through the door: its envelope so far, its draft, and the beginning of its octets."""
 
     client: Client
     protocol: str
     sender: str
     parameters: MailParameters = _NO_PARAMETERS
-    recipients: list[Accepted] = field(default_factory=list)
+    recipients: list[Accepted] = msgspec.field(default_factory=list)
     draft: Draft | None = None
     head: bytes | bytearray = b""
     head_complete: bool = False
     tls_cipher: str = ""
-    warned: list[str] = field(default_factory=list)  # what checks that may only warn would have refused
+    warned: list[str] = msgspec.field(
+        default_factory=list
+    )  # what checks that may only warn would have refused
     forwarded: str = ""  # what a trusted host told by XFORWARD of where it came from
     terms: Terms = NO_TERMS
     max_octets: int = 0  # for its priority; 0 for no such limit

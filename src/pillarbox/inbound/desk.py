@@ -5,8 +5,9 @@ How a session uses it is the business of `inbound.session`; a reload puts anothe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,8 +28,7 @@ if TYPE_CHECKING:
     from pillarbox.smtp.profile import Profile
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Desk:
+class Desk(msgspec.Struct, frozen=True, eq=False):
     """What the sessions of one listener share."""
 
     role: Role

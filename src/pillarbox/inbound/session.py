@@ -9,11 +9,11 @@ import asyncio
 import itertools
 import secrets
 import time
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec.structs import replace
 
 from pillarbox import observe
 from pillarbox.inbound import login

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
 
 import idna
+import msgspec
 
 MAX_LOCAL_OCTETS = 64  # RFC 5321 4.5.3.1.1
 MAX_DOMAIN_OCTETS = 255  # RFC 5321 4.5.3.1.2
@@ -35,8 +35,7 @@ class AddressError(ValueError):
     """An address that cannot be read; the message says why in words for the peer."""
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
+class Address(msgspec.Struct, frozen=True):
     """A mailbox. `local` is unquoted, `domain` lower-case; the domain is "" only for the bare postmaster."""
 
     local: str

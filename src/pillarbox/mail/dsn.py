@@ -9,7 +9,8 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from pillarbox.mail import mime, notice
 from pillarbox.mail.envelope import NO_TERMS, Body, Envelope, Notify, Recipient, Ret, Terms
@@ -308,8 +309,7 @@ def _ascii_spelling(letter: str) -> str:
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class RecipientReport:
+class RecipientReport(msgspec.Struct, frozen=True):
     """What a report says of one recipient; "" or None for what it does not say (RFC 3464 2.3)."""
 
     address: str  # Final-Recipient without its type
@@ -324,8 +324,7 @@ class RecipientReport:
     cause: str = ""  # our own cause id, if the report is one of ours
 
 
-@dataclass(frozen=True, slots=True)
-class DeliveryReport:
+class DeliveryReport(msgspec.Struct, frozen=True):
     """A delivery report as values. Times are Unix time, texts are foreign and may contain anything."""
 
     reporting_mta: str

@@ -5,8 +5,9 @@ How a parameter is spelled on the wire is `smtp.grammar`'s business.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntFlag, StrEnum
+
+import msgspec
 
 
 class Body(StrEnum):
@@ -56,8 +57,7 @@ class ByMode(StrEnum):
     NOTIFY = "N"
 
 
-@dataclass(frozen=True, slots=True)
-class Deadline:
+class Deadline(msgspec.Struct, frozen=True):
     """Until when the message is to be delivered (RFC 2852)."""
 
     at: float  # Unix time
@@ -65,8 +65,7 @@ class Deadline:
     trace: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
+class Terms(msgspec.Struct, frozen=True):
     """What the sender asked of the way itself; most messages ask for nothing."""
 
     by: Deadline | None = None
@@ -78,16 +77,14 @@ class Terms:
 NO_TERMS = Terms()
 
 
-@dataclass(frozen=True, slots=True)
-class ValidSince:
+class ValidSince(msgspec.Struct, frozen=True):
     """Since when the sender knows the recipient (RFC 7293); `refuse`: rather not at all than without this check."""
 
     at: float  # Unix time
     refuse: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Recipient:
+class Recipient(msgspec.Struct, frozen=True):
     """One forward-path: `address` is where it goes now, `original` what the client named (after RCPT TO)."""
 
     address: str
@@ -97,8 +94,7 @@ class Recipient:
     valid_since: ValidSince | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
+class Envelope(msgspec.Struct, frozen=True):
     """The envelope of one message. `sender` is "" for the null reverse-path."""
 
     sender: str

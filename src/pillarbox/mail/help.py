@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+
+import msgspec
 
 from pillarbox.mail.catalogue import CAUSES, is_outward
 from pillarbox.mail.reply import Stage
 
 
-@dataclass(frozen=True, slots=True)
-class _Verb:
+class _Verb(msgspec.Struct, frozen=True):
     syntax: str
     purpose: str
     stages: tuple[Stage, ...]  # whose causes it can earn

@@ -6,9 +6,10 @@ The body is never looked at and nothing is rewritten; MIME structure and the mea
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
+
+import msgspec
 
 MAX_HEAD_OCTETS = 262144  # more than any honest header section; the default bound of a scan
 
@@ -42,8 +43,7 @@ _OPENSSL_CIPHER = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(msgspec.Struct, frozen=True):
     """The header section of one message; field names are looked up without regard to case.
 
     `section` ends with the line end of the last field, `body_at` is the offset of the first octet of the body.
@@ -55,7 +55,7 @@ class Head:
     complete: bool
     hops: int  # Received fields (RFC 5321 6.3)
     eight_bit: bool  # some octet of the section is not ASCII (RFC 6532)
-    _index: bytes = field(repr=False)  # line feed, then the section in lower case: what names are searched in
+    _index: bytes  # line feed, then the section in lower case: what names are searched in
 
     def __contains__(self, name: str) -> bool:
         """Whether a field of this name is there."""

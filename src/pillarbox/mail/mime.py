@@ -10,7 +10,8 @@ import base64
 import binascii
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from pillarbox.mail.message import Head, scan_head
 
@@ -29,8 +30,7 @@ _WORD = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(msgspec.Struct, frozen=True):
     """One leaf of a message, its transfer coding undone; `kind` in lower case: "text/plain"."""
 
     kind: str

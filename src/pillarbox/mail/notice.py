@@ -8,8 +8,9 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
+
+import msgspec
 
 from pillarbox.mail.catalogue import registry
 from pillarbox.mail.envelope import Recipient
@@ -33,8 +34,7 @@ class ReportKind(StrEnum):
     EXPANDED = "expanded"
 
 
-@dataclass(frozen=True, slots=True)
-class Reason:
+class Reason(msgspec.Struct, frozen=True):
     """Why a host refused, in plain words, and who can do what about it."""
 
     meaning: str
@@ -43,8 +43,7 @@ class Reason:
     explanation: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class ReportedRecipient:
+class ReportedRecipient(msgspec.Struct, frozen=True):
     """One recipient in a report. `at` is when it was last tried, `retry_until` when the queue will give up.
 
     `reason` is what a peer's words were found to mean, and `detail` the enhanced status, without its class, that goes

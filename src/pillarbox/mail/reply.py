@@ -6,9 +6,11 @@ The list of causes is in `mail.catalogue`; who sends which reply when is decided
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec.structs import force_setattr
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,8 +79,7 @@ def printable(text: str | bytes, limit: int = 200) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(msgspec.Struct, frozen=True):
     """One SMTP reply: `lines` are the texts without code and enhanced status (RFC 5321 4.2, RFC 2034).
 
     A reply of ours carries its `cause` and is checked when built; a peer's has none and is kept as it came.
@@ -88,12 +89,12 @@ class Reply:
     status: str  # enhanced status such as the one of RFC 3463, or "" where none is allowed or given
     lines: tuple[str, ...]
     cause: Cause | None = None
-    wire: bytes = field(init=False, repr=False, compare=False, default=b"")
+    wire: bytes = b""  # the octets, made from the rest
 
     def __post_init__(self) -> None:
         if self.cause is not None:
             _check_ours(self)
-        object.__setattr__(self, "wire", self._encode(self.status))
+        force_setattr(self, "wire", self._encode(self.status))
 
     def _encode(self, status: str) -> bytes:
         prefix = f"{status} " if status else ""
@@ -171,8 +172,7 @@ def _check_ours(reply: Reply) -> None:
             raise ValueError(msg)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Cause:
+class Cause(msgspec.Struct, frozen=True, eq=False):
     """A reason for a reply: one entry of the catalogue.
 
     `text` is the default text; `{name}` in it is filled by `reply(name=...)`. `scenarios` are the ids of the
@@ -191,13 +191,11 @@ class Cause:
     advice: str = ""  # what to do next
     setting: str = ""
     scenarios: tuple[str, ...] = ()
-    _plain: Reply | None = field(init=False, repr=False, default=None)
+    _plain: Reply | None = None  # made once, if nothing is to be filled in
 
     def __post_init__(self) -> None:
         if not _FIELD.search(self.text):
-            object.__setattr__(
-                self, "_plain", Reply(self.code, self.status, tuple(self.text.split("\n")), self)
-            )
+            force_setattr(self, "_plain", Reply(self.code, self.status, tuple(self.text.split("\n")), self))
 
     def reply(self, **fields: object) -> Reply:
         """Build the reply, with foreign text in `fields` made printable."""
@@ -214,8 +212,7 @@ class Cause:
         return Reply(self.code, self.status, tuple(printable(line, _ROOMY_LINE) for line in lines), self)
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(msgspec.Struct, frozen=True):
     """What happened to one recipient in one delivery attempt (compare RFC 3464 2.3).
 
     `origin` tells whether `host` said `reply` or this server did about it; every failure to reach a host is a

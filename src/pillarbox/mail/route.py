@@ -5,8 +5,9 @@ Choosing the way is `policy.directory`'s job, walking it that of `relay`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+
+import msgspec
 
 
 class Transport(StrEnum):
@@ -30,8 +31,7 @@ MAILDIR_ROOT_END = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(msgspec.Struct, frozen=True):
     """A way out. Messages with equal routes are one destination: they share connections and limits."""
 
     transport: Transport

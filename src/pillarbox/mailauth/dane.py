@@ -6,8 +6,9 @@ business of `net.nameservers`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
 
 from pillarbox.mailauth.dns import Query
 
@@ -37,8 +38,7 @@ class Tlsa(NamedTuple):
         return f"{self.usage} {self.selector} {self.matching} {shown}{more}"
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(msgspec.Struct, frozen=True):
     """What DNS says of a host.
 
     Without `records` and `failed` the host has nothing to do with DANE. With `failed` nobody knows, and the host must not

@@ -6,11 +6,11 @@ SPF and DKIM come in as verdicts. What is really done, and reports about it, are
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import unquote
 
+import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -30,8 +30,7 @@ Organization: TypeAlias = Callable[[str], str]
 """The organizational domain of a domain by a list of public suffixes, for those who don't want the tree walk."""
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(msgspec.Struct, frozen=True):
     """What a domain publishes at `_dmarc`; `policy` is "" if it is missing or makes no sense."""
 
     policy: str = ""  # p=

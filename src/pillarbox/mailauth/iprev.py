@@ -6,9 +6,10 @@ What follows from that is the business of `policy.reverse` and `policy.origin`.
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from pillarbox.mailauth.dns import Query
 
@@ -18,8 +19,7 @@ if TYPE_CHECKING:
 _MAX_NAMES = 10  # of one address that are looked up
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True):
     """What was found; `name` is one that leads back, else the first."""
 
     result: str  # pass, fail, temperror, permerror

@@ -6,11 +6,11 @@ Where a record or a file comes from is for others to say.
 from __future__ import annotations
 
 from base64 import b64decode, b64encode
-from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
 from typing import TypeAlias
 
+import msgspec
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, padding, rsa
@@ -32,8 +32,7 @@ class BadKey(ValueError):
     """A key record or a key file that can't be used; the text says why."""
 
 
-@dataclass(frozen=True, slots=True)
-class KeyRecord:
+class KeyRecord(msgspec.Struct, frozen=True):
     """What a domain publishes at `selector._domainkey`."""
 
     key: PublicKey

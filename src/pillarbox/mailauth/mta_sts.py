@@ -6,9 +6,10 @@ Fetching a policy and keeping it is the business of `relay.sts`; what a host mus
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from pillarbox.mail.reply import printable
 from pillarbox.mailauth.dns import Query
@@ -40,8 +41,7 @@ class PolicyError(ValueError):
     """It is no policy; the text says where and why."""
 
 
-@dataclass(frozen=True, slots=True)
-class StsPolicy:
+class StsPolicy(msgspec.Struct, frozen=True):
     """What a domain says of its mail exchangers, and for how long."""
 
     mode: Mode
@@ -59,8 +59,7 @@ class StsPolicy:
         return f"version: STSv1\r\nmode: {self.mode.value}\r\n{hosts}max_age: {self.max_age_s}\r\n"
 
 
-@dataclass(frozen=True, slots=True)
-class Announced:
+class Announced(msgspec.Struct, frozen=True):
     """What DNS says of a domain's policy: its id, "" if there is none; or that DNS did not say."""
 
     id: str = ""

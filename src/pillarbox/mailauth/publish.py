@@ -6,9 +6,10 @@ What the domain's server and keys are comes in as facts; whether the world sees 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from hashlib import sha256
 from typing import NamedTuple
+
+import msgspec
 
 TTL_S = 3600
 _STRING = 255  # octets of one string of a TXT record (RFC 1035 3.3.14)
@@ -40,8 +41,7 @@ class Hint(NamedTuple):
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
+class Key(msgspec.Struct, frozen=True):
     """A DKIM key: where its record belongs, what that says, and whether it signs, waits or is retired."""
 
     name: str
@@ -49,8 +49,7 @@ class Key:
     state: str = "signs"
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(msgspec.Struct, frozen=True):
     """What is known of a domain and of the server that takes its mail."""
 
     domain: str  # A-labels

@@ -6,11 +6,12 @@ What the terms mean for a client is `mailauth.spf`'s business. Parsing and expan
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import NamedTuple
 from urllib.parse import quote
+
+import msgspec
 
 _MACRO = re.compile(r"%(?:\{([A-Za-z])([0-9]{0,6})([rR]?)([.\-+,/_=]*)\}|([%_-]))")
 _LITERAL = re.compile(r"[\x21-\x24\x26-\x7e]*")
@@ -43,8 +44,7 @@ class Macro(NamedTuple):
 MacroString = tuple[str | Macro, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Term:
+class Term(msgspec.Struct, frozen=True):
     """One directive; `target` is None where the current domain is meant."""
 
     text: str
@@ -56,8 +56,7 @@ class Term:
     shift6: int = 0  # 128 minus the prefix length
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(msgspec.Struct, frozen=True):
     """A record whose every term is well-formed."""
 
     terms: tuple[Term, ...]

@@ -11,10 +11,10 @@ import secrets
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import apsw
+import msgspec
 
 from pillarbox import observe
 from pillarbox.policy.account import Account, SourceDown
@@ -72,8 +72,7 @@ class AccountError(Exception):
     """What was asked for can't be done; the text says why."""
 
 
-@dataclass(frozen=True, slots=True)
-class Listed:
+class Listed(msgspec.Struct, frozen=True):
     """What may be shown of an account."""
 
     name: str
@@ -84,8 +83,7 @@ class Listed:
     created: float
 
 
-@dataclass(frozen=True, slots=True)
-class AppPassword:
+class AppPassword(msgspec.Struct, frozen=True):
     """What may be shown of an app password."""
 
     label: str

@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import hmac
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
+
+import msgspec
 
 from pillarbox import observe
 from pillarbox.mail.catalogue import auth, peers
@@ -133,16 +134,14 @@ class AccountSettings(Settings, frozen=True):
     """The sender addresses that it may use, "@domain" for all of a domain; none: any address."""
 
 
-@dataclass(frozen=True, slots=True)
-class Peer:
+class Peer(msgspec.Struct, frozen=True):
     """Where a login comes from."""
 
     address: str
     certified: tuple[str, ...] = ()  # the mail addresses in its certificate, which was verified
 
 
-@dataclass(frozen=True, slots=True)
-class Admitted:
+class Admitted(msgspec.Struct, frozen=True):
     """A login that was accepted."""
 
     name: str

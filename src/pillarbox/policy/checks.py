@@ -5,8 +5,9 @@ Quick decisions about relaying, mailboxes and their owners are made before them,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from pillarbox.mail.units import Settings
 from pillarbox.policy.asked_names import AskFirst
@@ -58,8 +59,7 @@ class CheckSettings(Settings, frozen=True):
     recipient: RecipientSettings = RecipientSettings()
 
 
-@dataclass(frozen=True, slots=True)
-class Tools:
+class Tools(msgspec.Struct, frozen=True):
     """What checks need from outside."""
 
     hostname: str

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import datetime as dt
 import unicodedata
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
@@ -87,8 +86,7 @@ class DomainSettings(Settings, frozen=True):
     moved: MovedSettings = MovedSettings()
 
 
-@dataclass(frozen=True, slots=True)
-class Domain:
+class Domain(msgspec.Struct, frozen=True):
     """One of our domains, ready for look-ups."""
 
     name: str  # A-labels

@@ -11,7 +11,6 @@ import difflib
 import inspect
 import secrets
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -94,8 +93,7 @@ class Tag(str):
     cause: str
 
 
-@dataclass(frozen=True, slots=True)
-class Score:
+class Score(msgspec.Struct, frozen=True):
     """An opinion about a message that is no decision: how much it looks like spam, more than 0, or like good mail, less.
 
     The scores of all hooks are added up; what follows from the sum is a setting, `spam.reject_at`.
@@ -105,8 +103,7 @@ class Score:
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Incoming:
+class Incoming(msgspec.Struct, frozen=True):
     """A complete message that waits for its decision. `head` gives its header fields, `body` all octets if small.
 
     The octets of a large message are in `file`.
@@ -118,7 +115,7 @@ class Incoming:
     octets: int
     body: bytes | None
     file: Path | None = None
-    scores: list[Score] = field(default_factory=list)  # of the hooks that were asked so far
+    scores: list[Score] = msgspec.field(default_factory=list)  # of the hooks that were asked so far
     findings: tuple[Finding, ...] = ()  # what SPF, DKIM, DMARC and ARC found, as far as they are checked
 
     def chunks(self) -> Iterator[bytes]:

@@ -13,9 +13,10 @@ import os
 import re
 import time
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from pillarbox.mail.route import MAILDIR_ROOT_END
 
@@ -46,8 +47,7 @@ class Room(Enum):
     FULL = "full"
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(msgspec.Struct, frozen=True):
     """What a mailbox holds."""
 
     octets: int = 0

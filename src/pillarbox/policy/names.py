@@ -5,7 +5,6 @@ Following aliases to their end is `policy.directory`'s business; nothing here do
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -54,8 +53,7 @@ class Target(msgspec.Struct, frozen=True, gc=False):
     mailbox: Mailbox | None = None  # what is known of the user, beyond the name
 
 
-@dataclass(frozen=True, slots=True)
-class Meaning:
+class Meaning(msgspec.Struct, frozen=True):
     """What a name of ours stands for: `values` of an alias, or a mailbox if there are none."""
 
     key: str  # the entry that was found: an alias, a user, CATCH_ALL or POSTMASTER

@@ -6,8 +6,8 @@ The findings come in as verdicts; looking them up is the business of `inbound.or
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
+import msgspec
 from msgspec.structs import replace
 
 from pillarbox.mail.catalogue import origin
@@ -68,8 +68,7 @@ class ArcSettings(Settings, frozen=True):
     neither refused nor junk for DMARC."""
 
 
-@dataclass(frozen=True, slots=True)
-class Verdicts:
+class Verdicts(msgspec.Struct, frozen=True):
     """All that was found; None or () for what was not looked at."""
 
     spf: spf.Verdict | None = None
@@ -79,8 +78,7 @@ class Verdicts:
     iprev: iprev.Verdict | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Judgement:
+class Judgement(msgspec.Struct, frozen=True):
     """What follows: a refusal, or the replies that a setting of `warn` held back."""
 
     refusal: Reply | None

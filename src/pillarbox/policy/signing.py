@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from time import gmtime, strftime
+
+import msgspec
 
 from pillarbox.mailauth import dkim, keys
 from pillarbox.mailauth.dmarc import author_domains
@@ -26,8 +27,7 @@ class SigningError(ValueError):
     """A key that can't be used; the text names the file and what to do."""
 
 
-@dataclass(frozen=True, slots=True)
-class StoredKey:
+class StoredKey(msgspec.Struct, frozen=True):
     """One key as it lies in the folder."""
 
     domain: str

@@ -6,7 +6,8 @@ Which way an address takes is `policy.directory`'s business, walking it that of 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+import msgspec
 
 from pillarbox.mail.address import AddressError, parse_domain
 from pillarbox.mail.route import MAILDIR_ROOT_END, Route, Transport
@@ -28,8 +29,7 @@ class UnsafeNameError(ValueError):
     """Part of an address cannot be the name of a folder; the message says why in words for the peer."""
 
 
-@dataclass(frozen=True, slots=True)
-class Spec:
+class Spec(msgspec.Struct, frozen=True):
     """A way out as configured. `segments` are the folders below `root` that placeholders may change, else empty."""
 
     route: Route

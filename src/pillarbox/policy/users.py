@@ -6,7 +6,6 @@ What follows from it for a message is decided by `policy.recipients`, and by `po
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
@@ -113,8 +112,7 @@ class ListSettings(Settings, frozen=True):
     """Let EXPN list the members, where `policy.vrfy` lets it do so at all."""
 
 
-@dataclass(frozen=True, slots=True)
-class Quota:
+class Quota(msgspec.Struct, frozen=True):
     """What one mailbox may hold."""
 
     home: str  # the target of its route, without any tag
@@ -125,8 +123,7 @@ class Quota:
     grace_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Mailbox:
+class Mailbox(msgspec.Struct, frozen=True):
     """What is known of one user."""
 
     address: str
@@ -141,8 +138,7 @@ class Mailbox:
     quota: Quota | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class MailingList:
+class MailingList(msgspec.Struct, frozen=True):
     """A list with a say in who may use it."""
 
     address: str

@@ -5,8 +5,9 @@ When something is tried is `queue.schedule`'s business, what comes of it that of
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from pillarbox.mail.catalogue import delivery
 from pillarbox.mail.envelope import ByMode, Notify

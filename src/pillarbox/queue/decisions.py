@@ -7,9 +7,10 @@ becomes of a recipient in the end is `queue.outcome`'s business.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from enum import Enum, Flag, StrEnum, auto
 from functools import lru_cache
+
+import msgspec
 
 from pillarbox.diagnose.causes import Category, Retry
 from pillarbox.diagnose.classify import Verdict, classify
@@ -77,8 +78,7 @@ class Pace(Enum):
     CAUSE = auto()  # as the list of causes says, if that is later
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(msgspec.Struct, frozen=True):
     """One line of the table. In `codes` and `statuses`, x is any digit or number and - is "no status"; "" is all.
 
     `ours` are causes of replies that this server noted itself. `causes`, `about` and `advised` are what the classifier

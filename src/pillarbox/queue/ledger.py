@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
+
+import msgspec
 
 from pillarbox.mail.route import parse_route
 from pillarbox.queue import schema, suppressed, writing
@@ -51,8 +52,7 @@ _OF_DESTINATION = "destination = :destination"
 _LISTED = "SELECT message, number, state, claimed, due, destination, attempts, result FROM recipient"
 
 
-@dataclass(frozen=True, slots=True)
-class ListedRecipient:
+class ListedRecipient(msgspec.Struct, frozen=True):
     """One recipient as operators see it. `active` means that a worker has it in memory now."""
 
     number: int
@@ -66,8 +66,7 @@ class ListedRecipient:
     result: Result | None
 
 
-@dataclass(frozen=True, slots=True)
-class ListedMessage:
+class ListedMessage(msgspec.Struct, frozen=True):
     """One message as operators see it. `envelope` and `trace` are None if they can't be read."""
 
     id: int
@@ -83,8 +82,7 @@ class ListedMessage:
         return format_id(self.id)
 
 
-@dataclass(frozen=True, slots=True)
-class Depth:
+class Depth(msgspec.Struct, frozen=True):
     """How many recipients of one destination are in one state, and when the first of them is due."""
 
     destination: str

@@ -7,8 +7,10 @@ reports `mail.dsn`'s business, and what speaks against an address `queue.suppres
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
 from enum import Enum, auto
+
+import msgspec
+from msgspec.structs import replace
 
 from pillarbox.diagnose import causes
 from pillarbox.diagnose.classify import Verdict as Diagnosis
@@ -34,8 +36,7 @@ class Report(Enum):
     RELAYED = auto()  # handed to a host that does not report by itself (RFC 3461 5.2.2)
 
 
-@dataclass(frozen=True, slots=True)
-class History:
+class History(msgspec.Struct, frozen=True):
     """What came before the attempt that is settled: `attempts` counts the earlier ones."""
 
     attempts: int
@@ -46,8 +47,7 @@ class History:
     by: Deadline | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True):
     """What becomes of a recipient. `due` counts only while the state is QUEUED.
 
     `suspend_s` asks to leave the whole destination alone for so long; `alarm` is what to tell the operator, when it

@@ -6,10 +6,10 @@ It changes nothing; rows that cannot be read are reported as damage to `queue.sq
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import apsw
+import msgspec
 
 from pillarbox.mail.catalogue import delivery
 from pillarbox.mail.route import parse_route
@@ -74,12 +74,11 @@ _OPEN = (
 _Row = tuple[int, int, float, str, int, int, int]  # the columns of _PENDING
 
 
-@dataclass(slots=True)
-class Pick:
+class Pick(msgspec.Struct):
     """What is due: messages with their recipients, and those that can't be read, each with the reason."""
 
-    queued: list[Queued] = field(default_factory=list)
-    damaged: list[tuple[int, str]] = field(default_factory=list)
+    queued: list[Queued] = msgspec.field(default_factory=list)
+    damaged: list[tuple[int, str]] = msgspec.field(default_factory=list)
 
 
 class Reader:

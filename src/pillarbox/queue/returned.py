@@ -10,8 +10,9 @@ import asyncio
 import hashlib
 import re
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from pillarbox import observe
 from pillarbox.mail.address import AddressError
@@ -38,8 +39,7 @@ _MESSAGE_ID = re.compile(rb"(?:^|\n)message-id:[ \t]*(?:\r?\n[ \t]+)?(<[^<>\s]{1
 _OUR_ID = re.compile(r"\bby (\S{1,255}) \(Pillarbox\) with \S{1,40} id ([0-9A-Z]{13})\b")
 
 
-@dataclass(frozen=True, slots=True)
-class Clues:
+class Clues(msgspec.Struct, frozen=True):
     """What tells which message a bounce is about, the surest first."""
 
     messages: tuple[int, ...]

@@ -6,8 +6,9 @@ What an attempt brought is `queue.outcome`'s business.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from pillarbox.mail.reply import Result, Stage
 from pillarbox.mail.units import Octets, Seconds, Settings
@@ -83,13 +84,12 @@ def retry_delay_s(attempts: int, retry: RetrySettings) -> float:
     return float(min(retry.max_s, retry.first_s * retry.factor**exponent))
 
 
-@dataclass(slots=True)
-class Destination:
+class Destination(msgspec.Struct):
     """One route: what is ready for it, and what was learned about it."""
 
     route: Route
     limit: int  # lanes allowed
-    ready: deque[Queued] = field(default_factory=deque)
+    ready: deque[Queued] = msgspec.field(default_factory=deque)
     recipients: int = 0  # in `ready`
     lanes: int = 0
     waits: bool = False  # for a lane, because all are in use

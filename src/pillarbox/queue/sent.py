@@ -5,14 +5,13 @@ Finding it is `queue.reader`'s, what follows `queue.returned`'s business.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from pillarbox.mail.route import Route
 from pillarbox.queue.spool import State
 
 
-@dataclass(frozen=True, slots=True)
-class SentRecipient:
+class SentRecipient(msgspec.Struct, frozen=True):
     """One recipient of a message that was sent."""
 
     number: int
@@ -21,8 +20,7 @@ class SentRecipient:
     route: Route
 
 
-@dataclass(frozen=True, slots=True)
-class Sent:
+class Sent(msgspec.Struct, frozen=True):
     """A message that was sent, as far as a bounce can be about it."""
 
     message: int

@@ -6,7 +6,6 @@ An engine (`queue.sqlite`) implements it; what is due when is `queue.schedule`'s
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, Protocol
 
@@ -99,8 +98,7 @@ class Content(msgspec.Struct, frozen=True, gc=False):
             return (self.prefix + file.read(limit))[:limit]
 
 
-@dataclass(slots=True)
-class Pending:
+class Pending(msgspec.Struct):
     """One recipient that still waits: its place in the message and its history so far."""
 
     message: int
@@ -113,8 +111,7 @@ class Pending:
     bounce: bool = False  # an operator wants it returned instead of attempted
 
 
-@dataclass(slots=True)
-class Queued:
+class Queued(msgspec.Struct):
     """One message with those of its recipients that are due; `content` is None until it is loaded."""
 
     id: int
@@ -124,8 +121,7 @@ class Queued:
     content: Content | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(msgspec.Struct, frozen=True):
     """What one attempt or one operator's verb did to one recipient."""
 
     message: int
@@ -140,19 +136,17 @@ class Change:
     deadline_over: bool = False  # what its deadline asks for is done
 
 
-@dataclass(frozen=True, slots=True)
-class Happening:
+class Happening(msgspec.Struct, frozen=True):
     """One line of a message's history."""
 
     message: int
     at: float
     kind: str  # received, attempted, delivered, deferred, bounced, held, released, ...
     number: int | None = None
-    detail: dict[str, object] = field(default_factory=dict)
+    detail: dict[str, object] = msgspec.field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Verb:
+class Verb(msgspec.Struct, frozen=True):
     """What an operator asked for, as the store passes it to running workers: about a message or a destination."""
 
     id: int

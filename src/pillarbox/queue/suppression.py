@@ -6,8 +6,9 @@ The rules only: the rows lie in `queue.suppressed`, and sending mail back is `qu
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import StrEnum
+
+import msgspec
 
 from pillarbox.diagnose.causes import Category, Suppress
 from pillarbox.diagnose.classify import Certainty, Verdict
@@ -56,8 +57,7 @@ class LessonKind(StrEnum):
     CLEAR = "clear"  # it takes mail: what was held against it is forgotten
 
 
-@dataclass(frozen=True, slots=True)
-class Lesson:
+class Lesson(msgspec.Struct, frozen=True):
     """What one outcome says about an address or a domain, stored together with the outcome."""
 
     kind: LessonKind
@@ -76,8 +76,7 @@ class Lesson:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Suppressed:
+class Suppressed(msgspec.Struct, frozen=True):
     """One entry of the list."""
 
     entry: str  # an address, or "@" and a domain

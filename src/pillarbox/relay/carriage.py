@@ -6,10 +6,10 @@ Nothing is converted: what a host can't carry goes to the next host, or back (RF
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec.structs import replace
 
 from pillarbox.mail.address import AddressError, parse_address
 from pillarbox.mail.catalogue import delivery, transport

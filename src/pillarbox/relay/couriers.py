@@ -6,8 +6,9 @@ How it is done is `relay.transaction`'s business for SMTP and LMTP, and that of 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from pillarbox.mail.route import Route, Transport
 from pillarbox.relay.destination import Destination
@@ -84,8 +85,7 @@ class Couriers:
         )
 
 
-@dataclass(slots=True, eq=False)
-class _Makers:
+class _Makers(msgspec.Struct, eq=False):
     """Those who make couriers by the settings of a time; `close` gives back what the couriers share."""
 
     make: Callable[[Route], Courier]

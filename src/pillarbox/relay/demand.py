@@ -5,9 +5,11 @@ What DNS and policies say is found by `relay.protection`; whether a host meets t
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import NamedTuple
+
+import msgspec
+from msgspec.structs import replace
 
 from pillarbox.mail.catalogue import transport
 from pillarbox.mail.reply import Reply, Result
@@ -26,8 +28,7 @@ class Source(StrEnum):
     STS = "mta-sts"
 
 
-@dataclass(frozen=True, slots=True)
-class StsFinding:
+class StsFinding(msgspec.Struct, frozen=True):
     """The MTA-STS policy that holds for a domain, if any; `failed` says why a newer one could not be had.
 
     `kind` is what RFC 8460 4.3 calls that failure.
@@ -39,8 +40,7 @@ class StsFinding:
     kind: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Demand:
+class Demand(msgspec.Struct, frozen=True):
     """What a session with one host must be like."""
 
     tls: Tls  # NONE, OPPORTUNISTIC, REQUIRED or IMPLICIT
@@ -51,7 +51,7 @@ class Demand:
     names: tuple[str, ...] = ()  # what a host may be called whose authority is in them
     vouched: bool = False  # nobody can have made up that this host takes the domain's mail (RFC 8689 4.2.1)
     domain: str = ""  # whose mail it is
-    sts: StsFinding = field(default=StsFinding())
+    sts: StsFinding = msgspec.field(default=StsFinding())
     testing: bool = False  # what the policy demands is tried first, and only told if it fails (RFC 8461 5)
     strict: bool = False  # it is for a message that must not travel without TLS
     min_version: str = "1.2"  # of TLS

@@ -6,10 +6,10 @@ Where the octets then go is the business of `maildir`, `pipe`, `webhook` and `ha
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
+from msgspec.structs import replace
 
 from pillarbox import observe
 from pillarbox.mail import message

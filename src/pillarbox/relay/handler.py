@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from pillarbox import observe
 from pillarbox.mail.catalogue import delivery
@@ -25,8 +26,7 @@ if TYPE_CHECKING:
     from pillarbox.queue.spool import Pending, Queued
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(msgspec.Struct, frozen=True):
     """One message for one recipient, as a handler gets it. `sender` is "" for the null reverse-path.
 
     Nothing is added in front: `sender` and `recipient` are what Return-Path and Delivered-To would say.

@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from pillarbox.mail.catalogue import delivery, transport
 from pillarbox.relay.connection import LinkError, client_context
@@ -27,8 +28,7 @@ _OTHER_HOST = (62, 63, 64)  # X509_V_ERR_HOSTNAME_MISMATCH and its like
 _UNTRUSTED = (2, 18, 19, 20, 21)  # no issuer, or one that nobody trusts
 
 
-@dataclass(frozen=True, slots=True)
-class TlsOutcome:
+class TlsOutcome(msgspec.Struct, frozen=True):
     """What came of the wish to protect a session; `kind` is "" for a success, else the name of RFC 8460 4.3."""
 
     kind: str

@@ -6,8 +6,10 @@ It is shared by all that send from this process and bounded; nothing of it survi
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Generic, TypeVar
+
+import msgspec
+from msgspec.structs import replace
 
 from pillarbox.queue.alarms import Alarms
 
@@ -57,8 +59,7 @@ class Remembered(Generic[Key, Value]):
         self._entries.pop(key, None)
 
 
-@dataclass(frozen=True, slots=True)
-class _Rest:
+class _Rest(msgspec.Struct, frozen=True):
     """A host is left alone."""
 
     why: Result
@@ -66,8 +67,7 @@ class _Rest:
     until: float
 
 
-@dataclass(frozen=True, slots=True)
-class Login:
+class Login(msgspec.Struct, frozen=True):
     """What somebody tried to log in with; of the secret only what tells it from another one."""
 
     relay: str
@@ -75,8 +75,7 @@ class Login:
     secret: int
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(msgspec.Struct, frozen=True):
     """A login that failed: with what words, and how long it is not tried again."""
 
     result: Result

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import base64
 import binascii
-from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from pillarbox.mail.units import Settings
 from pillarbox.mailauth.dane import END_ENTITY, PUBLIC_KEY, SHA_256, Tlsa

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import ipaddress
 from collections import defaultdict
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, unquote, urlsplit
+
+import msgspec
 
 from pillarbox.mail.catalogue import delivery
 from pillarbox.mail.reply import printable
@@ -39,8 +40,7 @@ class Tls(StrEnum):
     IMPLICIT = "implicit"  # from the first octet, and a certificate for the host's name
 
 
-@dataclass(frozen=True, slots=True)
-class Hop:
+class Hop(msgspec.Struct, frozen=True):
     """One address to connect to. `port` 0 means that `address` is the path of a Unix socket."""
 
     host: str
@@ -56,8 +56,7 @@ class Hop:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class FixedHost:
+class FixedHost(msgspec.Struct, frozen=True):
     """A host that a route names, instead of the mail exchangers of a domain."""
 
     host: str

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -112,8 +111,7 @@ class SmtpSettings(Settings, frozen=True):
     """How long a host whose handshake failed is used without TLS, where TLS is not required."""
 
 
-@dataclass(frozen=True, slots=True)
-class Manner:
+class Manner(msgspec.Struct, frozen=True):
     """How the hosts of one route are talked to, apart from TLS."""
 
     hostname: str  # our own name
@@ -126,8 +124,7 @@ class Manner:
     )
 
 
-@dataclass(slots=True)
-class Session:
+class Session(msgspec.Struct):
     """A connection on which messages can be sent."""
 
     hop: Hop

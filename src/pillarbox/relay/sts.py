@@ -8,10 +8,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import apsw
+import msgspec
 
 from pillarbox import observe
 from pillarbox.mailauth.dns import follow
@@ -40,8 +40,7 @@ _AT_ONE_LOOK = 50
 _MAX_KNOWN = 5_000  # domains in memory
 
 
-@dataclass(slots=True)
-class _Known:
+class _Known(msgspec.Struct):
     """What this worker knows of one domain; times are Unix times."""
 
     policy: StsPolicy | None = None

@@ -13,7 +13,6 @@ import re
 import ssl
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Literal
@@ -76,8 +75,7 @@ class WebhookSettings(Settings, frozen=True):
                 raise ValueError(f'headers: "{printable(name)}" can\'t be set')
 
 
-@dataclass(frozen=True, slots=True)
-class _Body:
+class _Body(msgspec.Struct, frozen=True):
     """What is posted: its size and signature, and its octets again for sending."""
 
     octets: int
@@ -94,8 +92,7 @@ class _Body:
             yield piece
 
 
-@dataclass(frozen=True, slots=True)
-class _Answer:
+class _Answer(msgspec.Struct, frozen=True):
     """What a web service said; `wait_s` is how long it asks to be left alone."""
 
     status: int

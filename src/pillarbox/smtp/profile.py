@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from pillarbox.mail.catalogue import session
 from pillarbox.mail.help import help_lines
 from pillarbox.mail.reply import Cause, Reply
@@ -59,8 +61,7 @@ class Limits(Settings, frozen=True):
     demand. It keeps those from holding a place for ever who send an octet now and then."""
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
+class Offer(msgspec.Struct, frozen=True):
     """The extensions of one kind of session: their keywords, and the EHLO reply that lists them."""
 
     keywords: frozenset[str]
@@ -68,8 +69,7 @@ class Offer:
     lines: tuple[str, ...]  # of the reply; that of FUTURERELEASE lacks its date
 
 
-@dataclass(frozen=True, slots=True)
-class Channel:
+class Channel(msgspec.Struct, frozen=True):
     """What is known of the connection that carries a session."""
 
     tls: bool = False

@@ -5,8 +5,9 @@ A server may be hostile or broken, so everything is bounded; what a reply means 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from pillarbox.mail.catalogue import session
 from pillarbox.mail.reply import Reply, parse_reply, printable
@@ -115,8 +116,7 @@ class ReplyReader:
             raise ProtocolError(msg)
 
 
-@dataclass(frozen=True, slots=True)
-class Extensions:
+class Extensions(msgspec.Struct, frozen=True):
     """What a server offers, from its answer to EHLO or LHLO (RFC 5321 4.1.1.1). After HELO: nothing."""
 
     keywords: frozenset[str] = frozenset()

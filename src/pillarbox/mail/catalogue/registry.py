@@ -6,10 +6,11 @@ The text itself is in `registry.toml`. Why *this* server sends a reply is in the
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from pillarbox.mail.reply import Stage, Who
 
@@ -17,8 +18,7 @@ if TYPE_CHECKING:
     from pillarbox.mail.reply import Reply
 
 
-@dataclass(frozen=True, slots=True)
-class Meaning:
+class Meaning(msgspec.Struct, frozen=True):
     """One entry of the registry; `key` is a code ("550"), a status ("X.1.1") or a class ("5xx")."""
 
     key: str
@@ -34,8 +34,7 @@ class Meaning:
     note: str = ""  # where the standards contradict each other, or many hosts the standards
 
 
-@dataclass(frozen=True, slots=True)
-class _Registry:
+class _Registry(msgspec.Struct, frozen=True):
     codes: dict[int, Meaning]
     statuses: dict[str, Meaning]  # by "subject.detail"
     classes: dict[int, Meaning]
