@@ -251,6 +251,7 @@ def test_a_bomb_goes_off_nowhere(pack, monkeypatch):
         (b"PK\x03\x04", "zip"),
         (zipped(b"")[:30] + b"\xff" * 100, "zip"),
     ],
+    ids=["cut gzip", "broken gzip", "many members", "cut zip", "bzip2", "four octets", "broken zip"],
 )
 def test_what_is_packed_badly_is_refused(octets, problem):
     with pytest.raises(packed.PackError, match=problem):
