@@ -26,7 +26,8 @@ from pillarbox.mailauth import dkim, keys, spf
 from pillarbox.mailauth.dns import Answer, Plan, Query
 from pillarbox.policy.author import DmarcSettings
 from pillarbox.policy.hooks import Client
-from pillarbox.policy.origin import ArcSettings, DkimSettings, OriginPolicy, SpfSettings
+from pillarbox.policy.origin import OriginPolicy
+from pillarbox.policy.origin_settings import ArcSettings, DkimSettings, SpfSettings
 
 SUITE = Path(__file__).parents[1] / "tests" / "data" / "spf" / "rfc7208-tests.yml"
 RSA, ED = keys.new_key("rsa"), keys.new_key("ed25519")

@@ -15,7 +15,6 @@ from msgspec.structs import replace
 
 from pillarbox.config import ConfigError, load_accounts
 from pillarbox.config.certificates import certificates_of
-from pillarbox.inbound.origin import OriginChecks, find_organization
 from pillarbox.inbound.report_office import ReportOffice
 from pillarbox.net.handshakes import Handshakes
 from pillarbox.net.resolver import Resolver
@@ -32,17 +31,18 @@ from pillarbox.policy.harvest import Harvest
 from pillarbox.policy.hooks import Hooks
 from pillarbox.policy.known_names import KnownNames
 from pillarbox.policy.memory import Memory
-from pillarbox.policy.origin import OriginPolicy
+from pillarbox.policy.origin_settings import KEYS_FOLDER
 from pillarbox.policy.proxies import Proxies
 from pillarbox.policy.rules import Role, Rules
-from pillarbox.policy.signing import SigningKeys, keys_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from pillarbox.config import Config
+    from pillarbox.inbound.origin import OriginChecks
     from pillarbox.policy.account_file import FileAccounts
     from pillarbox.policy.next_hop import Probe
+    from pillarbox.policy.signing import SigningKeys
 
 
 def get_tools(config: Config, resolver: Resolver, memory: Memory, probe: Probe | None = None) -> Tools:
@@ -96,8 +96,7 @@ class Policy:
             on_error=config.hook.on_error,
         )
         self.origin = _origin_checks(config, tools, reports)
-        keys = SigningKeys(keys_folder(Path(config.data))) if config.dkim.sign else None
-        self.keys = keys or None  # without a key signing costs nothing
+        self.keys = _signing_keys(config)
         self.handshakes = Handshakes(config.tls.max_handshakes)
         self.proxies = Proxies(config.proxy)
 
@@ -211,9 +210,12 @@ def _extra(extra: str, module: str) -> Any:
 
 def _origin_checks(config: Config, tools: Tools, reports: ReportOffice | None) -> OriginChecks | None:
     """The checks of who really sent a message; None if none is on, so that they cost nothing."""
-    policy = OriginPolicy(config.spf, config.dkim, config.dmarc, config.arc, iprev=config.reverse_dns.check)
-    if not policy.wants_anything:
+    if not any(one.check for one in (config.spf, config.dkim, config.dmarc, config.arc, config.reverse_dns)):
         return None
+    from pillarbox.inbound.origin import OriginChecks, find_organization  # noqa: PLC0415 - it costs start-up time
+    from pillarbox.policy.origin import OriginPolicy  # noqa: PLC0415 - the same
+
+    policy = OriginPolicy(config.spf, config.dkim, config.dmarc, config.arc, iprev=config.reverse_dns.check)
     organization = find_organization(config.dmarc.organization)
     return OriginChecks(
         policy,
@@ -223,6 +225,16 @@ def _origin_checks(config: Config, tools: Tools, reports: ReportOffice | None) -
         organization=organization,
         count=reports.counting(suffixes=organization is not None) if reports is not None else None,
     )
+
+
+def _signing_keys(config: Config) -> SigningKeys | None:
+    """The keys to sign with; None if there is none, so that it costs nothing. Raises SigningError."""
+    folder = Path(config.data) / KEYS_FOLDER
+    if not (config.dkim.sign and folder.is_dir()):
+        return None
+    from pillarbox.policy.signing import SigningKeys  # noqa: PLC0415 - it costs start-up time
+
+    return SigningKeys(folder) or None
 
 
 def _import_hooks(name: str) -> object:

@@ -22,7 +22,6 @@ from pillarbox.inbound.accept import Door
 from pillarbox.inbound.desk import Desk
 from pillarbox.inbound.etrn import Etrn
 from pillarbox.inbound.greeting import SlowGreeting
-from pillarbox.inbound.origin import find_organization
 from pillarbox.inbound.report_office import Outside, ReportOffice
 from pillarbox.inbound.session import SmtpProtocol
 from pillarbox.inbound.status import StatusBoard
@@ -211,6 +210,8 @@ class Service:
 
     def _outside(self) -> Outside:
         """How reports reach others."""
+        from pillarbox.inbound.origin import find_organization  # noqa: PLC0415 - it costs start-up time
+
         return Outside(self._look_up, self._send_report, find_organization(self.config.dmarc.organization))
 
     async def _look_up(self, query: Query) -> Answer:

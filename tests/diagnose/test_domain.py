@@ -192,7 +192,16 @@ def txt(name, text):
         ("v=DKIM1; p=", None, "OK", "is revoked"),
         ("v=DKIM1; p=AAAA", None, "ERROR", "p= is no key"),
     ],
-    ids=["RSA", "Ed25519", "weak", "tested", "another", "missing", "revoked", "no key"],  # keys differ each time
+    ids=[
+        "RSA",
+        "Ed25519",
+        "weak",
+        "tested",
+        "another",
+        "missing",
+        "revoked",
+        "no key",
+    ],  # keys differ each time
 )
 def test_dkim(text, own, level, words):
     zone = txt("s._domainkey.d.test", text) if text else ""

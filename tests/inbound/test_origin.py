@@ -12,7 +12,8 @@ from pillarbox.mailauth import arc, dkim, keys
 from pillarbox.mailauth.aggregate import DmarcRow
 from pillarbox.mailauth.results import Finding
 from pillarbox.policy.author import DmarcSettings
-from pillarbox.policy.origin import ArcSettings, DkimSettings, OriginPolicy, SpfSettings
+from pillarbox.policy.origin import OriginPolicy
+from pillarbox.policy.origin_settings import ArcSettings, DkimSettings, SpfSettings
 from pillarbox.policy.rules import Role
 
 KEY, ED = keys.new_key("rsa"), keys.new_key("ed25519")

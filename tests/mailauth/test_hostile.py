@@ -13,7 +13,8 @@ from pillarbox.mail.message import scan_head
 from pillarbox.mailauth.dns import Answer
 from pillarbox.policy.author import DmarcSettings
 from pillarbox.policy.hooks import Client
-from pillarbox.policy.origin import ArcSettings, DkimSettings, OriginPolicy, SpfSettings
+from pillarbox.policy.origin import OriginPolicy
+from pillarbox.policy.origin_settings import ArcSettings, DkimSettings, SpfSettings
 
 POLICY = OriginPolicy(
     SpfSettings(check=True),

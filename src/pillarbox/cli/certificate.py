@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pillarbox.cli.outcome import Exit
-from pillarbox.cli.sendmail import CONFIG_FILE, CONFIG_VARIABLE
+from pillarbox.cli.places import CONFIG_FILE, CONFIG_VARIABLE
 from pillarbox.cli.show import Group, fail, show_json, show_table
 from pillarbox.cli.store import load_config, named_config
 

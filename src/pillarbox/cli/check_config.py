@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pillarbox.cli.outcome import Exit
-from pillarbox.cli.sendmail import CONFIG_FILE, CONFIG_VARIABLE
+from pillarbox.cli.places import CONFIG_FILE, CONFIG_VARIABLE
 from pillarbox.cli.show import count, fail, show_json
 from pillarbox.observe import visible
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pillarbox.cli.outcome import Exit
-from pillarbox.cli.sendmail import CONFIG_FILE, CONFIG_VARIABLE
+from pillarbox.cli.places import CONFIG_FILE, CONFIG_VARIABLE
 from pillarbox.cli.show import fail, show_json, show_table
 from pillarbox.cli.store import load_config
 

@@ -18,13 +18,12 @@ import msgspec
 
 from pillarbox.cli.dialogue import Dialogue, connect, own_name, split_server
 from pillarbox.cli.outcome import Exit, exit_for, worst
+from pillarbox.cli.places import CONFIG_FILE, CONFIG_VARIABLE
 from pillarbox.mail.address import AddressError, parse_address
 from pillarbox.mail.envelope import Body, Envelope, Notify, Recipient, Ret
 from pillarbox.smtp.replies import ProtocolError
 
 SERVER_VARIABLE = "PILLARBOX_SENDMAIL"  # the server as host:port, instead of the configuration's
-CONFIG_VARIABLE = "PILLARBOX_CONFIG"
-CONFIG_FILE = "/etc/pillarbox/pillarbox.toml"
 _ROLES = (
     "sandbox",
     "relay",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pillarbox.cli.outcome import Exit
-from pillarbox.cli.sendmail import CONFIG_VARIABLE
+from pillarbox.cli.places import CONFIG_VARIABLE
 from pillarbox.cli.show import fail
 from pillarbox.cli.store import sandbox_folder
 

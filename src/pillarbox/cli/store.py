@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from pillarbox.cli.outcome import Exit
-from pillarbox.cli.sendmail import CONFIG_FILE, CONFIG_VARIABLE
+from pillarbox.cli.places import CONFIG_FILE, CONFIG_VARIABLE
 from pillarbox.cli.show import fail
 
 if TYPE_CHECKING:

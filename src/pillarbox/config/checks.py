@@ -14,15 +14,13 @@ from typing import TYPE_CHECKING
 
 from pillarbox.config.source import Path, parse_key
 from pillarbox.config.strict import Finding, objection
-from pillarbox.inbound.sts_host import policy_of
 from pillarbox.mail.address import AddressError, parse_address, parse_domain
 from pillarbox.mail.verp import DELIMITER
-from pillarbox.mailauth.keys import MIN_RSA_BITS
-from pillarbox.mailauth.mta_sts import PolicyError, parse_policy
 from pillarbox.mailauth.names import a_labels
 from pillarbox.policy.accounts import LDAP_PLACEHOLDERS
 from pillarbox.policy.directory import Directory
 from pillarbox.policy.dns_lists import parse_answers
+from pillarbox.policy.origin_settings import MIN_RSA_BITS
 from pillarbox.policy.rules import Role
 from pillarbox.smtp.sasl import TRAITS, Strength
 from pillarbox.smtp.scram import parse_keys
@@ -369,10 +367,16 @@ def _check_checks(config: Config) -> Iterator[Finding]:
 
 def _check_policies(config: Config) -> Iterator[Finding]:
     """The MTA-STS policies of our domains must be such that others can read them."""
-    for name, domain in config.domains.items():
-        policy = policy_of(domain.mta_sts, config.hostname)
-        if policy is None:
-            continue
+    published = {
+        name: domain.mta_sts for name, domain in config.domains.items() if domain.mta_sts.mode != "off"
+    }
+    if not published:
+        return
+    from pillarbox.inbound.sts_host import policy_of  # noqa: PLC0415 - it costs start-up time
+    from pillarbox.mailauth.mta_sts import PolicyError, parse_policy  # noqa: PLC0415 - the same
+
+    for name, settings in published.items():
+        policy = policy_of(settings, config.hostname)
         try:
             parse_policy(str(policy).encode())
         except (PolicyError, UnicodeEncodeError) as error:

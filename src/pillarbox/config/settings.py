@@ -34,7 +34,7 @@ from pillarbox.policy.harvest import HarvestSettings
 from pillarbox.policy.hello import HelloSettings
 from pillarbox.policy.hooks import HookSettings
 from pillarbox.policy.names import DirectorySettings
-from pillarbox.policy.origin import ArcSettings, DkimSettings, SpfSettings
+from pillarbox.policy.origin_settings import ArcSettings, DkimSettings, SpfSettings
 from pillarbox.policy.proxies import ProxySettings
 from pillarbox.policy.rates import RateSettings
 from pillarbox.policy.reporting import ReportSettings

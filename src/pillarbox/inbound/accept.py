@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from pillarbox import observe
-from pillarbox.inbound.origin import Checked, OriginChecks, disown_results, hash_octets, hash_to_sign, is_ours
 from pillarbox.inbound.owners import check_owners
 from pillarbox.mail import message
 from pillarbox.mail.address import AddressError, parse_address
@@ -23,7 +22,6 @@ from pillarbox.mail.envelope import NO_TERMS, Envelope, Notify, Recipient, Terms
 from pillarbox.mail.reply import Reply
 from pillarbox.mail.route import Transport
 from pillarbox.mail.since import FIELD as VALID_SINCE
-from pillarbox.mailauth.dkim import Header, Signer, message_hash, sign
 from pillarbox.policy.account import owns
 from pillarbox.policy.asked_names import Need
 from pillarbox.policy.hooks import Client, Hooks, Incoming, Tag
@@ -35,7 +33,9 @@ from pillarbox.smtp.events import MailParameters, RcptTo
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pillarbox.inbound.origin import Checked, OriginChecks
     from pillarbox.mail.route import Route
+    from pillarbox.mailauth.dkim import Signer
     from pillarbox.policy.directory import Directory
     from pillarbox.policy.signing import SigningKeys
     from pillarbox.policy.terms import TermRules
@@ -182,7 +182,7 @@ class Door:
             return self._refuse(letter, refusal)
         if self._origin is not None and letter.client.stranger:
             return asyncio.ensure_future(self._admit_checked(self._origin, letter, head))
-        if self._keys is not None and is_ours(letter.client):
+        if self._keys is not None and _is_ours(letter.client):
             letter.signers = self._keys.for_authors(head.get_all("from", 2))
             draft = letter.draft
             if letter.signers and draft is not None and draft.file is not None:
@@ -191,6 +191,8 @@ class Door:
 
     async def _admit_large(self, letter: Letter, head: message.Head, draft: Draft) -> Reply:
         """Hash first what will be signed, off the loop."""
+        from pillarbox.inbound.origin import hash_to_sign  # noqa: PLC0415 - only who has keys needs it
+
         letter.body_hash = await hash_to_sign(draft, head.body_at)
         return await self._admit(letter, head)
 
@@ -218,7 +220,7 @@ class Door:
             if checked.refusal is not None:
                 return await self._refuse(letter, checked.refusal)
             letter.origin = checked
-            disown_results(head, draft, self._hostname)
+            origin.disown_results(head, draft)
         except SpoolError as error:
             return self._not_kept(error, letter)
         except BaseException:
@@ -379,6 +381,9 @@ class Door:
                 head, hostname=self._hostname, now=now, random=secrets.token_bytes(8), sender=letter.sender
             )
         if letter.signers and letter.draft is not None:
+            from pillarbox.inbound.origin import hash_octets  # noqa: PLC0415 - only who has keys needs it
+            from pillarbox.mailauth.dkim import Header, sign  # noqa: PLC0415 - the same
+
             digest = letter.body_hash or hash_octets(letter.draft.inline(), head.body_at)
             return sign(Header(added + head.section), digest, letter.signers, now=now) + received + added
         return letter.origin.prefix + received if letter.origin is not None else received + added
@@ -407,6 +412,8 @@ class Door:
     def _sign_report(self, octets: bytes, now: float) -> bytes:
         if self._keys is None:
             return b""
+        from pillarbox.mailauth.dkim import message_hash, sign  # noqa: PLC0415 - only who has keys needs it
+
         signers = self._keys.for_authors(message.scan_head(octets).get_all("from", 2))
         return sign(*message_hash(octets), signers, now=now) if signers else b""
 
@@ -432,6 +439,11 @@ def _beginning(draft: Draft, octets: int) -> bytes:
         return draft.inline()[:octets]
     with draft.file.open("rb") as file:
         return file.read(octets)
+
+
+def _is_ours(client: Client) -> bool:
+    """Whether a client sends for us, so that what it sends is signed."""
+    return bool(client.login) or client.trusted or client.role in {"submission", "relay"}
 
 
 def _envelope(letter: Letter) -> tuple[Envelope, tuple[Route, ...]]:

@@ -181,6 +181,19 @@ class OriginChecks:
             iprev_verdict,
         )
 
+    def disown_results(self, head: message.Head, draft: Draft) -> None:
+        """Take our name from fields that a stranger wrote: an Authentication-Results with it is none any more (RFC 8601 5).
+
+        The field gets another name of the same length, in place: nothing moves, and a large body is not written again.
+        Raises SpoolError.
+        """
+        if "authentication-results" not in head:
+            return
+        for found in _RESULTS_FIELD.finditer(head.section):
+            value = _FIELD_END.split(head.section[found.end() : found.end() + _MAX_LOOK], maxsplit=1)[0]
+            if server_of(value.decode("utf-8", "replace")) == self._hostname.lower():
+                draft.overwrite(found.start(1), FORMER_RESULTS)
+
 
 class _Body:
     """The body of one letter, read once for all that need a hash of it."""
@@ -279,11 +292,6 @@ def _hash_file(path: Path, start: int, hashes: Sequence[BodyHash]) -> None:
                 one.update(piece)
 
 
-def is_ours(client: Client) -> bool:
-    """Whether a client sends for us, so that what it sends is signed."""
-    return bool(client.login) or client.trusted or client.role in {"submission", "relay"}
-
-
 async def hash_to_sign(draft: Draft, start: int) -> bytes:
     """What a signature says of a large body, worked out in a thread."""
     one = BodyHash()
@@ -296,20 +304,6 @@ def hash_octets(octets: bytes, start: int) -> bytes:
     one = BodyHash()
     one.update(octets[start:])
     return one.digest()
-
-
-def disown_results(head: message.Head, draft: Draft, hostname: str) -> None:
-    """Take our name from fields that a stranger wrote: an Authentication-Results with it is none any more (RFC 8601 5).
-
-    The field gets another name of the same length, in place: nothing moves, and a large body is not written again.
-    Raises SpoolError.
-    """
-    if "authentication-results" not in head:
-        return
-    for found in _RESULTS_FIELD.finditer(head.section):
-        value = _FIELD_END.split(head.section[found.end() : found.end() + _MAX_LOOK], maxsplit=1)[0]
-        if server_of(value.decode("utf-8", "replace")) == hostname.lower():
-            draft.overwrite(found.start(1), FORMER_RESULTS)
 
 
 _FIELD_END = re.compile(rb"\n(?![ \t])")

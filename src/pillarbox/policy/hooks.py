@@ -20,7 +20,6 @@ from pillarbox import observe
 from pillarbox.mail.catalogue import envelope, policy, session
 from pillarbox.mail.reply import Reply
 from pillarbox.mail.units import Seconds, Settings
-from pillarbox.mailauth.results import Finding
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from pillarbox.mail.address import Address
     from pillarbox.mail.envelope import Envelope
     from pillarbox.mail.message import Head
+    from pillarbox.mailauth.results import Finding
 
 _PIECE_OCTETS = 65_536
 _MAX_WARNINGS = 20  # kept for one message

@@ -17,6 +17,7 @@ import msgspec
 from pillarbox.mailauth import dkim, keys
 from pillarbox.mailauth.dmarc import author_domains
 from pillarbox.mailauth.names import a_labels
+from pillarbox.policy.origin_settings import KEYS_FOLDER
 
 _STATES = {".key": "signs", ".next": "waits", ".old": "retired"}
 _SUFFIXES = {state: suffix for suffix, state in _STATES.items()}
@@ -86,7 +87,7 @@ class SigningKeys:
 
 def keys_folder(data: Path) -> Path:
     """Where the keys of a data folder lie."""
-    return data / "dkim"
+    return data / KEYS_FOLDER
 
 
 def stored_keys(folder: Path) -> list[StoredKey]:

@@ -19,7 +19,7 @@ from pillarbox.mail.catalogue import delivery
 from pillarbox.mail.envelope import NO_TERMS
 from pillarbox.mail.reply import Result
 from pillarbox.mail.route import Transport, parse_route
-from pillarbox.queue import deadline, reports
+from pillarbox.queue import deadline
 from pillarbox.queue.alarms import Alarms
 from pillarbox.queue.attempt import Carrier, Courier, local_results
 from pillarbox.queue.delay import Delay
@@ -346,6 +346,8 @@ class Manager:
                 )
             )
             if verdict.report is not Report.NONE:
+                from pillarbox.queue import reports  # noqa: PLC0415 - it costs start-up time
+
                 told.append(reports.tell(one, verdict, now, give_up_at))
             if verdict.suspend_s and attempted is not None:
                 self._schedule.put_off(attempted, verdict.result, now + verdict.suspend_s)
@@ -421,6 +423,8 @@ class Manager:
 
     async def _prepare(self, queued: Queued, told: Sequence[ReportedRecipient]) -> list[tuple[Draft, Entry]]:
         """The report, ready to be stored; none if there is no way to its recipient."""
+        from pillarbox.queue import reports  # noqa: PLC0415 - as above
+
         if queued.content is None:
             with contextlib.suppress(SpoolError):  # then it tells of the message without showing it
                 queued.content = await self._spool.load(queued.id)
