@@ -58,6 +58,7 @@ if TYPE_CHECKING:
 _MAX_WAITING_OCTETS = 65_536  # kept while a decision is being made; more stays in the kernel
 _MAX_EVENTS_A_TURN = 100  # one client's flood of commands must not hold up the others
 _HANDSHAKE_S = 30.0
+_CLOSED, _BUSY = Signal.CLOSED, Signal.BUSY  # asked about at each turn, as in the core
 _LINGER_S = 2.0
 _MAX_LINGERING = 500  # more than that are an attack, and nobody there waits for our reply
 
@@ -271,14 +272,14 @@ class SmtpProtocol(asyncio.Protocol):
                 self._await_answer(answer)
                 break
         else:
-            event = Signal.BUSY
+            event = _BUSY
         tarpit = self._desk.tarpit
         if tarpit is not None and self._task is None and self._tarry(tarpit):
             return
         self._flush()
-        if event is Signal.CLOSED:
+        if event is _CLOSED:
             self._hang_up()
-        elif event is Signal.BUSY:
+        elif event is _BUSY:
             self._await(asyncio.sleep(0))
 
     def _tarry(self, tarpit: Tarpit) -> bool:

@@ -39,7 +39,7 @@ class Route(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         """The route as configuration and the store spell it: `transport:target`."""
-        return f"{self.transport.value}:{self.target}"
+        return f"{self.transport}:{self.target}"
 
 
 def parse_route(text: str) -> Route:

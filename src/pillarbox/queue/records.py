@@ -89,7 +89,7 @@ def _text(octets: bytes) -> str:
 def pack_envelope(envelope: Envelope) -> bytes:
     """The envelope as a blob."""
     recipients = [
-        (_octets(r.address), r.notify.value, _octets(r.orcpt), _octets(r.original))
+        (_octets(r.address), r.notify, _octets(r.orcpt), _octets(r.original))
         if r.valid_since is None
         else _pack_checked(r, r.valid_since)
         for r in envelope.recipients
@@ -97,7 +97,7 @@ def pack_envelope(envelope: Envelope) -> bytes:
     record = (
         _octets(envelope.sender),
         recipients,
-        envelope.body.value,
+        envelope.body,
         envelope.smtputf8,
         envelope.ret,
         _octets(envelope.envid),

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
+_HOLD = Transport.HOLD
 _FILE_THREADS = 4
 _MOST_HANDED_OVER = 64  # groups of works in one transaction
 _QUIET_TURNS = 2  # of the loop, without new work, before what came is written
@@ -148,7 +149,7 @@ class SqliteSpool:
             for number, (recipient, route) in enumerate(
                 zip(entry.envelope.recipients, entry.routes, strict=True)
             )
-            if not (entry.hold or route.transport is Transport.HOLD or later)
+            if not (entry.hold or route.transport is _HOLD or later)
         ]
         return Queued(entry.id, entry.envelope, entry.received_at, pending, kept)
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pillarbox.queue.spool import Change, Draft, Entry, Happening
     from pillarbox.queue.suppression import Lesson
 
+_HOLD = Transport.HOLD
 _PRUNED_AT_ONCE = 200
 _MOST_OF_A_KIND = 100  # events that others can bring about, for each message
 _KINDS = {
@@ -131,7 +132,7 @@ class Work:
             self.rows[3].extend((message, -terms.priority, by, terms.hold_until))
         later = terms.hold_until > at
         for number, route in enumerate(entry.routes):
-            held = entry.hold or route.transport is Transport.HOLD
+            held = entry.hold or route.transport is _HOLD
             claimed = 0 if held or later else 1
             rows += (message, number, slot, fence, 1 if held else 0, claimed, at, str(route))
             rows += whole

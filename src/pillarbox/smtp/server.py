@@ -39,9 +39,11 @@ if TYPE_CHECKING:
     from pillarbox.mail.address import Address
 
 
-_COMMAND, _SASL, _CLOSED = Mode.COMMAND, Mode.SASL, Mode.CLOSED  # asked about for each command
+# Asked about for each command: before Python 3.12 a member of an enumeration costs a call each time that it is named.
+_COMMAND, _SASL, _DATA, _CHUNK, _ENDED, _HANDSHAKE, _CLOSED = Mode
+_TURNED_AWAY, _WEAK, _IN_MAIL, _NEED_DATA = State.REFUSED, State.WEAK, State.MAIL, Signal.NEED_DATA
 _APART = (State.CONNECTED, State.REFUSED, State.WEAK)  # no transaction leads there or away from there
-_TIMED_BY_DATA = (Mode.DATA, Mode.CHUNK)
+_TIMED_BY_DATA = (_DATA, _CHUNK)
 _MAX_REPLIES_A_TURN = 100  # given here, without an event, before they are sent and others have their turn
 
 
@@ -91,7 +93,7 @@ class ServerSession:
         self._out: list[bytes] = []
         # found and not yet handed out: a chunk and the end of its body come together
         self._events: list[Event] = []
-        self._mode = Mode.COMMAND
+        self._mode = _COMMAND
         self._owed: Event | None = None
         self._offer: Offer | None = None  # in the answer to the `Hello` that is owed
         self.errors = self._messages = self._failures = 0
@@ -124,7 +126,7 @@ class ServerSession:
                 refusal.cause
             )  # RFC 7504 3, RFC 3207 4.1: every command gets the code of the greeting
         if refusal.code == session.SHUTDOWN.code:
-            self._mode = Mode.CLOSED
+            self._mode = _CLOSED
 
     def refuse(self, refusal: Reply, *, greeted: bool) -> None:
         """Refuse the client after all: in the greeting, or if that has begun to be sent, in answer to each command."""
@@ -147,13 +149,13 @@ class ServerSession:
                 self._close(session.NOT_SMTP)
                 return
             self._lines.feed(data)
-        elif mode is Mode.DATA:
+        elif mode is _DATA:
             self._end_transfer(self._transfer.take_data(data))
             self.deadline = self._transfer.deadline(now, self._profile.limits)
-        elif mode is Mode.CHUNK:
+        elif mode is _CHUNK:
             self._end_transfer(self._transfer.take_chunk(data))
             self.deadline = self._transfer.deadline(now, self._profile.limits)
-        elif mode is Mode.ENDED:
+        elif mode is _ENDED:
             self._lines.feed(data)
 
     def renew(self, now: float) -> None:
@@ -175,19 +177,19 @@ class ServerSession:
             if mode is _COMMAND:
                 line = self._lines.next_line(self._profile.limits.command_line_octets)
                 if line is None:
-                    return Signal.NEED_DATA
+                    return _NEED_DATA
                 self._take_line(line)
             elif mode is _SASL:
                 line = self._lines.next_line(MAX_RESPONSE_OCTETS)
                 if line is None:
-                    return Signal.NEED_DATA
+                    return _NEED_DATA
                 self._take_sasl(line)
-            elif mode is Mode.ENDED:
+            elif mode is _ENDED:
                 self._end_body()
             elif mode is _CLOSED:
                 return Signal.CLOSED
             else:
-                return Signal.NEED_DATA
+                return _NEED_DATA
         event = events.pop(0)
         if event.owed:
             self._owed = event
@@ -216,7 +218,7 @@ class ServerSession:
         if (
             now >= (self.deadline if deadline is None else deadline)
             and self._owed is None
-            and self._mode is not Mode.CLOSED
+            and self._mode is not _CLOSED
         ):
             if self._mode not in _TIMED_BY_DATA:
                 self._close(session.COMMAND_TIMEOUT)
@@ -237,7 +239,7 @@ class ServerSession:
     def tls_started(self, now: float) -> None:
         """From here on all octets come encrypted: forget what the client said in clear (RFC 3207 4.2)."""
         self._lines.forget()
-        self._mode = Mode.COMMAND
+        self._mode = _COMMAND
         self._forget_client()
         self.tls = True
         trusted_with = self.channel.trusted_with  # the connection is the same
@@ -283,7 +285,7 @@ class ServerSession:
         self._out.append(reply.bare_wire if type(event) is Hello else reply.wire)
         if reply.code == session.SHUTDOWN.code:
             self._drop_body()
-            self._mode = Mode.CLOSED
+            self._mode = _CLOSED
         elif type(event) is Login:
             self._logged_in(reply, login)
         else:
@@ -315,7 +317,7 @@ class ServerSession:
     def _after_mail(self, event: MailFrom, reply: Reply) -> None:
         if reply.positive:
             self._mail = event
-            self.state = State.MAIL
+            self.state = _IN_MAIL
 
     def _after_body_start(self, _event: BodyStart, reply: Reply) -> None:
         if reply.intermediate:
@@ -339,7 +341,7 @@ class ServerSession:
     def _after_tls_wanted(self, _event: TlsWanted, reply: Reply) -> None:
         if reply.positive:
             self._lines.forget()  # whatever came along in clear must not be taken for encrypted (RFC 3207 6)
-            self._mode = Mode.HANDSHAKE
+            self._mode = _HANDSHAKE
 
     def _after_question(self, _event: Event, _reply: Reply) -> None:
         """A look-up has no effect on a transaction (RFC 5321 4.1.1.6)."""
@@ -399,11 +401,11 @@ class ServerSession:
     def _close(self, cause: Cause) -> None:
         self._out.append(self._profile.say(cause).wire)
         self._drop_body()
-        self._mode = Mode.CLOSED
+        self._mode = _CLOSED
 
     def _finish_if_draining(self) -> None:
         """Close a session that is idle, if it is to be closed."""
-        if self._draining and self._mode is Mode.COMMAND and self._owed is None and self._mail is None:
+        if self._draining and self._mode is _COMMAND and self._owed is None and self._mail is None:
             self._close(session.SHUTDOWN)
 
     def _take_line(self, line: bytes | LineFault) -> None:
@@ -441,7 +443,7 @@ class ServerSession:
         """Why a command can't be taken now whatever its argument, or None."""
         state = self.state
         column = self._profile.table[state]
-        if (state is State.REFUSED or state is State.WEAK) and verb != "QUIT":
+        if (state is _TURNED_AWAY or state is _WEAK) and verb != "QUIT":
             return self._profile.say(self._refused)
         if verb not in column:
             return session.UNKNOWN_COMMAND.reply()
@@ -449,7 +451,7 @@ class ServerSession:
         if profile.needs_tls and not self.tls and verb not in WITHOUT_TLS:
             return auth.TLS_REQUIRED.reply()
         cause = column[verb]
-        if state is State.MAIL and cause is None and verb in ("DATA", "BDAT"):
+        if state is _IN_MAIL and cause is None and verb in ("DATA", "BDAT"):
             # LMTP has no 554 here (RFC 2033 4.2)
             cause = session.NEED_RCPT if self._tried == 0 or profile.lmtp else content.NO_VALID_RECIPIENTS
         return None if cause is None else cause.reply(verb="LHLO" if profile.lmtp else "EHLO")
@@ -587,7 +589,7 @@ class ServerSession:
 
     def _take_sasl(self, line: bytes | LineFault) -> None:
         assert self._exchange is not None  # only an exchange in progress gets here
-        self._mode = Mode.COMMAND
+        self._mode = _COMMAND
         self._take_step(self._exchange.take_line(line))
 
     def _take_step(self, step: exchange.Step) -> None:
@@ -595,7 +597,7 @@ class ServerSession:
             self._events.append(step)
         elif step.intermediate:
             self._out.append(step.wire)
-            self._mode = Mode.SASL
+            self._mode = _SASL
         elif step.cause is auth.BAD_CREDENTIALS:
             self._out.append(step.wire)
             self._logged_in(step, "")
@@ -626,7 +628,7 @@ class ServerSession:
 
     def _begin_data(self) -> None:
         self._begin_body(stuffed=True)
-        self._mode = Mode.DATA
+        self._mode = _DATA
         if self._lines.waiting_octets:
             self._end_transfer(self._transfer.take_data(self._lines.take_body()))
 
@@ -635,7 +637,7 @@ class ServerSession:
         if self._transfer.overflows:
             self._close(bounds.TOO_MUCH)
         elif rest is not None:
-            self._mode = Mode.ENDED
+            self._mode = _ENDED
             if rest:
                 self._lines.feed(rest)
 
@@ -657,12 +659,12 @@ class ServerSession:
             self.state = State.CHUNKS
             self._events.append(BodyStart(owed=False))
         self._transfer.begin_chunk(octets, last=last, refusal=refusal)
-        self._mode = Mode.CHUNK
+        self._mode = _CHUNK
         self._end_transfer(self._transfer.take_chunk(self._lines.take(octets)))
 
     def _end_body(self) -> None:
         """The octets of a body or chunk were handed out, so a failure to store them is known by now."""
-        self._mode = Mode.COMMAND
+        self._mode = _COMMAND
         found = self._transfer.verdict()
         if type(found) is BodyEnd:
             self._events.append(found)
