@@ -171,7 +171,7 @@ async def test_a_header_in_pieces_with_commands_behind_it(behind, dial):
 
 
 async def test_tls_begins_behind_the_header(behind, dial, certificates):
-    port = await behind(tls=certificates.server)
+    port = await behind(tls=certificates.server.context)
     caller = await dial(port)
     await caller.send(LINE)
     await caller.upgrade(certificates.client)
@@ -180,7 +180,7 @@ async def test_tls_begins_behind_the_header(behind, dial, certificates):
 
 
 async def test_a_client_hello_in_one_packet_with_the_header(behind, certificates):
-    port = await behind(tls=certificates.server)
+    port = await behind(tls=certificates.server.context)
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     tls = certificates.client.wrap_bio(incoming, outgoing, server_hostname="mx.example.org")
     reader, writer = await asyncio.open_connection("127.0.0.1", port)

@@ -7,7 +7,6 @@ it begins with it, and the protocol never see the header. The form of the header
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from typing import TYPE_CHECKING
 
 from pillarbox import observe
@@ -102,14 +101,19 @@ class ProxiedListener:
             connection.close()
             raise
         else:
-            handshake_s = _HANDSHAKE_S if self._tls is not None else None
-            with contextlib.suppress(OSError):  # a handshake that fails is no news, as on other listeners
-                await self._loop.connect_accepted_socket(
-                    lambda: self._factory(client),
-                    connection,
-                    ssl=self._tls,
-                    ssl_handshake_timeout=handshake_s,
-                )
+            await self._hand_on(connection, client)
+
+    async def _hand_on(self, connection: socket.socket, client: Peer | None) -> None:
+        handshake_s = _HANDSHAKE_S if self._tls is not None else None
+        try:
+            await self._loop.connect_accepted_socket(
+                lambda: self._factory(client), connection, ssl=self._tls, ssl_handshake_timeout=handshake_s
+            )
+        except OSError:  # a handshake that fails is no news, as on other listeners
+            pass
+        except BaseException:
+            connection.close()
+            raise
 
 
 def _cut_off(connection: socket.socket, balancer: str, problem: str) -> None:
