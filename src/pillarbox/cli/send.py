@@ -375,7 +375,7 @@ def _converse(
         mechanism = usable[0] if usable else "PLAIN"
         _go_on(plan, Stage.AUTH, dialogue.login(mechanism, plan.user, plan.password))
     if not plan.pipelining:
-        from dataclasses import replace
+        from msgspec.structs import replace
 
         extensions = replace(extensions, keywords=extensions.keywords - {"PIPELINING"})
     if plan.quit_after:
