@@ -36,7 +36,7 @@ def log(tmp_path):
     file = (tmp_path / "log").open("w+b")
     observe.configure(observe.LogSettings(format="json", level="debug"), descriptor=file.fileno())
     yield (tmp_path / "log").read_bytes
-    observe.configure(observe.LogSettings(level="error"))
+    observe.configure(observe.LogSettings(level="warning"))
     file.close()
 
 

@@ -70,7 +70,7 @@ def alarms(tmp_path):
         for line in map(json.loads, (tmp_path / "log").read_text().splitlines())
         if line["event"] == "alarm"
     ]
-    observe.configure(observe.LogSettings(level="error"))
+    observe.configure(observe.LogSettings(level="warning"))
     file.close()
 
 
