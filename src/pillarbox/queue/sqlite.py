@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 _HOLD = Transport.HOLD
 _FILE_THREADS = 4
-_MOST_HANDED_OVER = 64  # groups of works in one transaction
+_MOST_WORKS = 256  # in one transaction
 _QUIET_TURNS = 2  # of the loop, without new work, before what came is written
 _MOST_TURNS = 16
 _NO_FENCE = -1  # of a slot that is not held any more
@@ -78,7 +78,7 @@ class SqliteSpool:
         self._closing: asyncio.Future[None] | None = None
         self._fresh: list[Work] = []  # not yet handed over
         self._turns = self._quiet_turns = 0
-        self._work: SimpleQueue[list[Work] | None] = SimpleQueue()
+        self._work: SimpleQueue[Work | None] = SimpleQueue()
         self._file_threads = ThreadPoolExecutor(_FILE_THREADS, "pillarbox-files")
         self._reader_thread = ThreadPoolExecutor(1, "pillarbox-reader")
         self._writer = threading.Thread(target=self._write_until_closed, name="pillarbox-writer", daemon=True)
@@ -255,8 +255,8 @@ class SqliteSpool:
 
     def _hand_over(self) -> None:
         fresh, self._fresh = self._fresh, []
-        if fresh:
-            self._work.put(fresh)
+        for work in fresh:
+            self._work.put(work)
 
     def _call(self, call: Callable[[apsw.Connection], T]) -> asyncio.Future[T]:
         """Run `call` in the writer's next transaction."""
@@ -283,7 +283,7 @@ class SqliteSpool:
         except SpoolError as error:
             self._answer([(work, error)])
         else:
-            self._work.put([work])
+            self._work.put(work)
 
     def _sweep(self, slots: Sequence[int], before: int) -> None:
         """Remove what dead workers left half done: drafts, and body files below id `before` without a row."""
@@ -313,9 +313,9 @@ class SqliteSpool:
 
     def _wait(self, limit_s: float) -> tuple[list[Work], bool]:
         """All works that wait now, and whether more may come. Raises Empty after `limit_s`."""
-        found = [self._work.get(timeout=limit_s)]
-        found += [self._work.get_nowait() for _ in range(min(self._work.qsize(), _MOST_HANDED_OVER))]
-        return [work for works in found if works is not None for work in works], found[-1] is not None
+        works = [self._work.get(timeout=limit_s)]
+        works += [self._work.get_nowait() for _ in range(min(self._work.qsize(), _MOST_WORKS))]
+        return [work for work in works if work is not None], works[-1] is not None
 
     def _write(self, batch: Sequence[Work]) -> _Answers:
         """Write a batch in one transaction; if that fails for a reason of one member's, each in its own."""
