@@ -1,4 +1,4 @@
-"""Find the address of a web service that is to be posted to, and only one of the public internet unless allowed otherwise.
+"""Post to a web service: at an address of the public internet unless allowed otherwise, and without reading all it says.
 
 What is posted is the business of who asks.
 """
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import httpx2
 
+MAX_ANSWER_OCTETS = 16_384  # of a web service's answer; the rest is not read
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 # Not of the public internet either, though Python, or an older one, takes them for it: IPv4-compatible, IPv4-translated,
 # NAT64 of a network's own, documentation, segment routing, site-local.
@@ -37,6 +38,23 @@ async def pinned_host(url: httpx2.URL, *, allow_private: bool) -> str:
     if not allowed:
         raise RefusedAddressError(f"{url.host} has no public address")
     return allowed[0]
+
+
+async def send(client: httpx2.AsyncClient, request: httpx2.Request) -> tuple[httpx2.Response, str]:
+    """Send, and read no more of the answer than needed: the answer, and its status and first words.
+
+    Raises httpx2.HTTPError and OSError.
+    """
+    answer = await client.send(request, stream=True)
+    try:
+        start = b""
+        async for piece in answer.aiter_raw():
+            start += piece
+            if len(start) >= MAX_ANSWER_OCTETS:
+                break
+    finally:
+        await answer.aclose()
+    return answer, f"{answer.status_code} {start[:200].decode('utf-8', 'replace').strip()}".strip()
 
 
 def is_public(address: str) -> bool:

@@ -10,10 +10,9 @@ import ssl
 
 import httpx2
 
-from pillarbox.net.public_hosts import pinned_host
+from pillarbox.net.public_hosts import pinned_host, send
 
 _LIMIT_S = 60.0
-_MAX_ANSWER_OCTETS = 16384
 
 
 async def post_report(url: str, octets: bytes, *, ca_file: str = "", allow_private: bool = False) -> str:
@@ -47,15 +46,5 @@ async def _post(url: httpx2.URL, octets: bytes, ca_file: str, *, allow_private: 
             content=octets,
             extensions={"sni_hostname": url.host},  # the certificate must still be the name's
         )
-        answer = await client.send(request, stream=True)
-        try:
-            start = b""
-            async for piece in answer.aiter_raw():
-                start += piece
-                if len(start) >= _MAX_ANSWER_OCTETS:
-                    break
-        finally:
-            await answer.aclose()
-    if 200 <= answer.status_code < 300:
-        return ""
-    return f"{answer.status_code} {start[:200].decode('utf-8', 'replace').strip()}".strip()
+        answer, said = await send(client, request)
+    return "" if 200 <= answer.status_code < 300 else said

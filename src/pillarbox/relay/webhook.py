@@ -24,7 +24,7 @@ from pillarbox.mail.catalogue import delivery
 from pillarbox.mail.message import scan_head
 from pillarbox.mail.reply import printable
 from pillarbox.mail.units import Seconds, Settings
-from pillarbox.net.public_hosts import RefusedAddressError, pinned_host
+from pillarbox.net.public_hosts import RefusedAddressError, pinned_host, send
 from pillarbox.queue.spool import format_id
 from pillarbox.relay.final import content_of, final_fields, here
 
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from pillarbox.mail.reply import Reply, Result
     from pillarbox.queue.spool import Pending, Queued
 
-MAX_ANSWER_OCTETS = 16384  # of a web service's answer; the rest is not read
 _FOLDING = re.compile(rb"\r?\n(?=[ \t])")
 _RESERVED = frozenset({"host", "content-length", "content-type", "transfer-encoding", "idempotency-key"})
 _TOKEN = re.compile(r"[A-Za-z0-9-]+", re.ASCII)
@@ -152,16 +151,7 @@ class Webhook:
             content=body.stream(),
             extensions={"sni_hostname": self._url.host},  # the certificate must still be the name's
         )
-        answer = await self._client.send(request, stream=True)
-        try:
-            start = b""
-            async for piece in answer.aiter_raw():
-                start += piece
-                if len(start) >= MAX_ANSWER_OCTETS:
-                    break
-        finally:
-            await answer.aclose()
-        detail = f"{answer.status_code} {start[:200].decode('utf-8', 'replace').strip()}".strip()
+        answer, detail = await send(self._client, request)
         wait_s = retry_after(answer.headers.get("Retry-After", ""), time.time())
         return _Answer(answer.status_code, detail, wait_s)
 
