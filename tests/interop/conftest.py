@@ -27,8 +27,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import dns.dnssec
+import dns.dnssecalgs
+import dns.rdataset
+import dns.zone
 import pytest
 import trustme
+from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from pillarbox.control import trace
 from pillarbox.queue.ledger import Ledger
@@ -514,3 +519,63 @@ def own_network() -> Iterator[None]:
             yield
         finally:
             assert libc.setns(before.fileno(), _CLONE_NEWNET) == 0
+
+
+VALIDATING = """
+server:
+  do-daemonize: no
+  use-syslog: no
+  logfile: ""
+  verbosity: 1
+  chroot: ""
+  username: ""
+  pidfile: ""
+  directory: "{folder}"
+  {place}
+  module-config: "validator iterator"
+  trust-anchor-file: "anchor"
+  do-not-query-localhost: no
+  local-zone: "test." nodefault
+remote-control:
+  control-enable: no
+"""
+AUTHORITATIVE = """
+auth-zone:
+  name: "{name}"
+  zonefile: "{name}zone"
+  for-downstream: no
+  for-upstream: yes
+  fallback-enabled: no
+"""
+
+
+def sign(text: str) -> tuple[str, str]:
+    """The zone signed.test signed with a new key, and the key; the TLSA record of mx3 is forged afterwards."""
+    zone = dns.zone.from_text(text, relativize=False)
+    private = ed25519.Ed25519PrivateKey.generate()
+    public = dns.dnssec.make_dnskey(private.public_key(), dns.dnssecalgs.Algorithm.ED25519, flags=257)
+    dns.dnssec.sign_zone(zone, keys=[(private, public)], lifetime=86400, dnskey_ttl=300)
+    forged = dns.rdataset.from_text("IN", "TLSA", 300, f"3 1 1 {'00' * 32}")
+    zone.replace_rdataset("_25._tcp.mx3.signed.test.", forged)
+    return zone.to_text(relativize=False), f"signed.test. 300 IN DNSKEY {public.to_text()}\n"
+
+
+@pytest.fixture(scope="module")
+def serve_zones(
+    launch: Callable[..., Program], open_folder: Callable[[], Path]
+) -> Callable[[str, str, str], None]:
+    """Start a validating name server with the zones signed.test, which is signed here, and plain.test."""
+
+    def start(signed: str, plain: str, place: str) -> None:
+        folder = open_folder()
+        zone, anchor = sign(signed)
+        (folder / "signed.test.zone").write_text(zone)
+        (folder / "plain.test.zone").write_text(plain)
+        (folder / "anchor").write_text(anchor)
+        zones = "".join(AUTHORITATIVE.format(name=name) for name in ("signed.test.", "plain.test."))
+        (folder / "unbound.conf").write_text(VALIDATING.format(folder=folder, place=place) + zones)
+        unbound = shutil.which("unbound", path="/usr/sbin:/usr/bin")
+        program = launch(folder / "log", unbound, "-d", "-c", folder / "unbound.conf")
+        program.ready(lambda: "start of service" in program.said)
+
+    return start

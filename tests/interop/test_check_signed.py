@@ -9,15 +9,10 @@ import socket
 import ssl
 import threading
 
-import dns.dnssec
-import dns.dnssecalgs
-import dns.rdataset
-import dns.zone
 import pytest
 import trustme
 from click.testing import CliRunner
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from pillarbox.cli.commands import cli
@@ -27,34 +22,6 @@ pytestmark = [
     pytest.mark.interop,
     pytest.mark.skipif(UNBOUND is None, reason="unbound is not installed"),
 ]
-CONFIGURATION = """
-server:
-  do-daemonize: no
-  use-syslog: no
-  logfile: ""
-  verbosity: 1
-  chroot: ""
-  username: ""
-  pidfile: ""
-  directory: "{folder}"
-  interface: 127.0.0.1@{port}
-  port: {port}
-  module-config: "validator iterator"
-  trust-anchor-file: "anchor"
-  do-not-query-localhost: no
-  local-zone: "test." nodefault
-  local-zone: "_dmarc.test." static
-remote-control:
-  control-enable: no
-"""
-AUTHORITATIVE = """
-auth-zone:
-  name: "{name}"
-  zonefile: "{name}zone"
-  for-downstream: no
-  for-upstream: yes
-  fallback-enabled: no
-"""
 SIGNED = """
 $ORIGIN signed.test.
 $TTL 300
@@ -125,34 +92,15 @@ def greet(connection, context):
             pass
 
 
-def signed(text):
-    """A zone signed with a new key, and the key as an anchor; afterwards somebody changed a record of mx3."""
-    zone = dns.zone.from_text(text, relativize=False)
-    private = ed25519.Ed25519PrivateKey.generate()
-    public = dns.dnssec.make_dnskey(private.public_key(), dns.dnssecalgs.Algorithm.ED25519, flags=257)
-    dns.dnssec.sign_zone(zone, keys=[(private, public)], lifetime=86400, dnskey_ttl=300)
-    zone.replace_rdataset(
-        "_25._tcp.mx3.signed.test.", dns.rdataset.from_text("IN", "TLSA", 300, f"3 1 1 {NOBODY}")
-    )
-    return zone.to_text(relativize=False), f"signed.test. 300 IN DNSKEY {public.to_text()}\n"
-
-
 @pytest.fixture(scope="module")
-def names(launch, open_folder, host):
+def names(serve_zones, host):
     """The port of a name server that validates."""
-    folder = open_folder()
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
     values = {"key": host[1], "nobody": NOBODY}
-    zone, anchor = signed(SIGNED.format(**values))
-    (folder / "signed.test.zone").write_text(zone)
-    (folder / "plain.test.zone").write_text(PLAIN.format(**values))
-    (folder / "anchor").write_text(anchor)
-    zones = "".join(AUTHORITATIVE.format(name=name) for name in ("signed.test.", "plain.test."))
-    (folder / "unbound.conf").write_text(CONFIGURATION.format(folder=folder, port=port) + zones)
-    program = launch(folder / "log", UNBOUND, "-d", "-c", folder / "unbound.conf")
-    program.ready(lambda: "start of service" in program.said)
+    place = f'interface: 127.0.0.1@{port}\n  port: {port}\n  local-zone: "_dmarc.test." static'
+    serve_zones(SIGNED.format(**values), PLAIN.format(**values), place)
     return port
 
 

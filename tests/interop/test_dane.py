@@ -11,15 +11,9 @@ import ssl
 from pathlib import Path
 
 import apsw
-import dns.dnssec
-import dns.dnssecalgs
-import dns.rdataset
-import dns.rdatatype
-import dns.zone
 import pytest
 import trustme
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from pillarbox.queue.spool import State
@@ -31,32 +25,6 @@ pytestmark = [
     pytest.mark.xdist_group("unbound"),
     pytest.mark.skipif(UNBOUND is None, reason="unbound is not installed"),
 ]
-CONFIGURATION = """
-server:
-  do-daemonize: no
-  use-syslog: no
-  logfile: ""
-  verbosity: 1
-  chroot: ""
-  username: ""
-  pidfile: ""
-  directory: "{folder}"
-  interface: 127.0.0.1
-  module-config: "validator iterator"
-  trust-anchor-file: "anchor"
-  do-not-query-localhost: no
-  local-zone: "test." nodefault
-remote-control:
-  control-enable: no
-"""
-AUTHORITATIVE = """
-auth-zone:
-  name: "{name}"
-  zonefile: "{name}zone"
-  for-downstream: no
-  for-upstream: yes
-  fallback-enabled: no
-"""
 SIGNED = """
 $ORIGIN signed.test.
 $TTL 300
@@ -128,17 +96,6 @@ def key_digest(pem):
     return digest(info)
 
 
-def sign(text):
-    """A zone signed with a new key, and the key; the records of mx3 are changed afterwards."""
-    zone = dns.zone.from_text(text, relativize=False)
-    private = ed25519.Ed25519PrivateKey.generate()
-    public = dns.dnssec.make_dnskey(private.public_key(), dns.dnssecalgs.Algorithm.ED25519, flags=257)
-    dns.dnssec.sign_zone(zone, keys=[(private, public)], lifetime=86400, dnskey_ttl=300)
-    forged = dns.rdataset.from_text("IN", "TLSA", 300, f"3 1 1 {NOBODY}")
-    zone.replace_rdataset("_25._tcp.mx3.signed.test.", forged)
-    return zone.to_text(relativize=False), f"signed.test. 300 IN DNSKEY {public.to_text()}\n"
-
-
 class Certificates:
     def __init__(self):
         self.authority = trustme.CA()
@@ -169,23 +126,15 @@ def certificates():
 
 
 @pytest.fixture(scope="module")
-def start_unbound(own_network, launch, open_folder, certificates, pem):
+def start_unbound(own_network, serve_zones, certificates, pem):
     """Start a validating name server."""
-    folder = open_folder()
     values = {
         "key": key_digest(certificates.own.cert_chain_pems[0].bytes()),
         "authority": digest(read(certificates.authority.cert_pem.bytes()).public_bytes(Encoding.DER)),
         "postfix": key_digest(Path(pem.chain).read_bytes()),
         "nobody": NOBODY,
     }
-    zone, anchor = sign(SIGNED.format(**values))
-    (folder / "signed.test.zone").write_text(zone)
-    (folder / "plain.test.zone").write_text(PLAIN.format(**values))
-    (folder / "anchor").write_text(anchor)
-    zones = "".join(AUTHORITATIVE.format(name=name) for name in ("signed.test.", "plain.test."))
-    (folder / "unbound.conf").write_text(CONFIGURATION.format(folder=folder) + zones)
-    program = launch(folder / "log", UNBOUND, "-d", "-c", folder / "unbound.conf")
-    program.ready(lambda: "start of service" in program.said)
+    serve_zones(SIGNED.format(**values), PLAIN.format(**values), "interface: 127.0.0.1")
 
 
 SETTINGS = """
