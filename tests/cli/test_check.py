@@ -38,6 +38,11 @@ def answers(text):
         rdata = dns.rdata.from_text("IN", kind, data, origin=origin, relativize=False)
         zone.setdefault(f"{full} {kind}", []).append((full, 300, "IN", kind, rdata.to_text()))
         zone.setdefault(f"{full} *", "nothing")
+    for name in [one.removesuffix(" CNAME") for one in zone if one.endswith(" CNAME")]:
+        (alias,) = zone[f"{name} CNAME"]
+        for kind in ("A", "AAAA"):
+            behind = zone.get(f"{alias[-1]} {kind}", [])
+            zone[f"{name} {kind}"] = [alias, *behind]
     return zone
 
 
@@ -87,6 +92,46 @@ async def test_a_domain_that_is_as_it_should_be(look):
         "mode enforce",
     ):
         assert words in done.output, done.output
+
+
+SHORT = "MHwwDQYJKoZIhvcNAQEBBQADawAwaAJhAMZXPTWUl9mSCR862Uzs/AgUpYDM/K00xgAkpG2fT+M1Ko5FpVwfIgs/WvVbiJli/8UQdYP+KTBO1C5Uk9WtLm/NORennFr4rpmCrxyaUkalVBhwUBGgbnz/p/+63itU6QIDAQAB"  # 768 bits
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "topic", "level", "words", "record"),
+    [
+        ("@ MX 10 mx\n", "@ MX 10 www\nwww CNAME mx\n", "MX", "warning", "www.example.org, which is only an alias of mx.example.org",
+         "example.org. 3600 IN MX 10 mx.example.org."),
+        ("@ MX 10 mx\n", "@ MX 10 192.0.2.1.\n", "MX", "error", "MX names the address 192.0.2.1",
+         "example.org. 3600 IN MX 10 mail.example.org."),
+        ("@ MX 10 mx\n", "@ A 127.0.0.1\n", "MX", "hint", "has no MX record, so mail goes to its address",
+         "example.org. 3600 IN MX 10 example.org."),
+        ("@ MX 10 mx\n", "@ MX 10 mx\n@ MX 20 gone\n", "MX", "error", "gone.example.org, which does not exist", None),
+        ("@ MX 10 mx\n", "@ MX 10 mx\n@ MX 20 bare\nbare TXT x\n", "MX", "error", "bare.example.org, which has no address", None),
+        ("@ MX 10 mx\n", "@ MX 10 mx\n@ MX 0 .\n", "MX", "error", "a null MX stands beside others", "example.org. 3600 IN MX 0 ."),
+        ("~all", '~all"\n@ TXT "v=spf1 ip4:192.0.2.1 -all', "SPF", "error", "2 SPF records",
+         'example.org. 3600 IN TXT "v=spf1 ip4:192.0.2.1 mx ~all"'),
+        ("mx ~all", " ".join(f"a:mx{n}.example.org" for n in range(11)) + " ~all", "SPF", "error", "takes 11 look-ups, and 10 are allowed", None),
+        ("rua=mailto:postmaster@example.org", "", "DMARC", "hint", "nobody gets the DMARC reports",
+         '_dmarc.example.org. 3600 IN TXT "v=DMARC1; p=reject; rua=mailto:postmaster@example.org"'),
+        ("k=ed25519; p=dVtgZ6wnbI86Fs08DLTCzP3pUF5tGdeV7CHu1d6R5Iw=", f"p={SHORT}", "DKIM", "error", "768 bits", None),
+        ("1.0.0.127.in-addr.arpa. PTR mx\n", "", "reverse DNS", "warning", "127.0.0.1 (mx.example.org) has no name",
+         "1.0.0.127.in-addr.arpa. 3600 IN PTR mx.example.org."),
+        ("@ MX 10 mx\n", "@ MX 10 mx\n@ MX 20 mx2\nmx2 A 127.0.0.1\n", "MTA-STS", "error", "the policy does not name mx2.example.org",
+         '_mta-sts.example.org. 3600 IN TXT "v=STSv1; id='),
+    ],
+    ids=("alias", "address", "none", "gone", "bare", "null", "two-spf", "11-look-ups", "rua", "768", "ptr", "sts"),
+)  # fmt: skip
+async def test_what_is_wrong_with_a_zone(look, old, new, topic, level, words, record):
+    """Each served by a name server, and each with the record that mends it, if it can be known."""
+    assert old in GOOD
+    done = await look(GOOD.replace(old, new), "--json", "--fail-on", "hint")
+    remarks = json.loads(done.output)["remarks"]
+    (found,) = (one for one in remarks if one["topic"] == topic and words in one["found"])
+    assert found["level"] == level
+    assert (found["record"] or {}).get("zone", "").startswith(record or "")
+    assert (found["record"] is None) == (record is None)
+    assert done.exit_code == 1
 
 
 async def test_what_to_mend_comes_in_order_with_the_record(look):

@@ -17,7 +17,7 @@ from pillarbox.diagnose.domain_hosts import Visit
 from pillarbox.mailauth import keys
 from pillarbox.mailauth.dns import Answer
 from pillarbox.mailauth.mta_sts import Mode, StsPolicy
-from pillarbox.mailauth.publish import Key, Record
+from pillarbox.mailauth.publish import Key, Record, sts_record
 
 READERS = {
     "MX": lambda one: (one.preference, one.exchange.to_text(omit_final_dot=True).rstrip(".")),
@@ -98,6 +98,27 @@ def test_hosts_in_their_order_and_whether_dnssec_vouches_for_them():
     assert said(found.remarks) == []
 
 
+def test_an_exchanger_that_is_only_an_alias_is_named_by_its_own_name():
+    """The host still takes mail from those who look the other way."""
+
+    def answers(query):
+        if query.kind == "MX":
+            return Answer(((10, "a.d.test"),))
+        return Answer(("9.9.9.9",), name="b.d.test") if query.kind == "A" else Answer()
+
+    plan = where.find_exchangers("d.test")
+    query = next(plan)
+    try:
+        while True:
+            query = plan.send(answers(query))
+    except StopIteration as done:
+        found = done.value
+    assert [one.name for one in found.hosts] == ["a.d.test"]
+    (remark,) = (one for one in found.remarks if one.level is Level.WARNING)
+    assert "only an alias of b.d.test" in remark.found
+    assert remark.record == Record("d.test", "MX", "10 b.d.test.")
+
+
 def test_inner_addresses_are_good_if_an_inner_name_server_is_asked():
     found = ask(where.find_exchangers("d.test", private=True), "@ MX 10 in\nin A 10.0.0.1")
     assert (len(found.hosts), said(found.remarks)) == (1, [])
@@ -132,11 +153,13 @@ def test_a_domain_without_mail_should_say_so_everywhere():
         ("v=spf1 ip4:9.9.9.9 ?all", "WARNING", "?all says nothing", "v=spf1 ip4:9.9.9.9 ~all"),
         ("v=spf1 ip4:9.9.9.9", "WARNING", "has no end", "v=spf1 ip4:9.9.9.9 ~all"),
         ("v=spf1 ~all ip4:9.9.9.9", "WARNING", "ip4:9.9.9.9 behind ~all", "v=spf1 ip4:9.9.9.9 ~all"),
-        ("v=spf1 ptr ~all", "HINT", "uses ptr", None),
+        ("v=spf1 mx ptr ~all", "HINT", "uses ptr", "v=spf1 mx ~all"),
         ("v=spf1 include:gone.d.test ~all", "ERROR", "gone.d.test has no SPF record", None),
         ("v=spf1 include:d.test ~all", "ERROR", "leads in a circle", None),
-        ("v=spf1 a:g1.d.test ~all", "HINT", "names what is not there: a:g1.d.test", None),
-        ("v=spf1 a:g1.d.test a:g2.d.test a:g3.d.test ~all", "ERROR", "what is not there", None),
+        ("v=spf1 a:g1.d.test ~all", "HINT", "names what is not there: a:g1.d.test", "v=spf1 ~all"),
+        ("v=spf1 a:g1.d.test a:g2.d.test a:g3.d.test ~all", "ERROR", "what is not there", "v=spf1 ~all"),
+        ("v=spf1 include:void.d.test ~all", "HINT", "names what is not there: a:g1.d.test", None),
+        ("v=spf1 include:many.d.test ?a:a1.d.test mx ~all", "ERROR", "takes 11 look-ups", "v=spf1 include:many.d.test ?ip4:9.9.9.9 ip4:9.9.9.9 ~all"),
         ("v=spf1 include:many.d.test include:few.d.test ~all", "ERROR", "takes 12 look-ups, and 10 are allowed: include:many.d.test 9, include:few.d.test 3", None),
         ("v=spf1 include:many.d.test ~all", "HINT", "takes 9 of 10 look-ups", None),
         ("v=spf1 redirect=open.d.test", "OK", "1 of 10", None),
@@ -146,6 +169,7 @@ def test_spf(record, level, words, better):
     zone = "".join(f"a{n} A 9.9.9.9\n" for n in range(9))
     zone += 'many TXT "v=spf1 ' + " ".join(f"a:a{n}.d.test" for n in range(8)) + ' ~all"\n'
     zone += 'few TXT "v=spf1 a:a1.d.test exists:%{i}.d.test ~all"\nopen TXT "v=spf1 ip4:9.9.9.9 -all"\n'
+    zone += 'void TXT "v=spf1 a:g1.d.test ~all"\n@ MX 10 a2\n'
     zone += f'@ TXT "{record}"' if record else ""
     remarks = ask(senders.check_spf("d.test"), zone)
     found = next((one for one in remarks if one.level.name == level and words in one.found), None)
@@ -238,11 +262,11 @@ def test_a_selector_that_is_not_there_says_nothing():
             "v=DMARC1; p=reject; rua=mailto:x@d.test",
         ),
         ("v=DMARC1; p=reject;", "HINT", "nobody gets", "v=DMARC1; p=reject; rua=mailto:postmaster@d.test"),
-        ("v=DMARC1; p=reject; sp=none; rua=mailto:x@d.test", "HINT", "any subdomain", None),
+        ("v=DMARC1; p=reject; sp=none; rua=mailto:x@d.test", "HINT", "any subdomain", "v=DMARC1; p=reject; rua=mailto:x@d.test"),
         ("v=DMARC1; p=reject; rua=mailto:x@other.test", "WARNING", "gets no reports", "v=DMARC1"),
         ("v=DMARC1; p=reject; rua=mailto:x@d.test", "OK", "p=reject", None),
     ],
-)
+)  # fmt: skip
 def test_dmarc(record, level, words, better):
     remarks = ask(senders.check_dmarc("d.test"), f'_dmarc TXT "{record}"' if record else "")
     found = next((one for one in remarks if one.level.name == level and words in one.found), None)
@@ -357,7 +381,14 @@ HOST = Exchanger("a.d.test", 10, ("9.9.9.9",), secure=True)
 )
 def test_mta_sts(policy, visit, level, words):
     remarks = hosts.judge_sts("d.test", policy, [HOST], [visit])
-    assert any(one.level.name == level and words in one.found for one in remarks), remarks
+    (found,) = (one for one in remarks if one.level.name == level and words in one.found)
+    proposed = {
+        "does not name": (policy.mode, "b.d.test", "a.d.test"),
+        "mode testing": (Mode.ENFORCE, "*.d.test"),
+    }
+    if words.startswith(tuple(proposed)):
+        mode, *mx = next(proposed[one] for one in proposed if words.startswith(one))
+        assert found.record == sts_record("d.test", str(StsPolicy(mode, policy.max_age_s, tuple(mx))))
 
 
 def test_a_policy_is_proposed_with_the_record_that_announces_it():

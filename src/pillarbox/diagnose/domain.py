@@ -56,6 +56,7 @@ class Exchanger(msgspec.Struct, frozen=True):
     preference: int
     addresses: tuple[str, ...] = ()
     secure: bool = False  # DNSSEC vouches for its being one
+    alias_of: str = ""  # the name that its addresses belong to, if that is another one
 
 
 class Exchangers(msgspec.Struct, frozen=True):
@@ -114,10 +115,12 @@ def find_exchangers(domain: str, *, private: bool = False) -> Plan[Exchangers]:
     hosts = []
     for preference, host in named:
         found = yield from _find_host(domain, host, preference, secure=answer.secure, private=private)
-        if isinstance(found, Exchanger):
-            hosts.append(found)
-        else:
+        if not isinstance(found, Exchanger):
             remarks.append(found)
+            continue
+        hosts.append(found)
+        if found.alias_of and answer.records:
+            remarks.append(_named_by_alias(domain, found))
     if not hosts and not any(one.level is Level.UNCLEAR for one in remarks):
         remarks.append(
             Remark("MX", Level.ERROR, "no host takes mail for the domain", "Mail to it is returned.")
@@ -132,12 +135,13 @@ def _find_host(
     domain: str, host: str, preference: int, *, secure: bool, private: bool
 ) -> Generator[Query, Answer, Exchanger | Remark]:
     if _ip(host) is not None:
+        named = Record(f"mail.{domain}", "AAAA" if ":" in host else "A", host)
         return Remark(
             "MX",
             Level.ERROR,
-            f"MX names the address {host}, and must name a host",
-            "Give the host a name with an address record, and name that.",
-            Record(domain, "MX", f"{preference} mail.{domain}."),
+            f"MX names the address {host}, and must name a host (RFC 5321 5.1)",
+            f"No sender finds it. Give the host a name, {named}, and name that.",
+            Record(domain, "MX", f"{preference} {named.name}."),
         )
     answers = [(yield Query(host, "AAAA")), (yield Query(host, "A"))]
     addresses = [address for answer in answers for address in answer.records]
@@ -157,7 +161,23 @@ def _find_host(
             f"{host} has only addresses that the internet can't reach: {', '.join(inner)}",
             "Publish its public address.",
         )
-    return Exchanger(host, preference, tuple(addresses), secure=secure and all(one.secure for one in answers))
+    return Exchanger(
+        host,
+        preference,
+        tuple(addresses),
+        secure=secure and all(one.secure for one in answers),
+        alias_of=next((one.name for one in answers if one.records), ""),
+    )
+
+
+def _named_by_alias(domain: str, host: Exchanger) -> Remark:
+    return Remark(
+        "MX",
+        Level.WARNING,
+        f"MX names {host.name}, which is only an alias of {host.alias_of}",
+        "That is not allowed (RFC 2181 10.3), and some senders deliver nothing. Name the host itself.",
+        Record(domain, "MX", f"{host.preference} {host.alias_of}."),
+    )
 
 
 def _null_mx(domain: str, named: list[tuple[int, str]]) -> Plan[Exchangers]:

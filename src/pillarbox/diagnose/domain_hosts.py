@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from msgspec.structs import replace
 
 from pillarbox.diagnose.domain import Exchanger, Level, Remark, unclear
 from pillarbox.mailauth import certificates, dane, mta_sts
@@ -206,10 +207,12 @@ def judge_sts(
     )
     remarks = []
     if policy.mode is not mta_sts.Mode.NONE:
-        for host in hosts:
-            if not policy.names(host.name):
-                found = f"the policy does not name {host.name}, which takes mail"
-                remarks.append(Remark("MTA-STS", level, found, f"{harm} Add the line: mx: {host.name}"))
+        unnamed = [host.name for host in hosts if not policy.names(host.name)]
+        wanted = replace(policy, mx=(*policy.mx, *unnamed))
+        for name in unnamed:
+            found = f"the policy does not name {name}, which takes mail"
+            advice = f"{harm} Add the line mx: {name}, and change the id of the record."
+            remarks.append(Remark("MTA-STS", level, found, advice, sts_record(domain, str(wanted))))
         for one in visits:
             if (
                 policy.names(one.host)
@@ -221,7 +224,8 @@ def judge_sts(
                 remarks.append(Remark("MTA-STS", level, f"{one.who} breaks the policy: {why}", harm))
     if not strict and not remarks:
         advice = "If the reports show no failures, write mode: enforce, and change the id of the record."
-        remarks.append(Remark("MTA-STS", Level.HINT, f"the policy has mode {policy.mode}", advice))
+        announced = sts_record(domain, str(replace(policy, mode=mta_sts.Mode.ENFORCE)))
+        remarks.append(Remark("MTA-STS", Level.HINT, f"the policy has mode {policy.mode}", advice, announced))
     if policy.max_age_s < _DAY_S:
         found = f"the policy is forgotten after {policy.max_age_s} seconds"
         remarks.append(Remark("MTA-STS", Level.HINT, found, f"Some weeks are right: max_age: {_STS_AGE_S}"))

@@ -30,6 +30,7 @@ USUAL_SELECTORS = (
     "mxvault", "protonmail", "zoho", "smtp", "key1", "key2",
 )  # fmt: skip
 _MAX_RECORDS = 40  # SPF records that are fetched for one domain
+_MAX_HOSTS = 10  # of one mx term (RFC 7208 4.6.4)
 _GOOD_RSA_BITS = 2048
 _END = re.compile(r"[+?~-]?all", re.IGNORECASE)
 _ASKS = frozenset(("include", "a", "mx", "ptr", "exists"))
@@ -72,7 +73,10 @@ def check_spf(domain: str, *, takes_mail: bool = True) -> Plan[list[Remark]]:
         return [Remark("SPF", Level.ERROR, f"the SPF record can't be read: {error}", advice, wanted)]
     tally = _Tally()
     yield from _count(record, domain, (domain,), tally, top=True)
-    remarks = _judge_tally(tally) + _judge_terms(domain, text, record)
+    cheaper = None
+    if tally.terms > spf.MAX_LOOKUPS:
+        cheaper = yield from _with_networks(domain, text, record, tally)
+    remarks = _judge_tally(domain, text, tally, cheaper) + _judge_terms(domain, text, record)
     if not remarks:
         shown = f"{text} ({tally.terms} of {spf.MAX_LOOKUPS} look-ups)"
         remarks.append(Remark("SPF", Level.OK, shown))
@@ -153,7 +157,32 @@ def _literal(parts: MacroString) -> str:
     return parts[0].lower().removesuffix(".") if len(parts) == 1 and isinstance(parts[0], str) else ""
 
 
-def _judge_tally(tally: _Tally) -> list[Remark]:
+def _with_networks(
+    domain: str, text: str, record: SpfRecord, tally: _Tally
+) -> Generator[Query, Answer, Record | None]:
+    """The record with the addresses of the domain's own hosts in place of their names, if that makes it cheap enough."""
+    words = text.split()
+    saved = 0
+    for term in record.terms:
+        name = _literal(term.target) if term.target is not None else domain
+        if term.kind not in ("a", "mx") or not name or "/" in term.text:
+            continue
+        hosts = [name]
+        if term.kind == "mx":
+            hosts = [host for _, host in (yield Query(name, "MX")).records[:_MAX_HOSTS]]
+        found = []
+        for host in hosts:
+            found += [f"ip4:{address}" for address in (yield Query(host, "A")).records]
+            found += [f"ip6:{address}" for address in (yield Query(host, "AAAA")).records]
+        if not found:
+            continue
+        sign = term.text[0] if term.text[0] in "+-~?" else ""
+        words[words.index(term.text)] = " ".join(dict.fromkeys(f"{sign}{one}" for one in found))
+        saved += 1
+    return Record(domain, "TXT", " ".join(words)) if 0 < tally.terms - saved <= spf.MAX_LOOKUPS else None
+
+
+def _judge_tally(domain: str, text: str, tally: _Tally, cheaper: Record | None = None) -> list[Remark]:
     if tally.problem:
         advice = "Receivers find a permanent error, and many refuse the mail. Correct or remove that term."
         return [Remark("SPF", Level.ERROR, tally.problem, advice)]
@@ -167,7 +196,7 @@ def _judge_tally(tally: _Tally) -> list[Remark]:
             "Receivers stop with a permanent error. Remove services that you no longer use, and write networks of your own "
             "as ip4: and ip6:, which cost nothing."
         )
-        remarks.append(Remark("SPF", Level.ERROR, found, advice))
+        remarks.append(Remark("SPF", Level.ERROR, found, advice, cheaper))
     elif tally.terms > spf.MAX_LOOKUPS - 2:
         found = f"the SPF record takes {tally.terms} of {spf.MAX_LOOKUPS} look-ups: {shares}"
         advice = "It breaks when one of the services that it includes adds another."
@@ -177,17 +206,17 @@ def _judge_tally(tally: _Tally) -> list[Remark]:
         advice = (
             f"More than {spf.MAX_VOID} look-ups without a result are a permanent error. Remove these terms."
         )
-        remarks.append(Remark("SPF", Level.ERROR, found, advice))
+        remarks.append(Remark("SPF", Level.ERROR, found, advice, _without(domain, text, tally.void)))
     elif tally.void:
-        remarks.append(
-            Remark(
-                "SPF",
-                Level.HINT,
-                f"the SPF record names what is not there: {', '.join(tally.void)}",
-                "Remove it.",
-            )
-        )
+        found = f"the SPF record names what is not there: {', '.join(tally.void)}"
+        remarks.append(Remark("SPF", Level.HINT, found, "Remove it.", _without(domain, text, tally.void)))
     return remarks
+
+
+def _without(domain: str, text: str, terms: Sequence[str]) -> Record | None:
+    """The record without some terms; None if they stand in records that it includes."""
+    left = [word for word in text.split() if word not in terms]
+    return Record(domain, "TXT", " ".join(left)) if len(left) < len(text.split()) else None
 
 
 def _judge_terms(domain: str, text: str, record: SpfRecord) -> list[Remark]:
@@ -210,7 +239,10 @@ def _judge_terms(domain: str, text: str, record: SpfRecord) -> list[Remark]:
         remarks.append(Remark("SPF", Level.WARNING, found, "Put it in front of the end.", softer))
     if any(term.kind == "ptr" for term in record.terms):
         advice = "It is slow and not to be used (RFC 7208 5.5). Name the hosts or networks."
-        remarks.append(Remark("SPF", Level.HINT, "the SPF record uses ptr", advice))
+        named = [term.text for term in record.terms if term.kind == "ptr"]
+        remarks.append(
+            Remark("SPF", Level.HINT, "the SPF record uses ptr", advice, _without(domain, text, named))
+        )
     return remarks
 
 
@@ -329,17 +361,22 @@ def _judge_policy(domain: str, record: dmarc.Record, wanted: Record) -> list[Rem
         advice = "Once the reports show that your own mail passes, ask for more."
         remarks.append(Remark("DMARC", Level.HINT, found, advice, stricter))
     elif record.of_subdomains == "none":
-        remarks.append(
-            Remark("DMARC", Level.HINT, "mail forged in the name of any subdomain is delivered (sp=none)")
-        )
+        found = "mail forged in the name of any subdomain is delivered (sp=none)"
+        advice = "Without sp= they have the policy of the domain."
+        same = wanted._replace(data="; ".join(_fields(record, "sp")))
+        remarks.append(Remark("DMARC", Level.HINT, found, advice, same))
     return remarks
 
 
 def _stricter(record: dmarc.Record) -> str:
-    fields = [one.strip() for one in record.text.split(";")]
-    kept = [one for one in fields if one and one.partition("=")[0].strip().lower() not in ("p", "t", "v")]
     policy = "quarantine" if record.policy == "none" else record.policy
-    return "; ".join(("v=DMARC1", f"p={policy}", *kept))
+    return "; ".join(("v=DMARC1", f"p={policy}", *_fields(record, "p", "t", "v")))
+
+
+def _fields(record: dmarc.Record, *tags: str) -> list[str]:
+    """What a record says, without some tags."""
+    fields = [one.strip() for one in record.text.split(";")]
+    return [one for one in fields if one and one.partition("=")[0].strip().lower() not in tags]
 
 
 def _check_consent(domain: str, address: str) -> Plan[list[Remark]]:
