@@ -140,3 +140,19 @@ async def test_a_long_header_section_is_read_whole_but_kept_once(open_office, be
     answer = await caller.ask(hops + b"Subject: x\r\n\r\ntext\r\n.")
     expected = b"554 5.4.6 " if fields < 2900 else b"552 5.3.4 "
     assert answer.startswith(expected), answer
+
+
+async def test_who_asks_for_much_waits_in_line_and_others_are_served_in_between(open_office, begin):
+    """However many flood the server, a client with one question waits for no more than a turn of one of them."""
+    office = await open_office(limits=Limits(empty_commands=1_000_000))
+    flooders = [await begin(office) for _ in range(10)]
+    other = await begin(office)
+    for caller in flooders:
+        caller.writer.write(b"NOOP\r\n" * 5000)
+    for _ in range(5):
+        assert await other.ask(b"NOOP") == b"250 2.0.0 OK\r\n"
+    answered = sum(protocol._session._used.empty for protocol in office.protocols[:10])
+    assert answered < 3000, "each turn of the loop would have answered all of them"
+    for caller in flooders:
+        for _ in range(5000):
+            assert await caller.reply() == b"250 2.0.0 OK\r\n"

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from pillarbox.policy.tarpit import Tarpit
 
 _MAX_WAITING_OCTETS = 65_536  # kept while a decision is being made; more stays in the kernel
-_MAX_EVENTS_A_TURN = 100  # one client's flood of commands must not hold up the others
+_MAX_EVENTS_A_TURN = 25  # one client's flood of commands must not hold up the others
 _HANDSHAKE_S = 30.0
 _CLOSED, _BUSY = Signal.CLOSED, Signal.BUSY  # asked about at each turn, as in the core
 _LINGER_S = 2.0
@@ -186,7 +186,12 @@ class SmtpProtocol(asyncio.Protocol):
         self._session.receive(data, time.monotonic())
         if self._task is None and not self._choked:  # not _holds_back: this is asked for each command
             self._pump()
-        elif not self._paused and self._session.waiting_octets > _MAX_WAITING_OCTETS:
+        elif self._session.waiting_octets > _MAX_WAITING_OCTETS:
+            self._pause()
+
+    def _pause(self) -> None:
+        """Leave in the kernel what the client sends on."""
+        if not self._paused:
             self._paused = True
             self._transport.pause_reading()
 
@@ -280,7 +285,8 @@ class SmtpProtocol(asyncio.Protocol):
         if event is _CLOSED:
             self._hang_up()
         elif event is _BUSY:
-            self._await(asyncio.sleep(0))
+            self._pause()
+            self._await(self._desk.connections.turns.wait())
 
     def _tarry(self, tarpit: Tarpit) -> bool:
         """Whether the answers are kept back for a while, because there are refusals among them."""

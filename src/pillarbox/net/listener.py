@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from pillarbox import observe
 from pillarbox.mail.units import Seconds, Settings
+from pillarbox.net.turns import Turns
 from pillarbox.policy.lists import neighbourhood
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ class Connections:
         ] = {}  # what those that are logged in count as, if accounts are counted
         self._emptied = asyncio.Event()  # set when the last one closes
         self.draining = False
+        self.turns = Turns()
         self.lingering = (
             0  # connections that we have hung up on, which are read until their clients have, too
         )

@@ -31,6 +31,7 @@ from pillarbox.smtp.profile import PLAIN_CHANNEL, TLS_CHANNEL, Channel, Offer, P
 from pillarbox.smtp.sasl import MAX_RESPONSE_OCTETS
 from pillarbox.smtp.states import ALWAYS, HTTP, ORDERED, WITHOUT_TLS, Mode, State
 from pillarbox.smtp.transfer import Transfer
+from pillarbox.smtp.usage import Usage
 from pillarbox.smtp.wire import TLS_HANDSHAKE, LineFault, LineReader
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ _COMMAND, _SASL, _DATA, _CHUNK, _ENDED, _HANDSHAKE, _CLOSED = Mode
 _TURNED_AWAY, _WEAK, _IN_MAIL, _NEED_DATA = State.REFUSED, State.WEAK, State.MAIL, Signal.NEED_DATA
 _APART = (State.CONNECTED, State.REFUSED, State.WEAK)  # no transaction leads there or away from there
 _TIMED_BY_DATA = (_DATA, _CHUNK)
-_MAX_REPLIES_A_TURN = 100  # given here, without an event, before they are sent and others have their turn
+_MAX_REPLIES_A_TURN = 25  # given here, without an event, before they are sent and others have their turn
 
 
 class ServerSession:
@@ -57,13 +58,10 @@ class ServerSession:
         "_accepted",
         "_domains",
         "_draining",
-        "_empty",
         "_events",
         "_exchange",
-        "_failures",
         "_lines",
         "_mail",
-        "_messages",
         "_mode",
         "_offer",
         "_out",
@@ -72,9 +70,9 @@ class ServerSession:
         "_refused",
         "_transfer",
         "_tried",
+        "_used",
         "channel",
         "deadline",
-        "errors",
         "hello",
         "hello_verb",
         "login",
@@ -96,8 +94,7 @@ class ServerSession:
         self._mode = _COMMAND
         self._owed: Event | None = None
         self._offer: Offer | None = None  # in the answer to the `Hello` that is owed
-        self.errors = self._messages = self._failures = 0
-        self._empty = 0  # commands since the last message that led nowhere
+        self._used = Usage()
         self._draining = False
         self._exchange: exchange.Exchange | None = None
         self._transfer = Transfer(self._events)
@@ -209,6 +206,11 @@ class ServerSession:
         return self._lines.waiting_octets
 
     @property
+    def errors(self) -> int:
+        """Mistakes of the client so far."""
+        return self._used.errors
+
+    @property
     def sender(self) -> Address | None:
         """The reverse-path of the open transaction."""
         return self._mail.sender if self._mail is not None else None
@@ -260,7 +262,7 @@ class ServerSession:
         self._owed = None
         self._forget_client()
         self.login = login
-        self.errors = self._messages = self._failures = self._empty = 0
+        self._used = Usage()
         self._greet(refusal)
         self._finish_if_draining()
 
@@ -328,7 +330,7 @@ class ServerSession:
     def _after_body_end(self, _event: BodyEnd, reply: Reply) -> None:
         if self._profile.lmtp:
             self._out.extend([reply.wire] * (self._accepted - 1))
-        self._empty = 0
+        self._used.empty = 0
         self._reset()
 
     def _after_hello(self, event: Hello, reply: Reply) -> None:
@@ -362,9 +364,7 @@ class ServerSession:
             self.state = self._idle_state()
             return
         if reply.permanent:
-            self._failures += 1
-        if self._failures >= self._profile.limits.login_failures:
-            self._close(auth.TOO_MANY_FAILURES)
+            self._close_for(self._used.failed_login(self._profile.limits))
 
     def _idle_state(self) -> State:
         needs_login = self._profile.needs_login and not self.login
@@ -391,12 +391,12 @@ class ServerSession:
         """Answer a command ourselves, and count it if it was a mistake."""
         self._out.append(reply.wire)
         if reply.permanent:
-            self._err()
+            self._close_for(self._used.mistake(self._profile.limits))
 
-    def _err(self) -> None:
-        self.errors += 1
-        if self.errors >= self._profile.limits.errors:
-            self._close(session.TOO_MANY_ERRORS)
+    def _close_for(self, cause: Cause | None) -> None:
+        """Close the session if there is a cause to."""
+        if cause is not None and self._mode is not _CLOSED:
+            self._close(cause)
 
     def _close(self, cause: Cause) -> None:
         self._out.append(self._profile.say(cause).wire)
@@ -480,9 +480,9 @@ class ServerSession:
 
     def _do_mail(self, argument: str) -> None:
         limits = self._profile.limits
-        self._messages += 1  # RFC 9422 4.1: failed ones count too
-        if self._messages > limits.messages:
-            self._close(session.TOO_MANY_MESSAGES)
+        spent = self._used.message(limits)
+        if spent is not None:
+            self._close(spent)
             return
         event = grammar.parse_mail(argument, self.offered, self._profile.suspended)
         if self.hello_verb == "HELO" and self._profile.strict_pipelining and self._runs_ahead:
@@ -551,10 +551,8 @@ class ServerSession:
         self._idle()
 
     def _idle(self) -> None:
-        """A command led nowhere: so many of them count as mistakes, lest they go on for ever."""
-        self._empty += 1
-        if self._empty > self._profile.limits.empty_commands and self._mode is not _CLOSED:
-            self._err()
+        """A command led nowhere."""
+        self._close_for(self._used.idle(self._profile.limits))
 
     def _do_quit(self, argument: str) -> None:
         if argument:
