@@ -41,14 +41,27 @@ if TYPE_CHECKING:
     from pillarbox.config import Config
     from pillarbox.inbound.origin import OriginChecks
     from pillarbox.policy.account_file import FileAccounts
+    from pillarbox.policy.forwarding import FindSender
     from pillarbox.policy.next_hop import Probe
     from pillarbox.policy.signing import SigningKeys
 
 
-def get_tools(config: Config, resolver: Resolver, memory: Memory, probe: Probe | None = None) -> Tools:
+def get_tools(
+    config: Config,
+    resolver: Resolver,
+    memory: Memory,
+    probe: Probe | None = None,
+    find_sender: FindSender | None = None,
+) -> Tools:
     """What the checks of a configuration work with; nothing is opened before a check asks."""
     tools = Tools(
-        config.hostname, Path(config.data), resolver.lookup, memory, probe=probe, recall=resolver.recall
+        config.hostname,
+        Path(config.data),
+        resolver.lookup,
+        memory,
+        probe=probe,
+        recall=resolver.recall,
+        find_sender=find_sender,
     )
     scanner = config.scanner
     if not scanner.clamd and not scanner.rspamd:
@@ -80,7 +93,8 @@ class Policy:
         self._kept = _Kept(config, known)
         self.directory = Directory(config.directory, known=known, asked=self._kept.asked)
         if config.srs.rewrite:
-            self.directory.forwarding = Forwarding(load_keys(Path(config.data)), self.directory.serves)
+            keys = load_keys(Path(config.data))
+            self.directory.forward(Forwarding(keys, self.directory.serves, tools.find_sender))
         self.directory.read_files()
         self._stored = StoredNames(Path(config.data) / FILE, self.directory)
         self._stored.take(self._stored.read())

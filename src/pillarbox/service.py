@@ -32,6 +32,7 @@ from pillarbox.net.renewal import Renewal
 from pillarbox.net.resolver import Resolver
 from pillarbox.policies import Policy, get_tools
 from pillarbox.policy.checks import Tools
+from pillarbox.policy.forwarding import Leaving
 from pillarbox.policy.memory import Memory
 from pillarbox.policy.quota import mailbox_of
 from pillarbox.policy.rules import Role
@@ -41,7 +42,7 @@ from pillarbox.policy.verify import VerifyPolicy
 from pillarbox.queue.ledger import Ledger
 from pillarbox.queue.manager import Manager
 from pillarbox.queue.returned import Returns
-from pillarbox.queue.spool import format_id
+from pillarbox.queue.spool import SpoolError, format_id, parse_id
 from pillarbox.queue.sqlite import SqliteSpool
 from pillarbox.queue.suppressing import Suppressions
 from pillarbox.relay.connection import client_context
@@ -462,16 +463,26 @@ class Service:
         return self.door.prepare_report(envelope, octets, now)
 
     def _get_tools(self, config: Config, resolver: Resolver) -> Tools:
-        return get_tools(config, resolver, self._memory, self._probe)
+        return get_tools(config, resolver, self._memory, self._probe, self._find_sender)
 
     async def _probe(self, route: Route, address: str) -> Result:
         """Ask the hosts of a route about an address, by the present settings."""
         return await self._network.probe(route, address)
 
-    def _sender_for(self, sender: str, recipient: Recipient) -> str:
+    def _sender_for(self, sender: str, queue_id: str, recipient: Recipient) -> Leaving:
         """The reverse-path of a copy, by the present settings and keys."""
         forwarding = self._policy.directory.forwarding
-        return sender if forwarding is None else forwarding.sender_for(sender, recipient)
+        return Leaving(sender) if forwarding is None else forwarding.sender_for(sender, queue_id, recipient)
+
+    async def _find_sender(self, queue_id: str) -> str:
+        """Who sent a message; "" if it is not known any more. Raises LookupError if the store can't tell now."""
+        try:
+            sent = await self.spool.find_sent([parse_id(queue_id)], [])
+        except SpoolError as error:
+            raise LookupError(str(error)) from error
+        except ValueError:
+            return ""
+        return "" if sent is None else sent.sender
 
     def _mailbox_of(self, address: str) -> Mailbox | None:
         """What is known of a mailbox now, if any has limits."""

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pillarbox.mail.address import Address, parse_address
-from pillarbox.mail.srs import VALID_DAYS, Flaw, Rewriter, looks_rewritten
+from pillarbox.mail.srs import VALID_DAYS, Flaw, Kept, Rewriter, looks_rewritten
 
 NOW = 1_800_000_000.0
 DAY = 86_400
@@ -82,8 +82,17 @@ def test_what_other_servers_write_is_carried_on_as_it_is():
 @pytest.mark.parametrize(
     "sender", ["x" * 50 + "@sender.test", "a%b@sender.test", "a!b@sender.test", '"a@b"@sender.test']
 )
-def test_no_address_is_made_that_could_not_come_back(sender):
-    assert OURS.rewrite(parse_address(sender), "alias.test", now=NOW) is None
+def test_what_does_not_fit_is_named_by_its_message(sender):
+    writer = parse_address(sender)
+    assert OURS.rewrite(writer, "alias.test", now=NOW) is None
+    made = OURS.rewrite(writer, "alias.test", now=NOW, queue_id="06DX6V4Q0RS2T")
+    assert len(made.local) <= 64
+    for local in (made.local, made.local.lower()):
+        assert OURS.read(local, now=NOW) == Kept("06DX6V4Q0RS2T")
+    assert OURS.read(made.local, now=NOW + (VALID_DAYS + 1) * DAY) is Flaw.EXPIRED
+    assert OURS.read(made.local.replace("06DX6V4", "06DX6V5"), now=NOW) is Flaw.FORGED
+    beyond = Rewriter([b"3" * 32]).rewrite(made, "third.test", now=NOW)
+    assert Rewriter([b"3" * 32]).read(beyond.local, now=NOW) == made
 
 
 @pytest.mark.parametrize(

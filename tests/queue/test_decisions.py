@@ -2,7 +2,7 @@
 
 import pytest
 
-from pillarbox.mail.catalogue import delivery
+from pillarbox.mail.catalogue import delivery, transport
 from pillarbox.mail.reply import Reply, Stage, parse_reply
 from pillarbox.queue.decisions import ROWS, Action, Fact, Pace, Scope, Step, diagnose, find
 
@@ -55,6 +55,7 @@ TABLE = [
     ("not offered, required", T.STARTTLS, own(delivery.TLS_NOT_OFFERED), F.TLS_REQUIRED, A.NEXT_HOST, S.RETRY, W.HOST, P.NORMAL),
     ("handshake", T.TLS, own(delivery.TLS_FAILED), NO, A.RECONNECT, S.RETRY, W.HOST, P.NORMAL),
     ("handshake, required", T.TLS, own(delivery.TLS_FAILED), F.TLS_REQUIRED, A.NEXT_HOST, S.RETRY, W.HOST, P.NORMAL),
+    ("handshake, of a message that demands it", T.TLS, own(transport.NEEDS_ENCRYPTION), NO, A.NEXT_HOST, S.BOUNCE, W.HOST, P.NORMAL),
     # --- AUTH
     ("454", T.AUTH, "454 4.7.0 temporary failure", NO, A.NEXT_HOST, S.RETRY, W.RELAY, P.NORMAL),
     ("454 too often", T.AUTH, "454 4.7.0 Too many login attempts, please try again later.", NO, A.NEXT_HOST, S.RETRY, W.RELAY, P.CAUSE),

@@ -9,9 +9,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from pillarbox import testing
-from pillarbox.mail.envelope import Terms
+from pillarbox.mail.envelope import Notify, Terms
 from pillarbox.mailauth.mta_sts import Mode, StsPolicy
 from pillarbox.policy.memory import Memory
+from pillarbox.queue.outcome import History, settle
+from pillarbox.queue.schedule import RetrySettings
+from pillarbox.queue.spool import State
 from pillarbox.relay.demand import StsFinding
 from pillarbox.relay.plan import Tls
 from pillarbox.relay.protection import Protection
@@ -390,6 +393,25 @@ async def test_the_two_statuses(there, host, deliver, extensions, status):
 async def test_a_host_that_is_busy_is_tried_again(there, host, deliver):
     await there({"STARTTLS": "454 4.7.0 Not now"}, KEEPS)
     assert (await deliver(zone(host.own), letter(terms=STRICT))).reply.temporary
+
+
+@pytest.mark.parametrize("trouble", ["certificate", "handshake", "refused"])
+async def test_what_may_be_mended_has_some_hours(there, host, deliver, trouble):
+    """A sender hears of a broken certificate, but not because it was renewed ten minutes too late."""
+    without = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)  # it can't shake hands
+    script = {
+        "certificate": StartTls(host.context), "handshake": StartTls(without), "refused": "554 5.3.0 No",
+    }[trouble]  # fmt: skip
+    peer = await there({"STARTTLS": script}, KEEPS)
+    result = await deliver(zone(WRONG), letter(terms=STRICT))
+    assert str(result.reply).startswith("550 5.7.10 ")
+    fates = [settle(result, past(attempts), RetrySettings(), 60.0).state for attempts in (0, 4, 5)]
+    assert fates == [State.QUEUED, State.QUEUED, State.FAILED]
+    assert not peer.messages
+
+
+def past(attempts):
+    return History(attempts, 0.0, delay_notified=False, sender="a@here.test", notify=Notify.UNSAID)
 
 
 async def test_a_report_is_rather_sent_without_the_promise_than_lost(there, host, deliver):

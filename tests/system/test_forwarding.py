@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from pillarbox.cli.commands import cli
-from pillarbox.mail.address import Address
+from pillarbox.mail.address import Address, parse_address
 from pillarbox.mail.srs import Rewriter
 from pillarbox.policy.forwarding import add_key, load_keys
 from pillarbox.testing import ScriptedPeer
@@ -64,6 +64,42 @@ async def test_a_strangers_mail_leaves_in_our_name_and_its_bounce_reaches_the_st
     assert any(line.startswith(f"RCPT TO:<{WRITER}>") for line in peer.commands)
     shown = CliRunner().invoke(cli, ["srs", "show", sender, "--data", str(forwarder.data)])
     assert (shown.exit_code, shown.output) == (0, f"{WRITER}\n")
+
+
+LONG = "bounce-4IDNASXYtY_FG21s4IoV1XzCfCtHkb2RZY_qdGZ8Q-6A@news.sender.test"
+
+
+@pytest.mark.parametrize("writer", [LONG, "joe%far@sender.test"])
+async def test_a_sender_that_does_not_fit_is_found_by_its_message(forwarder, peer, send, writer):
+    """No host has to take a local part of more than 64 octets, nor one that looks like a route."""
+    sent = await send(forwarder.port, "friend@example.org", sender=writer)
+    await forwarder.reached("delivered", sent.id)
+    (sender,) = senders(peer)
+    local, _, domain = sender.partition("@")
+    assert (len(local) <= 64, local[:5], domain) == (True, "SRS0=", "example.org")
+    bounce = await send(forwarder.port, sender.lower(), sender="")
+    await forwarder.reached("delivered", bounce.id)
+    assert any(line.startswith(f"RCPT TO:<{writer}>") for line in peer.commands)
+    assert forwarder.command("srs", "show", sender) == {"sender": writer, "problem": None}
+
+
+async def test_the_trace_tells_the_sender_of_a_copy(forwarder, peer, send):
+    sent = await send(forwarder.port, "friend@example.org", sender=WRITER)
+    await forwarder.reached("delivered", sent.id)
+    notes = await forwarder.until(
+        lambda: [one["note"] for one in forwarder.command("trace", sent.id)["steps"] if "note" in one]
+    )
+    assert notes == [f"sent as from {senders(peer)[0]}, so that bounces come back here"]
+    shown = CliRunner().invoke(cli, ["trace", sent.id, "--data", str(forwarder.data)])
+    assert " ".join(notes[0].split()) in " ".join(shown.output.split())
+
+
+async def test_who_sent_a_message_is_forgotten_with_it(forwarder, send):
+    """The store may not keep its history for as long as an address would hold."""
+    rewriter = Rewriter(load_keys(forwarder.data))
+    gone = rewriter.rewrite(parse_address(LONG), "example.org", now=time.time(), queue_id="0000000000001")
+    sent = await send(forwarder.port, str(gone), sender="")
+    assert sent.recipients[0].startswith(b"550 5.1.6 ")
 
 
 async def test_what_needs_no_other_sender_keeps_its_own(forwarder, peer, send, mailbox):

@@ -12,7 +12,7 @@ import click
 
 from pillarbox.cli.outcome import Exit
 from pillarbox.cli.show import Group, count, fail, show_json
-from pillarbox.cli.store import data_folder, store_options
+from pillarbox.cli.store import data_folder, opened, store_options
 
 
 @click.group(cls=Group)
@@ -48,7 +48,7 @@ def rotate(data: Path | None, config: Path | None, *, as_json: bool) -> None:
 def show(address: str, data: Path | None, config: Path | None, *, as_json: bool) -> None:
     """Tell to whom a bounce to ADDRESS goes. Exit status: 0 to somebody, 1 to nobody: forged or expired."""
     from pillarbox.mail.address import AddressError, parse_address
-    from pillarbox.mail.srs import Flaw, Rewriter
+    from pillarbox.mail.srs import Flaw, Kept, Rewriter
     from pillarbox.policy.forwarding import KEY_FILE, ForwardingError, load_keys
 
     folder = data or data_folder(config)
@@ -61,9 +61,24 @@ def show(address: str, data: Path | None, config: Path | None, *, as_json: bool)
         fail(str(error), Exit.USAGE)
     except ForwardingError as error:
         fail(str(error), Exit.CONFIG)
+    if isinstance(found, Kept):
+        writer = _sender_of(found.queue_id, folder)
+        found = parse_address(writer) if writer else Flaw.EXPIRED
     sender = None if isinstance(found, Flaw) else str(found)
     if as_json:
         show_json({"sender": sender, "problem": found.value if isinstance(found, Flaw) else None})
     else:
         click.echo(sender or f"nobody: the address is {'forged' if found is Flaw.FORGED else 'expired'}")
     raise SystemExit(Exit.OK if sender else Exit.NOTHING)
+
+
+def _sender_of(queue_id: str, folder: Path) -> str:
+    """Who sent a message that is in the store; "" if it is forgotten."""
+    from pillarbox.control import ControlError, find
+
+    with opened(folder, None) as ledger:
+        try:
+            message = find(ledger, queue_id)
+        except ControlError:
+            return ""
+    return message.envelope.sender if message.envelope is not None else ""

@@ -87,6 +87,8 @@ def _print_step(step: Step, start: float) -> None:
         host = str(step.detail.get("host") or "")
         speaker = f"{host} said" if step.detail.get("origin") == "peer" and host else "this server noted"
         click.echo(wrapped(f"{speaker}: {reply}", indent))
+    if note := str(step.detail.get("note", "")):
+        click.echo(wrapped(note, indent))
     tls = str(step.detail.get("tls", ""))
     if tls:
         click.echo(click.style(wrapped(f"protection: {tls}", indent), dim=True), color=colour)

@@ -228,9 +228,10 @@ class Result(msgspec.Struct, frozen=True):
         ""  # what the host said besides when it took the recipient: that it is going to be forwarded
     )
     tls: str = ""  # how the session was protected, and what spoke for the host
-    # The two below are not kept beyond the decision what follows.
+    # Those below are not kept beyond the decision what follows.
     wait_s: float = 0.0  # the host asked not to be tried sooner, or what it says holds for so long
     shared: bool = False  # the reply answered for several recipients together
+    note: str = ""  # what this server did with the copy, for its trace
 
     @property
     def in_doubt(self) -> bool:

@@ -2,8 +2,8 @@
 
 The address carries a day and a keyed hash, so nobody can make one up, and it ends: bounces reach the sender for some weeks,
 and no stranger is served as an open relay. There is no RFC; the form is that of the Sender Rewriting Scheme which other
-servers write (SRS0 for the first host that forwards, SRS1 for those behind it). Which mail is forwarded, and where the keys
-lie, is `policy.forwarding`'s business.
+servers write (SRS0 for the first host that forwards, SRS1 for those behind it). Which mail is forwarded, where the keys
+lie, and who sent a message that an address names, is `policy.forwarding`'s business.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from enum import Enum
 from hashlib import sha256
 from hmac import compare_digest
 from hmac import digest as keyed
+from typing import NamedTuple
 
 from pillarbox.mail.address import MAX_LOCAL_OCTETS, Address
 
@@ -26,9 +27,16 @@ _FIRST = re.compile(r"srs0[=+-]([a-z2-7]{6})=([a-z2-7]{2})=([^=@]+)=(.+)", re.IG
 _LATER = re.compile(r"srs1[=+-]([a-z2-7]{6})=([^=@]+)=([=+-].+)", re.IGNORECASE | re.DOTALL)
 _FOREIGN_FIRST = re.compile(r"srs0([=+-].+)", re.IGNORECASE | re.DOTALL)
 _FOREIGN_LATER = re.compile(r"srs1[=+-][^=]+=([^=@]+)=([=+-].+)", re.IGNORECASE | re.DOTALL)
+_OF_MESSAGE = "_sent"  # stands for a domain, and can't be one
 _ROUTING = frozenset(
     "%!@"
 )  # a local part with one of these is not taken at RCPT, so a bounce could not come back
+
+
+class Kept(NamedTuple):
+    """A sender that the address has no room for: it is that of this message."""
+
+    queue_id: str
 
 
 class Flaw(Enum):
@@ -50,8 +58,12 @@ class Rewriter:
         """At least one key."""
         self._keys = tuple(keys)
 
-    def rewrite(self, sender: Address, domain: str, *, now: float) -> Address | None:
-        """The sender as an address of `domain`; None if there is no room for it in a local part (RFC 5321 4.5.3.1.1)."""
+    def rewrite(self, sender: Address, domain: str, *, now: float, queue_id: str = "") -> Address | None:
+        """The sender as an address of `domain`.
+
+        What there is no room for in a local part (RFC 5321 4.5.3.1.1) is not written there: the address names the message
+        instead that came from the sender. Without `queue_id` there is no address then.
+        """
         local, host = sender.local, sender.dns_domain
         first, later = _FOREIGN_FIRST.fullmatch(local), _FOREIGN_LATER.fullmatch(local)
         if first is not None:
@@ -61,18 +73,26 @@ class Rewriter:
             hashed = f"{later[1]}={later[2]}"
             made = f"SRS1={self._hash(self._keys[0], hashed)}={hashed}"
         else:
-            hashed = f"{_format_day(now)}={host}={local}"
-            made = f"SRS0={self._hash(self._keys[0], hashed)}={hashed}"
+            made = self._first(now, host, local)
         fits = len(made.encode("utf-8", "surrogateescape")) <= MAX_LOCAL_OCTETS
-        return Address(made, domain) if fits and _ROUTING.isdisjoint(made) else None
+        if fits and _ROUTING.isdisjoint(made):
+            return Address(made, domain)
+        return Address(self._first(now, _OF_MESSAGE, queue_id), domain) if queue_id else None
 
-    def read(self, local: str, *, now: float) -> Address | Flaw:
+    def _first(self, now: float, host: str, local: str) -> str:
+        hashed = f"{_format_day(now)}={host}={local}"
+        return f"SRS0={self._hash(self._keys[0], hashed)}={hashed}"
+
+    def read(self, local: str, *, now: float) -> Address | Kept | Flaw:
         """Whom a bounce to such a local part is for."""
         first, later = _FIRST.fullmatch(local), _LATER.fullmatch(local)
         if first is not None:
             if not self._made(first[1], f"{first[2]}={first[3]}={first[4]}"):
                 return Flaw.FORGED
-            return Address(first[4], first[3].lower()) if _is_fresh(first[2], now) else Flaw.EXPIRED
+            if not _is_fresh(first[2], now):
+                return Flaw.EXPIRED
+            host = first[3].lower()
+            return Kept(first[4].upper()) if host == _OF_MESSAGE else Address(first[4], host)
         if later is not None and self._made(later[1], f"{later[2]}={later[3]}"):
             return Address(f"SRS0{later[3]}", later[2].lower())  # that host knows the day
         return Flaw.FORGED

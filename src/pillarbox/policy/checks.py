@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from pillarbox.mailauth.dns import Lookup, Recall
     from pillarbox.policy.directory import Directory
+    from pillarbox.policy.forwarding import FindSender
     from pillarbox.policy.memory import Memory
     from pillarbox.policy.next_hop import Probe
     from pillarbox.policy.scanner import FindVirus, GiveScore
@@ -70,6 +71,7 @@ class Tools(msgspec.Struct, frozen=True):
     give_score: GiveScore | None = None
     probe: Probe | None = None
     recall: Recall = lambda _query: None
+    find_sender: FindSender | None = None  # of a message of ours
 
 
 def line_up(

@@ -68,6 +68,11 @@ class Directory:
         self.has_limits = any(domain.has_limits for domain in self._names.domains.values())
         self.plain = all(domain.plain for domain in self._names.domains.values())
 
+    def forward(self, forwarding: Forwarding) -> None:
+        """Take bounces to the senders that forwarded mail was given."""
+        self.forwarding = forwarding
+        self.asks = True
+
     def take_stored(self, domains: Mapping[str, DomainSettings]) -> list[tuple[str, str]]:
         """Serve domains that are kept elsewhere than in the configuration; which of them can't be served, and why."""
         return list(self._names.take_stored(domains))
@@ -83,6 +88,7 @@ class Directory:
     async def ask(self, address: Address) -> None:
         """Have directories on other hosts asked about all that a recipient stands for, so that `resolve` can tell it."""
         if self.forwarding is not None and looks_rewritten(address.local):
+            await self.forwarding.ask(address.local)
             sender = self.forwarding.find(address.local)
             address = sender if isinstance(sender, Address) else address
         domain = self._names.domain_of(address)

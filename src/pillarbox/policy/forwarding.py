@@ -13,15 +13,16 @@ import re
 import secrets
 import time
 from base64 import b64decode, b64encode
-from typing import TYPE_CHECKING
+from collections import OrderedDict
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from pillarbox.mail.address import Address, AddressError, parse_address
-from pillarbox.mail.catalogue import envelope
-from pillarbox.mail.srs import VALID_DAYS, Flaw, Rewriter
+from pillarbox.mail.catalogue import envelope, mailbox
+from pillarbox.mail.srs import VALID_DAYS, Flaw, Kept, Rewriter
 from pillarbox.mail.units import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
     from pillarbox.mail.envelope import Recipient
@@ -31,7 +32,16 @@ KEY_FILE = "srs.keys"
 _LINE = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2}) ([A-Za-z0-9+/=]+)")
 _MIN_OCTETS = 16  # of a key
 _DAY_S = 86_400
+_MAX_KNOWN = 1000  # senders of messages that somebody asked about
 _FLAWS = {Flaw.FORGED: envelope.FORWARD_FORGED, Flaw.EXPIRED: envelope.FORWARD_EXPIRED}
+
+
+FindSender: TypeAlias = "Callable[[str], Awaitable[str]]"
+"""Who sent a message of ours, by its id; "" if nothing is known of it any more. Raises LookupError if nobody knows now."""
+
+
+SenderFor: TypeAlias = "Callable[[str, str, Recipient], Leaving]"
+"""The reverse-path of a recipient's copy of the message with that sender and that id."""
 
 
 class SrsSettings(Settings, frozen=True):
@@ -46,32 +56,61 @@ class ForwardingError(ValueError):
     """A file of keys that can't be used; the text names it and says what to do."""
 
 
+class Leaving(NamedTuple):
+    """The reverse-path of a copy, and what the trace tells of it if it was thought about."""
+
+    sender: str
+    note: str = ""
+
+
 class Forwarding:
     """Rewrites the senders of forwarded mail, and finds them again."""
 
-    def __init__(self, keys: list[bytes], is_ours: Callable[[str], bool]) -> None:
+    def __init__(
+        self, keys: list[bytes], is_ours: Callable[[str], bool], find_sender: FindSender | None = None
+    ) -> None:
         """`is_ours` tells whether a domain, in any form, is one of ours."""
         self._rewriter = Rewriter(keys)
         self._is_ours = is_ours
+        self._find_sender = find_sender
+        self._known: OrderedDict[str, Address | None] = OrderedDict()
 
-    def sender_for(self, sender: str, recipient: Recipient) -> str:
+    def sender_for(self, sender: str, queue_id: str, recipient: Recipient) -> Leaving:
         """The reverse-path of a copy: another one if a stranger's mail leaves an address of ours for another host."""
         if not sender or not recipient.original:
-            return sender
+            return Leaving(sender)
         try:
             writer, alias, aim = (
                 parse_address(text) for text in (sender, recipient.original, recipient.address)
             )
-        except AddressError:
-            return sender
+        except AddressError as error:
+            return Leaving(sender, f"sent as from {sender}, whose bounces do not come back here: {error}")
         if self._is_ours(writer.domain) or self._is_ours(aim.domain) or not self._is_ours(alias.domain):
-            return sender
-        rewritten = self._rewriter.rewrite(writer, alias.domain, now=time.time())
-        return sender if rewritten is None else str(rewritten)
+            return Leaving(sender)
+        rewritten = self._rewriter.rewrite(writer, alias.domain, now=time.time(), queue_id=queue_id)
+        assert rewritten is not None  # the id of a message always fits
+        return Leaving(str(rewritten), f"sent as from {rewritten}, so that bounces come back here")
+
+    async def ask(self, local: str) -> None:
+        """Look up who sent the message that such an address names, if it names one, so that `find` can tell."""
+        found = self._rewriter.read(local, now=time.time())
+        if not isinstance(found, Kept) or found.queue_id in self._known or self._find_sender is None:
+            return
+        try:
+            sender = await self._find_sender(found.queue_id)
+            self._known[found.queue_id] = parse_address(sender) if sender else None
+        except (LookupError, AddressError):
+            return
+        if len(self._known) > _MAX_KNOWN:
+            self._known.popitem(last=False)
 
     def find(self, local: str) -> Address | Reply:
         """Whom mail to such an address is for, or why it is refused."""
         found = self._rewriter.read(local, now=time.time())
+        if isinstance(found, Kept):
+            if found.queue_id not in self._known:
+                return mailbox.DIRECTORY_DOWN.reply()
+            return self._known[found.queue_id] or envelope.FORWARD_EXPIRED.reply()
         return _FLAWS[found].reply() if isinstance(found, Flaw) else found
 
 

@@ -14,7 +14,7 @@ import msgspec
 
 from pillarbox.diagnose.causes import Category, Retry
 from pillarbox.diagnose.classify import Verdict, classify
-from pillarbox.mail.catalogue import delivery
+from pillarbox.mail.catalogue import delivery, transport
 from pillarbox.mail.reply import Cause, Reply, Stage
 
 
@@ -153,6 +153,8 @@ ROWS: tuple[Row, ...] = (
     Row((_T.HELLO,), "5xx", _A.NEXT_HOST, _S.RETRY, needs=_F.TLS_REQUIRED, scope=_W.HOST),
     Row((_T.HELLO,), "5xx", _A.NEXT_HOST, _S.BOUNCE, scope=_W.HOST, patience=2, alarm_after=1),
     # TLS
+    # A sender who insists on it is told within hours: a certificate may be mended till then (RFC 8689 4.2.1).
+    Row((_T.TLS,), "5xx", _A.NEXT_HOST, _S.BOUNCE, ours=(transport.NEEDS_ENCRYPTION,), scope=_W.HOST, patience=_STOPS_EARLY),
     Row((_T.STARTTLS, _T.TLS), "", _A.NEXT_HOST, _S.RETRY, needs=_F.TLS_REQUIRED, scope=_W.HOST),
     Row((_T.STARTTLS,), "421", _A.NEXT_HOST, _S.RETRY, scope=_W.HOST),
     Row((_T.STARTTLS,), "", _A.IN_CLEAR, _S.RETRY, scope=_W.HOST),

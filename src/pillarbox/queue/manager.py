@@ -362,7 +362,7 @@ class Manager:
         await self._record(queued, changes, told, lessons)
 
     async def _note_remarks(self, queued: Queued, results: Mapping[int, Result]) -> None:
-        """Keep what hosts said besides when they took a recipient."""
+        """Keep what hosts said besides when they took a recipient, and what was done with its copy."""
         now = time.time()
         said = [
             Happening(
@@ -370,6 +370,11 @@ class Manager:
             )
             for number, one in results.items()
             if one.remark
+        ]
+        said += [
+            Happening(queued.id, now, "remarked", number, {"note": one.note})
+            for number, one in results.items()
+            if one.note
         ]
         if said:
             with contextlib.suppress(SpoolError):  # what counts is stored already

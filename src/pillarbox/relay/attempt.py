@@ -35,6 +35,7 @@ class Attempt:
         self.lax = False  # what the domain demands of TLS is not heeded
         self.unproven = False  # some host was of no use because of that
         self.tried: set[Hop] = set()
+        self.notes: dict[int, str] = {}  # what the trace tells of the sender of a recipient's copy
 
     @property
     def open(self) -> bool:

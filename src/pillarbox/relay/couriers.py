@@ -19,9 +19,9 @@ from pillarbox.relay.transaction import SmtpCourier
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from pillarbox.mail.envelope import Recipient
     from pillarbox.mail.reply import Result
     from pillarbox.net.resolver import Resolver
+    from pillarbox.policy.forwarding import SenderFor
     from pillarbox.queue.attempt import Courier
     from pillarbox.queue.spool import Queued
     from pillarbox.relay.plan import Tls
@@ -43,7 +43,7 @@ class Couriers:
         local: Callable[[Route], Courier],
         hosts: Hosts | None = None,
         is_us: Callable[[str, int], bool] = lambda _address, _port: False,
-        sender_for: Callable[[str, Recipient], str] | None = None,
+        sender_for: SenderFor | None = None,
         protection: Protection | None = None,
         level_of: Callable[[str], Tls | None] = lambda _domain: None,
     ) -> None:

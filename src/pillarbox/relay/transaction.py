@@ -29,9 +29,9 @@ from pillarbox.smtp.client import LONE_DOT, ChunkWriter, DataWriter, Mode, Next,
 from pillarbox.smtp.replies import CLOSING_CODE, ProtocolError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Mapping
 
-    from pillarbox.mail.envelope import Recipient
+    from pillarbox.policy.forwarding import SenderFor
     from pillarbox.queue.spool import Content, Pending, Queued
     from pillarbox.relay.demand import Demand
     from pillarbox.relay.destination import Destination
@@ -43,6 +43,7 @@ _HERE = frozenset({Action.SPLIT, Action.SINGLY, Action.STRIP, Action.RECONNECT, 
 _AGAIN = frozenset({Action.RECONNECT, Action.ENCRYPT})  # on a new connection
 _HOPELESS = frozenset({Action.BOUNCE, Action.OTHER_LOGIN})
 _ELSEWHERE = frozenset({Action.NEXT_HOST, Action.LARGER_HOST, Action.OTHER_FAMILY})
+_NO_TLS = frozenset({delivery.TLS_NOT_OFFERED, transport.DANE_MISMATCH, transport.STS_FAILED})
 _TOO_MANY_MESSAGES = "protocol.too_many_messages"
 _NO_MAIL = "host.no_mail"
 
@@ -55,7 +56,7 @@ class SmtpCourier:
         destination: Destination,
         settings: SmtpSettings,
         hosts: Hosts,
-        sender_for: Callable[[str, Recipient], str] | None = None,
+        sender_for: SenderFor | None = None,
     ) -> None:
         """`hosts` is shared with all others that send; `sender_for` gives the reverse-path of a recipient's copy."""
         self._destination = destination
@@ -172,7 +173,8 @@ class SmtpCourier:
         if result.stage in (Stage.STARTTLS, Stage.TLS):
             attempt.unproven |= demand.source is not Source.ROUTE
             if attempt.strict and not busy:
-                result = _unsafe(hop, result.reply.text)
+                says_no = result.stage is Stage.STARTTLS and result.reply.cause in _NO_TLS
+                result = _unsafe(hop, result.reply.text, Stage.MAIL if says_no else Stage.TLS)
         attempt.fail(result)
         diagnosis = diagnose(result.stage, result.reply, result.host)
         if result.stage is Stage.GREETING and diagnosis is not None and diagnosis.cause.id == _NO_MAIL:
@@ -233,10 +235,13 @@ class SmtpCourier:
         if attempt.verp:
             sender = verp_address(sender, format_id(attempt.queued.id), batch[0].number)
         elif self._sender_for is not None:
-            senders = [self._sender_for(sender, pending.recipient) for pending in batch]
-            sender = senders[0]
-            alike = next((at for at, other in enumerate(senders) if other != sender), len(batch))
+            queue_id = format_id(attempt.queued.id)
+            leaving = [self._sender_for(sender, queue_id, pending.recipient) for pending in batch]
+            sender = leaving[0].sender
+            alike = next((at for at, other in enumerate(leaving) if other.sender != sender), len(batch))
             del batch[alike:]
+            for pending, one in zip(batch, leaving, strict=False):
+                attempt.notes[pending.number] = one.note
         if sender != envelope.sender:
             envelope = replace(envelope, sender=sender)
         return _addressed(envelope, batch)
@@ -309,6 +314,7 @@ class SmtpCourier:
                     host,
                     reports,
                     remark=str(remark) if remark is not None else "",
+                    note=attempt.notes.get(pending.number, ""),
                     tls=session.evidence,
                 )
                 continue
@@ -519,10 +525,10 @@ def _apart(batch: list[Pending]) -> list[Pending]:
     return batch
 
 
-def _unsafe(hop: Hop, why: str) -> Result:
-    """The result for a message that must not travel without TLS."""
+def _unsafe(hop: Hop, why: str, stage: Stage = Stage.MAIL) -> Result:
+    """The result for a message that must not travel without TLS; at the stage of TLS it may be mended."""
     reply = transport.NEEDS_ENCRYPTION.reply(host=hop.name, detail=why)
-    return Result(reply, Stage.MAIL, Origin.LOCAL, hop.name)
+    return Result(reply, stage, Origin.LOCAL, hop.name)
 
 
 def _addressed(envelope: Envelope, batch: list[Pending]) -> Envelope:

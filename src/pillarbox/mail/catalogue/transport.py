@@ -108,7 +108,7 @@ NEEDS_ENCRYPTION = Cause(
     550,
     "5.7.10",
     "{host} can't be given a message that must stay under TLS: {detail}",
-    (Stage.MAIL,),
+    (Stage.TLS, Stage.MAIL),
     "RFC 8689 4.2.1",
     "The message must not travel without TLS to a host that proves who it is, and this one can't be such a host.",
     explanation=(
