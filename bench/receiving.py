@@ -1,10 +1,11 @@
 """Measure how fast mail is received with all checks of who sent it, beside the same server without any, and beside others.
 
-    .venv/bin/python bench/receiving.py [--messages N] [--sessions N] [--beside NAME=HOST:PORT]...
+    .venv/bin/python bench/receiving.py [--messages N] [--sessions N] [--workers N] [--one] [--beside NAME=HOST:PORT]...
 
 Every message is signed (RSA-2048) and passes SPF, DKIM and DMARC; a name server on loopback answers, and answers are
-remembered. Servers take turns, the best of three rounds counts. `--beside` measures a server that runs already, such as
-a Postfix that holds its mail; it must accept mail for u@dest.test. The client runs on the same machine.
+remembered. Servers take turns, the best round counts. `--beside` measures a server that runs already, such as a Postfix that
+holds its mail; it must accept mail for u@dest.test. `--one` makes a connection for each message. The load comes from
+`smtp-source` (Debian: postfix), on the same machine.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import socket
 import subprocess
 import sys
 import tempfile
@@ -34,6 +36,7 @@ ZONE = {
 }
 SETTINGS = """hostname = "bench.test"
 data = "{folder}/data"
+workers = {workers}
 [[listen]]
 address = "127.0.0.1:{port}"
 role = "mx"
@@ -114,11 +117,11 @@ def name_server() -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def pillarbox(port: int, more: str) -> Iterator[None]:
+def pillarbox(port: int, workers: int, more: str) -> Iterator[None]:
     """Run a server until the block ends."""
     with tempfile.TemporaryDirectory(prefix="receiving-") as folder:
         config = Path(folder) / "pillarbox.toml"
-        config.write_text(SETTINGS.format(folder=folder, port=port) + more)
+        config.write_text(SETTINGS.format(folder=folder, port=port, workers=workers) + more)
         command = [sys.executable, "-m", "pillarbox", "serve", "--config", str(config)]
         with subprocess.Popen(command, stderr=subprocess.DEVNULL) as server:
             try:
@@ -127,63 +130,57 @@ def pillarbox(port: int, more: str) -> Iterator[None]:
                 server.terminate()
 
 
-async def session(host: str, port: int, mail: bytes, count: int) -> None:
-    """Send so many messages on one connection; a refusal ends the measurement."""
+def send(port: int, host: str, mail: Path, messages: int, asked: argparse.Namespace) -> None:
+    """Send so many messages; a refusal ends the measurement."""
+    command = ["smtp-source", "-s", str(min(asked.sessions, messages)), "-m", str(messages), "-F", str(mail)]
+    command += ["-M", "mail.src.test", "-f", "s@src.test", "-t", "u@dest.test"]
+    command += [] if asked.one else ["-d"]
+    subprocess.run([*command, f"inet:{host}:{port}"], check=True, stdin=subprocess.DEVNULL)
+
+
+def wait_for(host: str, port: int) -> None:
+    """Until a server greets."""
     for _ in range(200):
-        with contextlib.suppress(OSError):
-            reader, writer = await asyncio.open_connection(host, port)
-            break
-        await asyncio.sleep(0.05)
-
-    async def say(octets: bytes, expected: bytes) -> None:
-        writer.write(octets)
-        while True:
-            line = await reader.readline()
-            if line[3:4] == b" ":
-                break
-        if not line.startswith(expected):
-            raise SystemExit(f"{octets[:40]!r} was answered {line!r}")
-
-    await say(b"", b"220")
-    await say(b"EHLO mail.src.test\r\n", b"250")
-    for _ in range(count):
-        await say(b"MAIL FROM:<s@src.test>\r\n", b"250")
-        await say(b"RCPT TO:<u@dest.test>\r\n", b"250")
-        await say(b"DATA\r\n", b"354")
-        await say(mail + b".\r\n", b"250")
-    writer.close()
+        with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=5) as made:
+            if made.recv(3) == b"220":
+                return
+        time.sleep(0.05)
+    raise SystemExit(f"nobody answers on {host}:{port}")
 
 
-async def load(host: str, port: int, mail: bytes, messages: int, sessions: int) -> float:
+def load(host: str, port: int, mail: Path, asked: argparse.Namespace) -> float:
     """Messages a second."""
-    await session(host, port, mail, 20)  # until all is warm and every answer remembered
+    wait_for(host, port)
+    send(port, host, mail, 100 * asked.workers, asked)  # until all is warm and every answer remembered
     start = time.perf_counter()
-    await asyncio.gather(*(session(host, port, mail, messages // sessions) for _ in range(sessions)))
-    return messages // sessions * sessions / (time.perf_counter() - start)
+    send(port, host, mail, asked.messages, asked)
+    return float(asked.messages / (time.perf_counter() - start))
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--messages", type=int, default=5000)
     parser.add_argument("--sessions", type=int, default=50)
+    parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--port", type=int, default=2599)
+    parser.add_argument("--one", action="store_true", help="a connection for each message")
     parser.add_argument("--beside", action="append", default=[], metavar="NAME=HOST:PORT")
     asked = parser.parse_args()
-    mail = signed_message()
     best: dict[str, float] = {}
+    with name_server() as names, tempfile.TemporaryDirectory(prefix="receiving-") as folder:
+        mail = Path(folder) / "mail"
+        mail.write_bytes(signed_message().replace(b"\r\n", b"\n"))
 
-    def measure(name: str, host: str, port: int) -> None:
-        rate = asyncio.run(load(host, port, mail, asked.messages, asked.sessions))
-        best[name] = max(best.get(name, 0.0), rate)
+        def measure(name: str, host: str, port: int) -> None:
+            best[name] = max(best.get(name, 0.0), load(host, port, mail, asked))
 
-    with name_server() as names:
         for _ in range(asked.rounds):
             for name, more in (
                 ("pillarbox, all checks", CHECKS.format(dns=names)),
                 ("pillarbox, no check", ""),
             ):
-                with pillarbox(asked.port, more):
+                with pillarbox(asked.port, asked.workers, more):
                     measure(name, "127.0.0.1", asked.port)
             for other in asked.beside:
                 name, _, address = other.partition("=")

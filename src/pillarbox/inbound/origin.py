@@ -9,17 +9,16 @@ import asyncio
 import re
 import time
 from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
+from pillarbox.inbound.asked import LATE, Asked, Lines, Work
 from pillarbox.mail import message
-from pillarbox.mail.reply import Reply, printable
+from pillarbox.mail.reply import Reply
 from pillarbox.mailauth import arc, dkim, dmarc, iprev, spf
 from pillarbox.mailauth.canonical import BodyHash, hash_body
-from pillarbox.mailauth.dns import Answer, Done, Lookup, Plan, Query, Recall, begin, follow
+from pillarbox.mailauth.dns import Conclusions, Lookup, Recall
 from pillarbox.mailauth.results import (
     Finding,
     format_finding,
@@ -31,10 +30,7 @@ from pillarbox.policy.hooks import Client
 from pillarbox.policy.origin import Judgement, OriginPolicy, Verdicts
 from pillarbox.queue.spool import Draft
 
-_LIMIT_S = 20.0  # for all look-ups of one check (RFC 7208 4.6.4)
-_LATE = "no answer in time"
 _READ_OCTETS = 262_144
-_MAX_EVIDENCE = 40  # answers that are kept of one message
 _RESULTS_FIELD = re.compile(rb"(?:\A|\n)(authentication-results)[ \t]*:", re.IGNORECASE)
 FORMER_RESULTS = b"X-Foreign-Auth-Results"  # as long as the name that it replaces, so that nothing moves
 
@@ -81,6 +77,8 @@ class OriginChecks:
         self._policy = policy
         self._lookup = lookup
         self._recall = recall
+        self._conclusions = Conclusions(recall)
+        self._lines = Lines()
         self._hostname = hostname
         self._organization = organization
         self._count = count
@@ -95,7 +93,7 @@ class OriginChecks:
     ) -> Checked:
         """Look everything up that the settings want to know, and say what follows; with `sealer` seal that (RFC 8617)."""
         policy = self._policy
-        asked = _Asked(self._lookup, self._recall)
+        asked = Asked(self._lookup, self._recall, self._conclusions)
         spf_client = spf.Client(client.address, client.helo, sender, self._hostname, time.time())
         body = _Body(dkim.Header(head.section), draft, head.body_at)
         if sealer is not None:
@@ -109,14 +107,9 @@ class OriginChecks:
         said = join_findings(self._hostname, told)
         prefix = f"Authentication-Results: {said}\r\n".encode("utf-8", "surrogateescape")
         if found.spf is not None and policy.spf.check:
+            one, name = found.spf, self._hostname
             prefix += format_received_spf(
-                result=found.spf.result,
-                identity=found.spf.identity,
-                client=client.address,
-                sender=sender,
-                helo=client.helo,
-                receiver=self._hostname,
-                detail=found.spf.detail,
+                one.result, one.identity, client.address, sender, client.helo, name, one.detail
             )
         if judgement.suspect == "junk":
             prefix += message.JUNK_FIELD
@@ -127,7 +120,7 @@ class OriginChecks:
                 arc.seal(body.header, digest, sealer, server=name, findings=findings, chain=chain, now=now)
                 + prefix
             )
-        told += [_line(query, answer) for query, answer in asked.evidence.items()]
+        told += self._lines.of(asked.evidence())
         return Checked(
             judgement.refusal,
             judgement.warnings,
@@ -138,35 +131,31 @@ class OriginChecks:
             found.iprev.name if found.iprev is not None and found.iprev.result == "pass" else "",
         )
 
-    async def _gather(self, client: spf.Client, head: message.Head, body: _Body, asked: _Asked) -> Verdicts:
+    async def _gather(self, client: spf.Client, head: message.Head, body: _Body, asked: Asked) -> Verdicts:
         policy, now, header = self._policy, client.now, body.header
         signatures = dkim.signatures(header) if policy.wants_dkim else []
         chain = arc.parse_chain(header) if policy.arc.check else arc.Chain()
         bodies = await body.hash_for([*signatures, *chain.bodies])
-        plans: list[tuple[Plan[Any], Any]] = []  # each with what it comes to if DNS takes too long
+        works: list[Work] = []
         if policy.iprev:
-            plans.append(
-                (iprev.check(client.address), iprev.Verdict("temperror", client.address, detail=_LATE))
-            )
+            works.append(_iprev_work(client.address))
         if policy.wants_spf:
-            plans.append((spf.check(client), _late_spf(client)))
-        plans += [(dkim.verify(one, header, bodies, now=now), _late_dkim(one)) for one in signatures]
+            works.append(_spf_work(client))
+        works += [Work(dkim.verify(one, header, bodies, now=now), _late_dkim(one)) for one in signatures]
         if policy.arc.check:
-            plans.append((arc.verify(chain, header, bodies, now=now), arc.Verdict("temperror", _LATE)))
+            works.append(Work(arc.verify(chain, header, bodies, now=now), arc.Verdict("temperror", LATE)))
         authors = _authors(head) if policy.dmarc.check else []
-        for domain in authors:
-            late = dmarc.Discovery(domain, domain, problem=_LATE, failed=True)
-            plans.append((dmarc.discover(domain, self._organization), late))
-        done = iter(await asked.run(plans))
+        works += [_dmarc_work(domain, self._organization) for domain in authors]
+        done = iter(await asked.run(works))
         iprev_verdict = next(done) if policy.iprev else None
         spf_verdict = next(done) if policy.wants_spf else None
-        dkim_verdicts = tuple(policy.weigh(next(done)) for _ in signatures)
+        dkim_verdicts = tuple([policy.weigh(next(done)) for _ in signatures])
         arc_verdict = next(done) if policy.arc.check else None
         judged = await asked.run(
             [
-                (
+                Work(
                     dmarc.judge(discovery, spf_verdict, dkim_verdicts, self._organization),
-                    dmarc.Verdict("temperror", discovery.domain, detail=_LATE),
+                    dmarc.Verdict("temperror", discovery.domain, detail=LATE),
                 )
                 for discovery in done
             ]
@@ -213,51 +202,6 @@ class _Body:
         return bodies
 
 
-class _Asked:
-    """The questions of one check, and what was answered."""
-
-    def __init__(self, lookup: Lookup, recall: Recall) -> None:
-        self._lookup = lookup
-        self._recall = recall
-        self.evidence: dict[Query, Answer] = {}
-
-    async def run(self, plans: Sequence[tuple[Plan[Any], Any]]) -> list[Any]:
-        """The results of plans that run together; those for which memory is enough cost no task."""
-        begun = [begin(plan, self._remember) for plan, _ in plans]
-        waiting = [
-            self._within_limit(plan, query, late)
-            for (plan, late), query in zip(plans, begun, strict=True)
-            if isinstance(query, Query)
-        ]
-        if not waiting:
-            return [one.result for one in begun if isinstance(one, Done)]
-        late_ones = iter(await asyncio.gather(*waiting))
-        return [one.result if isinstance(one, Done) else next(late_ones) for one in begun]
-
-    async def _within_limit(self, plan: Plan[Any], query: Query, late: Any) -> Any:
-        """The result of a plan that waits for an answer, or `late` if DNS takes too long."""
-        try:
-            async with asyncio.timeout(_LIMIT_S):
-                return await follow(plan, self._ask, query)
-        except TimeoutError:
-            return late
-
-    def _remember(self, query: Query) -> Answer | None:
-        answer = self._recall(query)
-        if answer is not None:
-            self._note(query, answer)
-        return answer
-
-    async def _ask(self, query: Query) -> Answer:
-        answer = await self._lookup(query)
-        self._note(query, answer)
-        return answer
-
-    def _note(self, query: Query, answer: Answer) -> None:
-        if len(self.evidence) < _MAX_EVIDENCE:
-            self.evidence[query] = answer
-
-
 def _authors(head: message.Head) -> list[str]:
     """The domains in From; "" beside them if there is more than one From field, which no honest message has."""
     fields = head.get_all("from", 4)
@@ -265,15 +209,23 @@ def _authors(head: message.Head) -> list[str]:
     return found if len(fields) < 2 else [*found, ""]
 
 
-def _late_spf(client: spf.Client) -> spf.Verdict:
-    identity, domain = (
-        ("mailfrom", client.sender.rpartition("@")[2]) if client.sender else ("helo", client.helo)
-    )
-    return spf.Verdict("temperror", identity, domain, _LATE)
+def _iprev_work(address: str) -> Work:
+    return Work(iprev.check(address), iprev.Verdict("temperror", address, detail=LATE), ("iprev", address))
+
+
+def _spf_work(client: spf.Client) -> Work:
+    key = spf.key(client)
+    _, identity, domain = key
+    return Work(spf.check(client), spf.Verdict("temperror", identity, domain, LATE), ("spf", key))
+
+
+def _dmarc_work(domain: str, organization: dmarc.Organization | None) -> Work:
+    late = dmarc.Discovery(domain, domain, problem=LATE, failed=True)
+    return Work(dmarc.discover(domain, organization), late, ("dmarc", domain))
 
 
 def _late_dkim(one: dkim.Signature) -> dkim.Verdict:
-    return dkim.Verdict("temperror", one.domain.lower(), one.selector, _LATE, one.algorithm)
+    return dkim.Verdict("temperror", one.domain.lower(), one.selector, LATE, one.algorithm)
 
 
 async def _feed(hashes: Iterable[BodyHash], draft: Draft, start: int) -> None:
@@ -308,15 +260,3 @@ def hash_octets(octets: bytes, start: int) -> bytes:
 
 _FIELD_END = re.compile(rb"\n(?![ \t])")
 _MAX_LOOK = 1024  # octets of a field in which its server must be named
-
-
-@lru_cache(maxsize=1024)
-def _line(query: Query, answer: Answer) -> str:
-    """One answer as the trace shows it; most are asked for again and again."""
-    if answer.failed:
-        said = f"no answer: {answer.detail}"
-    elif answer.no_domain:
-        said = "no such domain"
-    else:
-        said = " | ".join(str(record) for record in answer.records[:5]) or "nothing"
-    return printable(f"{query.kind} {query.name}: {said}", 400)

@@ -20,12 +20,11 @@ _STEP = (
 
 def split_fields(section: bytes) -> list[tuple[bytes, bytes]]:
     """The fields of a header section in order: the name in lower case, and the whole field without its last line end."""
-    fields = []
-    for field in _LINE_END.split(section):
-        name, colon, _ = field.partition(b":")
-        if colon:
-            fields.append((name.rstrip(b" \t").lower(), field))
-    return fields
+    return [
+        (field.partition(b":")[0].rstrip(b" \t").lower(), field)
+        for field in _LINE_END.split(section)
+        if b":" in field
+    ]
 
 
 def relaxed_field(field: bytes) -> bytes:

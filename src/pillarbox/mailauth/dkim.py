@@ -34,9 +34,9 @@ _MAX_KEYS = 3  # records at one selector that are tried
 _FUTURE_S = 86_400  # clocks may differ; a signature from further ahead was not made in this world
 _ALGORITHMS = ("rsa-sha256", "ed25519-sha256", "rsa-sha1")
 _NUMBER = re.compile(r"[0-9]{1,12}")
-_SPACE = b" \t\r\n"
+_OWN_VALUE = re.compile(rb"((?:\A|;)[ \t\r\n]*+b[ \t\r\n]*+=)[^;]*+")
 _MAX_REMEMBERED = 1024  # characters of a list of fields that is kept read
-_MAX_FIELDS = 64  # of a header section, if it is kept which of them are signed
+_MAX_FIELDS = 64  # of a header section, or names of signed ones, if what follows from them is kept
 _DOMAIN = re.compile(
     r"[A-Za-z0-9_\-\u0080-\U0010ffff]{1,63}(?:\.[A-Za-z0-9_\-\u0080-\U0010ffff]{1,63}){0,126}"
 )
@@ -99,21 +99,20 @@ class Verdict(Struct, frozen=True):
 class Header:
     """The fields of one message, from which each signature takes those it covers; canonical forms are made once."""
 
-    __slots__ = ("_by_name", "_covered", "_plain", "_relaxed", "fields")
+    __slots__ = ("_by_name", "_covered", "_plain", "_relaxed", "fields", "names")
 
     def __init__(self, section: bytes) -> None:
         self.fields = split_fields(section)
-        self._by_name: dict[bytes, list[int]] = {}
-        for number, (name, _) in enumerate(self.fields):
-            self._by_name.setdefault(name, []).append(number)
+        self.names = tuple([name for name, _ in self.fields])
+        self._by_name = (_remembered_index if len(self.names) <= _MAX_FIELDS else _index)(self.names)
         self._relaxed: dict[int, bytes] = {}
         self._covered: dict[tuple[tuple[bytes, ...], str], bytes] = {}  # one for each signature at the most
         # split() takes more for white space than the standard does: not if none of that is there
         self._plain = not (b"\x0b" in section or b"\x0c" in section or has_bare_line_end(section))
 
-    def numbers(self, name: bytes) -> list[int]:
+    def numbers(self, name: bytes) -> Sequence[int]:
         """Where the fields of this name stand."""
-        return self._by_name.get(name, [])
+        return self._by_name.get(name, ())
 
     def all(self, name: bytes) -> list[bytes]:
         """The fields of this name from top to bottom."""
@@ -124,23 +123,12 @@ class Header:
         octets = self._covered.get((names, form))
         if octets is None:
             canonical = self._relax if form == "relaxed" else self._simple
-            lines = [canonical(number) for number in self._numbers_of(names)]
+            usual = len(names) <= _MAX_FIELDS and len(self.names) <= _MAX_FIELDS
+            places = (_remembered_places if usual else _places)(names, self.names)
+            lines = [canonical(number) for number in places]
             lines.append(b"")
             octets = self._covered[names, form] = b"\r\n".join(lines)
         return octets
-
-    def _numbers_of(self, names: tuple[bytes, ...]) -> list[int]:
-        found = []
-        taken: dict[bytes, int] = {}
-        for name in names:
-            numbers = self._by_name.get(name)
-            if numbers is None:
-                continue
-            count = taken.get(name, 0)
-            if count < len(numbers):
-                taken[name] = count + 1
-                found.append(numbers[-1 - count])
-        return found
 
     def _simple(self, number: int) -> bytes:
         return self.fields[number][1]
@@ -151,8 +139,27 @@ class Header:
             name, whole = self.fields[number]
             value = whole.partition(b":")[2]
             value = b" ".join(value.split()) if self._plain else relaxed_value(value)
-            field = self._relaxed[number] = name + b":" + value
+            field = self._relaxed[number] = b"%b:%b" % (name, value)
         return field
+
+
+def _index(present: tuple[bytes, ...]) -> dict[bytes, list[int]]:
+    """Where the fields of each name stand; not to be changed."""
+    found: dict[bytes, list[int]] = {}
+    for number, name in enumerate(present):
+        found.setdefault(name, []).append(number)
+    return found
+
+
+def _places(names: tuple[bytes, ...], present: tuple[bytes, ...]) -> list[int]:
+    """Which of the fields that are present a list of names means: of equal ones the lowest first; not to be changed."""
+    left = {name: list(numbers) for name, numbers in _index(present).items()}
+    return [left[name].pop() for name in names if left.get(name)]
+
+
+# Mail of one origin has the same fields in the same order.
+_remembered_index = lru_cache(maxsize=512)(_index)
+_remembered_places = lru_cache(maxsize=512)(_places)
 
 
 def signatures(header: Header, name: bytes = b"dkim-signature") -> list[Signature]:
@@ -331,12 +338,7 @@ def fetch_keys(domain: str, selector: str) -> Generator[Query, Answer, list[str]
 def unsigned_field(field: bytes, form: str) -> bytes:
     """The signature's own field as it is signed: canonical, with `b=` empty, without line end (RFC 6376 3.7)."""
     name, _, value = field.partition(b":")
-    tags = value.split(b";")
-    for number, tag in enumerate(tags):
-        start, equals, _ = tag.partition(b"=")
-        if equals and start.strip(_SPACE) == b"b":
-            tags[number] = start + equals
-    return canonical_field(name + b":" + b";".join(tags), form)
+    return canonical_field(name + b":" + _OWN_VALUE.sub(rb"\1", value), form)
 
 
 def _judge(signature: Signature, record: str, data: bytes) -> Verdict:
@@ -412,7 +414,7 @@ def _relaxed_own(start: bytes) -> bytes:
 
 def fields_to_sign(header: Header) -> tuple[bytes, ...]:
     """The names to sign: each as often as it is there, and those that nobody may add once more."""
-    present = tuple([name for name, _ in header.fields])
+    present = header.names
     return _remembered_fields(present) if len(present) <= _MAX_FIELDS else _fields_to_sign(present)
 
 

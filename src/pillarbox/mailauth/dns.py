@@ -5,7 +5,8 @@ A plan is a generator: it yields a `Query`, is sent the `Answer`, and returns it
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Generator
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Generator, Hashable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
@@ -46,11 +47,15 @@ class Done(NamedTuple):
     result: Any
 
 
-def begin(plan: Plan[Any], recall: Recall) -> Done | Query:
-    """Run a plan as far as memory answers: to its result, or to the first question that has to be asked."""
+def begin(plan: Plan[Any], recall: Recall, trail: dict[Query, Answer]) -> Done | Query:
+    """Run a plan as far as memory answers: to its result, or to the first question that has to be asked.
+
+    `trail` takes down what was asked and answered.
+    """
     try:
         query = next(plan)
         while (answer := recall(query)) is not None:
+            trail[query] = answer
             query = plan.send(answer)
     except StopIteration as done:
         return Done(done.value)
@@ -66,3 +71,38 @@ async def follow(plan: Plan[T], lookup: Lookup, query: Query | None = None) -> T
     except StopIteration as done:
         result: T = done.value
         return result
+
+
+class Concluded(NamedTuple):
+    """What a plan came to, and all that it was told."""
+
+    result: Any
+    trail: dict[Query, Answer]
+
+
+class Conclusions:
+    """What plans came to that were asked the same before. One stands as long as each answer that it rests on is remembered."""
+
+    def __init__(self, recall: Recall, size: int = 4096) -> None:
+        """`size` is how many are kept."""
+        self._recall = recall
+        self._size = size
+        self._kept: OrderedDict[Hashable, Concluded] = OrderedDict()
+
+    def find(self, key: Hashable) -> Concluded | None:
+        """The conclusion that was kept under a key, if nothing has changed since."""
+        found = self._kept.get(key)
+        if found is None:
+            return None
+        for query, answer in found.trail.items():
+            if self._recall(query) is not answer:
+                return None
+        self._kept.move_to_end(key)
+        return found
+
+    def keep(self, key: Hashable, result: Any, trail: dict[Query, Answer]) -> None:
+        """Keep what a plan came to; `trail` must not be changed any more."""
+        self._kept[key] = Concluded(result, trail)
+        self._kept.move_to_end(key)
+        if len(self._kept) > self._size:
+            self._kept.popitem(last=False)

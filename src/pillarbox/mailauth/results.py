@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 MAX_VALUE = 16_384  # characters of one field that are read; more is not believed
@@ -54,8 +55,9 @@ def join_findings(server: str, formatted: list[str]) -> str:
     return _value(server) + ("".join(f";\r\n\t{one}" for one in formatted) or "; none")
 
 
+@lru_cache(maxsize=1024)
 def format_finding(finding: Finding) -> str:
-    """One result as it stands in the field, in one line unless it is long."""
+    """One result as it stands in the field, in one line unless it is long. Most are found again and again."""
     text = f"{finding.method}={finding.result}"
     if finding.comment:
         text += f" ({_comment(finding.comment)})"
@@ -189,8 +191,9 @@ _SPF_SAYS = {
 }
 
 
-def format_received_spf(  # noqa: PLR0913 - one argument for each key of the field
-    *, result: str, identity: str, client: str, sender: str, helo: str, receiver: str, detail: str = ""
+@lru_cache(maxsize=1024)
+def format_received_spf(  # noqa: PLR0913, PLR0917 - one argument for each key of the field
+    result: str, identity: str, client: str, sender: str, helo: str, receiver: str, detail: str = ""
 ) -> bytes:
     """The Received-SPF field with its line end."""
     who = sender or helo

@@ -52,6 +52,9 @@ class Verdict(Struct, frozen=True):
     domain: str
     detail: str = ""
     explanation: str = ""  # the domain's own words about a fail, ASCII
+    shared: bool = (
+        True  # whether it holds for all mail of the same `key`, whatever local part or HELO name it has
+    )
 
 
 class _Ended(Exception):
@@ -61,6 +64,13 @@ class _Ended(Exception):
         super().__init__(detail)
         self.result = result
         self.detail = detail
+
+
+def key(client: Client) -> tuple[str, str, str]:
+    """What a verdict rests on, beside what DNS says, if it is a shared one."""
+    if client.sender:
+        return client.address, "mailfrom", client.sender.rpartition("@")[2]
+    return client.address, "helo", client.helo
 
 
 def check(client: Client) -> Plan[Verdict]:
@@ -77,11 +87,11 @@ def check(client: Client) -> Plan[Verdict]:
     try:
         result = yield from run.evaluate(asked, 0)
     except _Ended as ended:
-        return Verdict(ended.result, identity, domain, ended.detail)
+        return Verdict(ended.result, identity, domain, ended.detail, shared=run.shared)
     explanation = ""
     if result == "fail" and run.explain is not None:
         explanation = yield from run.explanation()
-    return Verdict(result, identity, domain, run.matched, explanation)
+    return Verdict(result, identity, domain, run.matched, explanation, run.shared)
 
 
 @lru_cache(maxsize=4096)
@@ -108,6 +118,7 @@ class _Run:
         "_void",
         "explain",
         "matched",
+        "shared",
     )
 
     def __init__(self, client: Client, ip: IPv4Address | IPv6Address, local: str, domain: str) -> None:
@@ -121,6 +132,7 @@ class _Run:
         self._void = 0
         self._names: list[str] | None = None  # validated host names of the client, once they were looked up
         self.matched = ""  # the term that decided
+        self.shared = True  # until a macro asks for more than address and domain
         self.explain: tuple[MacroString, str] | None = (
             None  # where the explanation lies, and for which domain
         )
@@ -195,6 +207,7 @@ class _Run:
         target = domain
         if term.target is not None:
             if not self._local.isascii() and needs(term.target, "sl"):
+                self.shared = False
                 return False  # such a name can't be in DNS (RFC 8616 4)
             target = yield from self._name(term.target, domain)
         if kind == "include":
@@ -260,6 +273,8 @@ class _Run:
 
     def _values(self, parts: MacroString, domain: str) -> Generator[Query, Answer, dict[str, str]]:
         client = self._client
+        if needs(parts, "slht"):
+            self.shared = False
         dotted = str(self._ip) if self._kind == "A" else ".".join(f"{self._number:032X}")
         return {
             "s": f"{self._local}@{self._domain}",
