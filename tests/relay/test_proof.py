@@ -19,6 +19,7 @@ from pillarbox.relay.demand import StsFinding
 from pillarbox.relay.plan import Tls
 from pillarbox.relay.protection import Protection
 from pillarbox.relay.session import Patience
+from pillarbox.relay.tls_levels import Level, forget, known
 from pillarbox.relay.tls_watch import TlsWatch
 from pillarbox.testing import FakeResolver, ScriptedPeer, StartTls
 
@@ -484,6 +485,20 @@ async def test_the_operator_hears_when_a_domain_falls_back(there, host, deliver,
     assert alarm["cause"] == "transport.downgraded"
     assert "mx.there.test[127.0.0.2]" in alarm["problem"]
     assert "for there.test in clear, before under TLS" in alarm["problem"]
+
+
+async def test_what_the_operator_has_forgotten_no_longer_counts(there, host, deliver, memory, alarms):
+    """At once, in a worker that remembered it too."""
+    resolver, watch = zone(signed=False), TlsWatch(memory, downgrade="defer")
+    await there({"STARTTLS": StartTls(host.context)})
+    await deliver(resolver, watch=watch)
+    await there(extensions=())
+    assert cause(await deliver(resolver, watch=watch)) == "transport.downgraded"
+    (found,) = await memory.ask(known)
+    assert (found.domain, found.best, found.worse) == ("there.test", Level.ENCRYPTED, Level.CLEAR)
+    assert await memory.ask(lambda notes: forget(notes, "there.test"))
+    assert cause(await deliver(resolver, watch=watch)) == "taken"
+    assert len(alarms) == 1
 
 
 async def test_mail_waits_if_the_operator_wants_that(there, host, deliver, memory, alarms):

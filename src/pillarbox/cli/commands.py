@@ -58,6 +58,7 @@ _COMMANDS = {
         "certificate",
         "Show the certificates of the server, and renew those of an authority.",
     ),
+    "tls": ("pillarbox.cli.tls", "tls", "Show how safely other domains took mail, and forget it."),
     "user": ("pillarbox.cli.user", "user", "Keep the accounts that may log in."),
 }
 

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from pillarbox.mail.units import Rate
-from pillarbox.policy.shared_file import SharedFile
+from pillarbox.policy.shared_file import SharedFile, open_shared
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     import apsw
 
@@ -37,6 +38,15 @@ class Note(NamedTuple):
 
     mark: float
     number: int
+
+
+class KeptNote(NamedTuple):
+    """A note as it lies in the file; `key` is without the beginning that was asked for."""
+
+    key: str
+    mark: float
+    number: int
+    expires: float
 
 
 class Notes:
@@ -61,6 +71,20 @@ class Notes:
             " ON CONFLICT (key) DO UPDATE SET mark = ?2, number = ?3, expires = ?4",
             (_short(key), mark, number, self.now + keep_s),
         )
+
+    def drop(self, key: str) -> bool:
+        """Forget a note; whether there was one."""
+        self._connection.execute("DELETE FROM note WHERE key = ?", (_short(key),))
+        return bool(self._connection.changes())
+
+    def beginning_with(self, start: str) -> list[KeptNote]:
+        """The notes whose keys begin so, by the rest of the key."""
+        end = start[:-1] + chr(ord(start[-1]) + 1)
+        rows = self._connection.execute(
+            "SELECT key, mark, number, expires FROM note WHERE key >= ? AND key < ? AND expires > ? ORDER BY key",
+            (start, end, self.now),
+        )
+        return [KeptNote(key.removeprefix(start), *rest) for key, *rest in rows]
 
     def take(self, key: str, rate: Rate, amount: float = 1.0) -> float:
         """Take something from a budget that refills evenly: 0, or in how many seconds there will be enough.
@@ -105,6 +129,18 @@ class Memory(SharedFile[Notes]):
     def take(self, key: str, rate: Rate, amount: float = 1.0) -> asyncio.Future[float]:
         """`Notes.take`, for who needs nothing else."""
         return self.ask(lambda notes: notes.take(key, rate, amount))
+
+
+@contextmanager
+def open_notes(file: Path, *, now: float) -> Iterator[Notes]:
+    """The notes in a file, for a command: in one transaction, beside a server that may use it. Raises apsw.Error or OSError."""
+    connection = open_shared(file, _TABLES)
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        yield Notes(connection, now)
+        connection.execute("COMMIT")
+    finally:
+        connection.close()
 
 
 def _short(key: str) -> str:

@@ -1,13 +1,12 @@
 """Watch how sessions with mail exchangers are protected: count it for TLS reports, and remember the best of each domain.
 
-What is counted is kept by `policy.report_store`, what is remembered by `policy.memory`; both are shared by all workers.
+What is counted is kept by `policy.report_store`, what is remembered by `relay.tls_levels`; both are shared by all workers.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from enum import IntEnum
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import apsw
@@ -18,12 +17,13 @@ from pillarbox.mail.reply import Origin, Result, Stage
 from pillarbox.policy.shared_file import FileFullError
 from pillarbox.queue.alarms import Alarms
 from pillarbox.relay.demand import Source
+from pillarbox.relay.tls_levels import WORDS, Level, remember
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pillarbox.mailauth.tls_report import TlsRow
-    from pillarbox.policy.memory import Memory, Notes
+    from pillarbox.policy.memory import Memory
     from pillarbox.relay.demand import Demand
     from pillarbox.relay.handshake import TlsOutcome
     from pillarbox.relay.plan import Hop
@@ -31,24 +31,8 @@ if TYPE_CHECKING:
 
 Downgrade: TypeAlias = Literal["alarm", "defer", "off"]
 
-_KEEP_S = 30 * 86400.0  # what a domain had is remembered so long after it had it last
 _RENEW_S = 86400.0
 _MAX_KNOWN = 10_000  # domains in memory
-
-
-class Level(IntEnum):
-    """How well a session is protected."""
-
-    CLEAR = 0
-    ENCRYPTED = 1
-    PROVEN = 2  # and the host has shown who it is
-
-
-_WORDS = {
-    Level.CLEAR: "in clear",
-    Level.ENCRYPTED: "under TLS without proof of who it is",
-    Level.PROVEN: "under TLS with proof of who it is",
-}
 
 
 class TlsWatch:
@@ -105,7 +89,8 @@ class TlsWatch:
         level = Level.PROVEN if session.verified else Level.ENCRYPTED if session.encrypted else Level.CLEAR
         now = asyncio.get_running_loop().time()
         known = self._known.get(domain)
-        if known is None or now - known[1] >= _RENEW_S or level > known[0]:
+        # A worse one is told of by the file: the operator may have had it forget what was.
+        if known is None or now - known[1] >= _RENEW_S or level != known[0]:
             best = await self._keep(self._memory, domain, level)
             self._known[domain] = best, now
             self._known.move_to_end(domain)
@@ -115,7 +100,7 @@ class TlsWatch:
             best = known[0]
         if level >= best:
             return None
-        detail = f"{_WORDS[level]}, before {_WORDS[best]}"
+        detail = f"{WORDS[level]}, before {WORDS[best]}"
         host = session.hop.name
         observe.TLS_DOWNGRADED.note(host=host, domain=domain, detail=detail)
         if self._alarms.is_due(f"downgrade {domain}", 1, now):
@@ -129,19 +114,8 @@ class TlsWatch:
     @staticmethod
     async def _keep(memory: Memory, domain: str, level: Level) -> Level:
         """Remember a level if it is as good as what is known; the best one."""
-
-        def work(notes: Notes) -> Level:
-            key = f"tls {domain}"
-            found = notes.get(key)
-            best = Level(found.number) if found is not None else Level.CLEAR
-            if level < best:
-                return best
-            if level is not Level.CLEAR:
-                notes.put(key, notes.now, level, _KEEP_S)
-            return level
-
         try:
-            return await memory.ask(work)
+            return await memory.ask(lambda notes: remember(notes, domain, level))
         except (apsw.Error, OSError, FileFullError):
             return level  # without memory nothing was better
 

@@ -98,7 +98,7 @@ DOWNGRADED = Cause(
     ),
     who=Who.OPERATOR,
     advice=(
-        "Ask the administrator of the domain. If the change is meant, wait until the memory of it runs out, or set "
+        "Ask the administrator of the domain. If the change is meant: `pillarbox tls forget` and the domain; or set "
         'relay.tls_downgrade to "alarm".'
     ),
     setting="relay.tls_downgrade",
