@@ -41,6 +41,7 @@ from pillarbox.inbound.status import HelpSettings, StatusBoard
 from pillarbox.mail.catalogue import CAUSES, auth, content, extensions, peers, session
 from pillarbox.mail.reply import Reply, printable
 from pillarbox.mail.units import Octets, Seconds
+from pillarbox.net.arrivals import Arrivals
 from pillarbox.net.certificates import find_certificates
 from pillarbox.net.handshakes import Handshakes, ListenerTls
 from pillarbox.net.listener import ConnectionLimits, Connections, bind, listen
@@ -159,7 +160,7 @@ DOMAINS = {
 _QUICK = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
 
 
-_ON_BOTH_LOOPS = {"dialogues", "inbound", "test_listener.py"}
+_ON_BOTH_LOOPS = {"dialogues", "inbound", "test_listener.py", "test_arrivals.py"}
 
 
 def pytest_asyncio_loop_factories(config, item):
@@ -533,9 +534,18 @@ class Office:
             tarpit=Tarpit(options.tarpit) if options.tarpit.delay_s else None,
             on_refusal=next((one.note for one in plugins if isinstance(one, Harvest)), None),
         )
-        tls = self.tls.context if options.tls == "implicit" else None
-        self.server = await listen(bind("127.0.0.1:0", shared=False), self._protocol, tls=tls)
-        self.port = self.server.sockets[0].getsockname()[1]
+        bound = bind("127.0.0.1:0", shared=False)
+        self.port = bound.getsockname()[1]
+        if options.tls == "implicit":
+            self.server = Arrivals(
+                bound,
+                lambda _peer: self._protocol(),
+                self.connections,
+                tls=lambda: self.tls.context,
+                advice=auth.TLS_EXPECTED.reply(hostname=HOST).bare_wire,
+            )
+        else:
+            self.server = await listen(bound, self._protocol)
         self.watch = asyncio.create_task(self.connections.watch())
         return self
 

@@ -287,6 +287,8 @@ CLIENT_PRESENTED = Event("session.presented", Level.INFO, "{proxy} speaks for {c
 PROXY_REFUSED = Event(
     "session.proxy_refused", Level.WARNING, "connection from {client} cut off: {problem}", labels=("problem",)
 )
+ACCEPT_FAILED = Event("session.not_accepted", Level.ERROR, "no connection can be accepted now: {problem}")
+TLS_FAILED = Event("tls.failed", Level.INFO, "no TLS with {client}: {problem}", labels=("problem",))
 SESSION_CLOSED = Event("session.closed", Level.DEBUG, "connection from {client} closed")
 SESSION_REFUSED = Event("session.refused", Level.INFO, "connection from {client} refused", labels=("cause",))
 REPLY_REFUSED = Event("reply.refused", Level.INFO, "refused {client}: {reply}", labels=("cause", "stage"))

@@ -26,6 +26,7 @@ from pillarbox.inbound.report_office import Outside, ReportOffice
 from pillarbox.inbound.session import SmtpProtocol
 from pillarbox.inbound.status import StatusBoard
 from pillarbox.mail.address import AddressError, parse_address
+from pillarbox.mail.catalogue.auth import TLS_EXPECTED
 from pillarbox.net.handshakes import ListenersTls, new_contexts
 from pillarbox.net.listener import Connections, bind, comes_here, listen
 from pillarbox.net.renewal import Renewal
@@ -64,7 +65,7 @@ if TYPE_CHECKING:
     from pillarbox.mail.reply import Result
     from pillarbox.mail.route import Route
     from pillarbox.mailauth.dns import Answer, Query
-    from pillarbox.net.proxied import ProxiedListener
+    from pillarbox.net.arrivals import Arrivals
     from pillarbox.policy.users import Mailbox
     from pillarbox.queue.attempt import Courier
     from pillarbox.queue.spool import Draft, Entry, Queued
@@ -146,9 +147,7 @@ class Service:
         self._tls = ListenersTls(certificates_of(config), config.tls_manners, contexts)
         self._hosts = Hosts()
         self._suspended: set[str] = set()  # keywords of extensions, for all sessions
-        self._servers: list[asyncio.Server | ProxiedListener] = []
-        self._kept: dict[int, socket.socket] = {}  # sockets of listeners that begin with TLS, to listen anew
-        self._relisting: set[asyncio.Task[None]] = set()
+        self._servers: list[asyncio.Server | Arrivals] = []
         self._sts: StsPolicies | None = None  # until mail goes to an exchanger
         self._reports = ReportOffice(config.reports, Path(config.data), hostname=config.hostname)
         self._open = contextlib.AsyncExitStack()  # closes what was opened, the last first
@@ -315,31 +314,41 @@ class Service:
 
     async def _listen(self, number: int, settings: ListenSettings, bound: socket.socket) -> None:
         self.addresses.append(bound.getsockname()[:2])
-        if settings.tls == "implicit":
-            self._kept[number] = bound.dup()
-            self._open.callback(self._kept[number].close)
-        self._servers.append(await self._serve(number, bound))
-        self._open.callback(self._close_server, number)
+        server = await self._serve(number, settings, bound)
+        self._servers.append(server)
+        self._open.callback(server.close)
 
-    async def _serve(self, number: int, bound: socket.socket) -> asyncio.Server | ProxiedListener:
-        tls = self._tls.one(number) if number in self._kept else None
-        context = tls.context if tls is not None else None
-        if self.config.listen[number].role is Role.POLICY:
-            return await listen(bound, self._policy_host(), tls=context)
-        if self.config.listen[number].proxy_protocol:
-            from pillarbox.net.proxied import ProxiedListener  # noqa: PLC0415 - it costs start-up time
-
-            return ProxiedListener(
-                bound,
-                lambda peer: SmtpProtocol(self._desks[number], peer),
-                lambda: self._policy.proxies,
-                tls=context,
+    async def _serve(
+        self, number: int, settings: ListenSettings, bound: socket.socket
+    ) -> asyncio.Server | Arrivals:
+        speaks_http = settings.role is Role.POLICY
+        if settings.tls != "implicit" and not settings.proxy_protocol:
+            return await listen(
+                bound, self._policy_host() if speaks_http else lambda: SmtpProtocol(self._desks[number])
             )
-        return await listen(bound, lambda: SmtpProtocol(self._desks[number]), tls=context)
+        from pillarbox.net.arrivals import Arrivals  # noqa: PLC0415 - it costs start-up time
 
-    def _close_server(self, number: int) -> None:
-        """Close the one that listens now: it may have taken another's place."""
-        self._servers[number].close()
+        if speaks_http:
+            make = self._policy_host()
+            return Arrivals(bound, lambda _peer: make(), self.connections, tls=self._context_of(number))
+        return Arrivals(
+            bound,
+            lambda peer: SmtpProtocol(self._desks[number], peer),
+            self.connections,
+            proxies=(lambda: self._policy.proxies) if settings.proxy_protocol else None,
+            tls=self._context_of(number) if settings.tls == "implicit" else None,
+            advice=TLS_EXPECTED.reply(hostname=self.config.hostname).bare_wire,
+        )
+
+    def _context_of(self, number: int) -> Callable[[], ssl.SSLContext]:
+        """What a listener's handshakes begin with now: a reload may change it."""
+
+        def find() -> ssl.SSLContext:
+            tls = self._tls.one(number)
+            assert tls is not None  # a listener that begins with TLS has some: `config.checks` sees to it
+            return tls.context
+
+        return find
 
     def _policy_host(self) -> Callable[[], asyncio.Protocol]:
         """What serves the MTA-STS policies of our domains, as they are when somebody asks."""
@@ -361,7 +370,7 @@ class Service:
         from pillarbox.net.challenges import answer  # noqa: PLC0415 - it costs start-up time
 
         renewal = Renewal(self.config.acme, self.config.hostname, Path(self.config.data))
-        server = await answer(bound, self.config.acme.challenge, renewal.answers)
+        server = await answer(bound, self.config.acme.challenge, renewal.answers, self.connections)
         self._open.callback(server.close)
         self._open.push_async_callback(_cancel, asyncio.create_task(renewal.run()))
 
@@ -509,27 +518,14 @@ class Service:
         if any(getattr(self.config, name) != getattr(config, name) for name in _OF_COURIERS):
             self._couriers.renew(*self._courier_makers(config))
         self.config, self._policy = config, policy
-        for number in self._tls.renew(certificates, config.tls_manners):
-            if number in self._kept:
-                task = asyncio.create_task(self._listen_anew(number))
-                self._relisting.add(task)
-                task.add_done_callback(self._relisting.discard)
+        self._tls.renew(certificates, config.tls_manners)
         self._open_desks()
         return waiting
 
-    async def _listen_anew(self, number: int) -> None:
-        """Begin connections with another context; clients that come meanwhile wait in the kernel."""
-        before = self._servers[number]
-        self._servers[number] = await self._serve(number, self._kept[number].dup())
-        before.close()
-
     async def stop(self) -> None:
         """Drain: sessions end at the next command boundary, deliveries finish or are released, the store is closed."""
-        await asyncio.gather(*self._relisting)
         for server in self._servers:
             server.close()
-        for kept in self._kept.values():
-            kept.close()
         limit_s = self.config.drain_s
         clock = asyncio.get_running_loop().time
         until = clock() + limit_s

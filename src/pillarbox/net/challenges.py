@@ -10,11 +10,14 @@ import re
 import ssl
 from typing import TYPE_CHECKING, cast
 
+from pillarbox.net.arrivals import Arrivals
 from pillarbox.net.listener import listen
 
 if TYPE_CHECKING:
     import socket
     from pathlib import Path
+
+    from pillarbox.net.listener import Connections
 
 _PATH = "/.well-known/acme-challenge/"
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,200}")
@@ -38,11 +41,14 @@ def name_file(folder: Path, name: str) -> Path:
     return folder / f"{name}.pem"
 
 
-async def answer(bound: socket.socket, kind: str, folder: Path) -> asyncio.Server:
+async def answer(
+    bound: socket.socket, kind: str, folder: Path, connections: Connections
+) -> asyncio.Server | Arrivals:
     """Answer challenges of this kind on a socket, from what lies in `folder`."""
     if kind == "http-01":
         return await listen(bound, lambda: HttpAnswers(folder))
-    return await listen(bound, TlsAnswers, tls=_answering_context(folder))
+    context = _answering_context(folder)
+    return Arrivals(bound, lambda _peer: TlsAnswers(), connections, tls=lambda: context)
 
 
 class HttpAnswers(asyncio.Protocol):

@@ -121,18 +121,14 @@ class ListenersTls:
         """The TLS of a listener."""
         return self._all[number]
 
-    def renew(self, certificates: Certificates, manners: Sequence[TlsManner | None]) -> list[int]:
-        """Shake hands in another manner from now on; the listeners whose context is another one now."""
+    def renew(self, certificates: Certificates, manners: Sequence[TlsManner | None]) -> None:
+        """Shake hands in another manner from now on."""
         self._certificates = certificates
-        changed = []
         for number, (before, manner) in enumerate(zip(self._all, manners, strict=True)):
             if manner is None or before is None:
                 self._all[number] = ListenerTls(certificates, manner) if manner is not None else None
-                continue
-            renewed = self._all[number] = before.renewed(certificates, manner)
-            if renewed.context is not before.context:
-                changed.append(number)
-        return changed
+            else:
+                self._all[number] = before.renewed(certificates, manner)
 
     async def watch(self) -> None:
         """Read the certificates, and look at their files for ever."""
@@ -142,3 +138,12 @@ class ListenersTls:
             await asyncio.sleep(LOOK_S)
             if self._certificates.loaded:
                 await asyncio.to_thread(self._certificates.look)
+
+
+def describe_failure(error: OSError) -> str:
+    """Why a handshake failed, in words; of OpenSSL's own those are kept that tell what the other end found fault with."""
+    if isinstance(error, ssl.SSLError):
+        return (error.reason or str(error)).replace("_", " ").lower()
+    if isinstance(error, TimeoutError | ConnectionAbortedError):
+        return "the handshake took too long"
+    return (error.strerror or "the connection was lost").lower()

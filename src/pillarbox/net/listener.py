@@ -18,7 +18,6 @@ from pillarbox.net.turns import Turns
 from pillarbox.policy.lists import neighbourhood
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Callable, Iterable, Iterator
 
 _SWEEP_S = 1.0  # how often deadlines are looked at; one sweep for all costs less than a timer each
@@ -96,20 +95,30 @@ class Connections:
         )
 
     def add(self, connection: Watched, address: str) -> None:
-        """A connection was opened."""
+        """A session has begun."""
         observe.SESSION_OPENED.note(client=address)
+        self.expect(connection, address)
+
+    def expect(self, connection: Watched, address: str) -> None:
+        """A connection was opened whose session has not begun; "" is an address that is not known yet."""
         self._open.add(connection)
         self._count(address)
 
     def remove(self, connection: Watched, address: str) -> None:
-        """A connection was closed; without effect if it was never added."""
+        """A session was closed; without effect if it was never added."""
         if connection not in self._open:
             return
         observe.SESSION_CLOSED.note(client=address)
-        self._open.remove(connection)
-        self._uncount(address)
         if self._accounts:
             self._leave_account(connection)
+        self.forget(connection, address)
+
+    def forget(self, connection: Watched, address: str) -> None:
+        """A connection that was expected has become a session, or is gone; without effect if it was not expected."""
+        if connection not in self._open:
+            return
+        self._open.remove(connection)
+        self._uncount(address)
         if not self._open:
             self._emptied.set()
 
@@ -138,12 +147,16 @@ class Connections:
             self._drop(key)
 
     def _count(self, address: str) -> None:
+        if not address:
+            return
         self._counts[address] = self._counts.get(address, 0) + 1
         if self._limits.per_network:
             network = neighbourhood(address)
             self._counts[network] = self._counts.get(network, 0) + 1
 
     def _uncount(self, address: str) -> None:
+        if not address:
+            return
         self._drop(address)
         if self._limits.per_network:
             self._drop(neighbourhood(address))
@@ -265,12 +278,6 @@ def _is_local(address: str) -> bool:
     return True
 
 
-async def listen(
-    sock: socket.socket, factory: Callable[[], asyncio.Protocol], *, tls: ssl.SSLContext | None = None
-) -> asyncio.Server:
-    """Serve the connections of a bound socket; with `tls` each begins with a handshake."""
-    loop = asyncio.get_running_loop()
-    handshake_s = 30.0 if tls is not None else None
-    return await loop.create_server(
-        factory, sock=sock, ssl=tls, ssl_handshake_timeout=handshake_s, backlog=_BACKLOG
-    )
+async def listen(sock: socket.socket, factory: Callable[[], asyncio.Protocol]) -> asyncio.Server:
+    """Serve the connections of a bound socket. Those that begin with TLS or a PROXY header are for `net.arrivals`."""
+    return await asyncio.get_running_loop().create_server(factory, sock=sock, backlog=_BACKLOG)

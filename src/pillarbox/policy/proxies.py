@@ -1,6 +1,6 @@
 """Which hosts in front of this server may speak for its clients, and in which of three ways.
 
-How the PROXY header is read is the business of `net.proxied`, what XCLIENT and XFORWARD tell that of `smtp.attributes`.
+How the PROXY header is read is the business of `net.arrivals`, what XCLIENT and XFORWARD tell that of `smtp.attributes`.
 """
 
 from __future__ import annotations

@@ -229,6 +229,23 @@ TLS_REQUIRED = Cause(
     setting="listen.require_tls",
     scenarios=("E530-2",),
 )
+TLS_EXPECTED = Cause(
+    "auth.tls_expected",
+    421,
+    "4.7.0",
+    "{hostname} this port begins with TLS, not with SMTP in clear",
+    (Stage.CONNECT,),
+    "RFC 8314 3.3",
+    "The client did not begin with TLS, on a port where everything is encrypted from the first octet.",
+    explanation=(
+        "The client waited for a greeting in clear, or spoke without one. Here the client's TLS handshake comes first, and the "
+        "greeting behind it. Nothing of what was said in clear is heard."
+    ),
+    who=Who.SENDER,
+    advice='Choose "TLS" or "SSL" for this port in the mail program, or STARTTLS with port 587.',
+    setting="listen.tls",
+    scenarios=("E421-41",),
+)
 TLS_FOR_LOGIN = Cause(
     "auth.tls_for_login",
     530,

@@ -1,7 +1,8 @@
-"""The PROXY header: what is read from it, what is refused, and connections that begin with it."""
+"""Connections that begin with a PROXY header, with TLS or with both: what is read, what is refused, what counts."""
 
 import asyncio
 import contextlib
+import socket
 import ssl
 import struct
 
@@ -12,9 +13,9 @@ from hypothesis import strategies as st
 from pillarbox import observe
 from pillarbox.inbound.session import SmtpProtocol
 from pillarbox.mail.units import Seconds
-from pillarbox.net import proxy_header
+from pillarbox.net import arrivals, proxy_header
+from pillarbox.net.arrivals import Arrivals
 from pillarbox.net.listener import ConnectionLimits, bind
-from pillarbox.net.proxied import ProxiedListener
 from pillarbox.net.proxy_header import MAX_OCTETS, HeaderError
 from pillarbox.policy.proxies import Proxies, ProxySettings
 
@@ -112,6 +113,8 @@ LINE = b"PROXY TCP4 192.0.2.1 198.51.100.9 56324 25\r\n"
 @pytest.fixture
 def noted(monkeypatch):
     events = []
+    for event in (observe.TLS_FAILED, observe.SESSION_REFUSED):
+        monkeypatch.setattr(event, "written", True)  # a library keeps quiet
     monkeypatch.setattr(observe._log, "write", lambda event, facts: events.append((event.name, dict(facts))))
     return events
 
@@ -126,7 +129,13 @@ async def behind(open_office):
         sock = bind("127.0.0.1:0", shared=False)
         proxies = Proxies(proxy)
         listeners.append(
-            ProxiedListener(sock, lambda peer: SmtpProtocol(office.desk, peer), lambda: proxies, tls=tls)
+            Arrivals(
+                sock,
+                lambda peer: SmtpProtocol(office.desk, peer),
+                office.connections,
+                proxies=lambda: proxies,
+                tls=(lambda: tls) if tls is not None else None,
+            )
         )
         return sock.getsockname()[1]
 
@@ -201,7 +210,7 @@ async def test_a_client_hello_in_one_packet_with_the_header(behind, certificates
     [
         (b"EHLO client.example\r\n", "no PROXY header"),
         (binary(3, 0x11, V4), "neither version nor command is known"),
-        (LINE[:20], "its header took too long"),
+        (LINE[:20], "the header took too long"),
     ],
 )
 async def test_a_bad_header_or_none_is_cut_off_and_noted(behind, dial, noted, sent, problem):
@@ -224,3 +233,175 @@ async def test_a_look_at_the_port_is_not_worth_a_line(behind, dial, noted):
     caller.writer.write_eof()
     assert await caller.rest() == b""
     assert not [name for name, _ in noted if name == "session.proxy_refused"]
+
+
+# --- TLS from the first octet
+
+HELLO = b"\x16\x03\x01\x02\x00\x01\x00"  # how a handshake begins
+
+
+@pytest.fixture
+async def silent():
+    """A client that holds its connection and says nothing, or not enough: `reader, writer = await silent(port)`."""
+    writers = []
+
+    async def call(port, source="127.0.0.1", send=b""):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(source, 0))
+        writers.append(writer)
+        writer.write(send)
+        return reader, writer
+
+    yield call
+    for writer in writers:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+
+def facts_of(noted, name):
+    return [facts for event, facts in noted if event == name]
+
+
+@pytest.mark.parametrize("send", [b"", HELLO], ids=["nothing", "half a hello"])
+async def test_who_does_not_shake_hands_counts_from_the_first_moment(
+    open_office, dial, until, certificates, send, silent
+):
+    office = await open_office(tls="implicit", connections=ConnectionLimits(total=6, per_address=3))
+    held = [await silent(office.port, send=send) for _ in range(3)]
+    await until(lambda: len(office.connections) == 3)
+    caller = await dial(office.port, tls=certificates.client)
+    assert (await caller.rest()).startswith(b"421 mx.example.org too many connections from your address")
+    held += [await silent(office.port, f"127.0.0.{7 + number}", send) for number in range(3)]
+    await until(lambda: len(office.connections) == 6)
+    reader, writer = await asyncio.open_connection(
+        "127.0.0.1",
+        office.port,
+        local_addr=("127.0.0.20", 0),
+        ssl=certificates.client,
+        server_hostname="mx.example.org",
+    )
+    assert (await asyncio.wait_for(reader.read(), 20)).startswith(
+        b"421 mx.example.org too many connections\r\n"
+    )
+    writer.close()
+    for _, writer in held:
+        writer.close()
+    await until(lambda: len(office.connections) == 0)
+    assert office.connections._counts == {}
+    caller = await dial(office.port, tls=certificates.client)
+    assert (await caller.reply()).startswith(b"220 ")
+
+
+async def test_only_so_many_are_told_that_there_is_no_place(open_office, until, monkeypatch, noted, silent):
+    monkeypatch.setattr(arrivals, "_MAX_EXCUSED", 2)
+    office = await open_office(tls="implicit", connections=ConnectionLimits(total=1))
+    held = [await silent(office.port) for _ in range(3)]
+    reader, _ = await silent(office.port)
+    with contextlib.suppress(ConnectionResetError):
+        assert await asyncio.wait_for(reader.read(), 20) == b""
+    assert len(office.connections) == 3
+    assert facts_of(noted, "session.refused") == [
+        {"cause": "session.too_many_connections", "client": "127.0.0.1"}
+    ]
+    for _, writer in held:
+        writer.close()
+    await until(lambda: office.server.excused == 0)
+
+
+@pytest.mark.parametrize(
+    ("sent", "problem"),
+    [
+        (b"", "nothing came"),
+        (b"EHLO client.example\r\n", "it does not begin with TLS"),
+        (LINE, "it does not begin with TLS"),
+        (b"GET / HTTP/1.1\r\n\r\n", "it does not begin with TLS"),
+    ],
+    ids=["nothing", "smtp", "proxy", "http"],
+)
+async def test_E421_41_who_does_not_begin_with_tls_is_told_so(
+    open_office, dial, noted, monkeypatch, sent, problem
+):
+    monkeypatch.setattr(arrivals, "_HANDSHAKE_S", 0.05)
+    office = await open_office(tls="implicit")
+    caller = await dial(office.port)
+    await caller.send(sent)
+    assert await caller.rest() == b"421 mx.example.org this port begins with TLS, not with SMTP in clear\r\n"
+    assert facts_of(noted, "tls.failed") == [{"client": "127.0.0.1", "problem": problem}]
+    assert not office.protocols, "what is said in clear is never heard"
+
+
+@pytest.mark.parametrize(
+    ("sent", "problem"),
+    [(HELLO, "the handshake took too long"), (b"\x16\x03\x01\x00\x05hello", "unexpected message")],
+    ids=["half", "garbage"],
+)
+async def test_a_handshake_that_comes_to_nothing_is_noted(
+    open_office, dial, noted, until, monkeypatch, sent, problem
+):
+    monkeypatch.setattr(arrivals, "_HANDSHAKE_S", 0.05)
+    office = await open_office(tls="implicit")
+    caller = await dial(office.port)
+    await caller.send(sent)
+    await caller.rest()
+    await until(lambda: facts_of(noted, "tls.failed"))
+    assert facts_of(noted, "tls.failed") == [{"client": "127.0.0.1", "problem": problem}]
+    assert len(office.connections) == 0
+
+
+async def test_what_a_client_finds_fault_with_is_noted(open_office, noted, until):
+    office = await open_office(tls="implicit")
+
+    def call():
+        with (
+            socket.create_connection(("127.0.0.1", office.port)) as sock,
+            pytest.raises(ssl.SSLCertVerificationError),
+        ):
+            ssl.create_default_context().wrap_socket(sock, server_hostname="mx.example.org")
+
+    await asyncio.to_thread(call)
+    await until(lambda: facts_of(noted, "tls.failed"))
+    assert facts_of(noted, "tls.failed") == [{"client": "127.0.0.1", "problem": "tlsv1 alert unknown ca"}]
+
+
+async def test_who_only_looks_whether_somebody_listens_is_not_worth_a_line(open_office, dial, noted, until):
+    office = await open_office(tls="implicit")
+    for end in ("close", "reset"):
+        caller = await dial(office.port)
+        await until(lambda: len(office.connections) == 1)
+        if end == "close":
+            await caller.close()
+        else:
+            caller.cut()
+        await until(lambda: len(office.connections) == 0)
+    assert not noted
+
+
+async def test_while_places_are_scarce_nobody_may_be_silent_before_a_handshake(
+    open_office, until, noted, silent
+):
+    office = await open_office(tls="implicit", connections=ConnectionLimits(total=4, hurry_s=Seconds(0.1)))
+    for _ in range(4):
+        await silent(office.port)
+    await until(lambda: len(office.connections) <= 3)
+    assert facts_of(noted, "tls.failed")[0]["problem"] == "nothing came"
+
+
+async def test_draining_drops_those_whose_session_has_not_begun(open_office, until, silent):
+    office = await open_office(tls="implicit")
+    for send in (b"", HELLO):
+        await silent(office.port, send=send)
+    await until(lambda: len(office.connections) == 2)
+    await asyncio.wait_for(office.connections.drain(1000), 20)
+    assert len(office.connections) == 0
+
+
+async def test_connections_that_wait_behind_a_balancer_count_too(behind, dial, until, silent):
+    patient = ProxySettings(networks=("127.0.0.0/8",))
+    port = await behind(patient, connections=ConnectionLimits(total=2, per_address=1))
+    office = behind.office
+    for _ in range(2):
+        await silent(port)
+    await until(lambda: len(office.connections) == 2)
+    caller = await dial(port)
+    await caller.send(LINE)
+    assert (await caller.reply()).startswith(b"421 mx.example.org too many connections\r\n")
