@@ -416,7 +416,7 @@ class _Log:
         self._loop_thread = get_ident()
 
     def write(self, event: Event, facts: Mapping[str, object]) -> None:
-        kept = {name: value for name, value in facts.items() if value is not None and value != ""}
+        kept = {name: value for name, value in facts.items() if value or (value is not None and value != "")}
         if self.worker is not None:
             kept["worker"] = self.worker
         line = self.format(event, kept)

@@ -42,7 +42,9 @@ if TYPE_CHECKING:
 
 # Asked about for each command: before Python 3.12 a member of an enumeration costs a call each time that it is named.
 _COMMAND, _SASL, _DATA, _CHUNK, _ENDED, _HANDSHAKE, _CLOSED = Mode
-_TURNED_AWAY, _WEAK, _IN_MAIL, _NEED_DATA = State.REFUSED, State.WEAK, State.MAIL, Signal.NEED_DATA
+_CONNECTED, _TURNED_AWAY, _WEAK, _IN_MAIL = State.CONNECTED, State.REFUSED, State.WEAK, State.MAIL
+_NEED_DATA, _BUSY = Signal.NEED_DATA, Signal.BUSY
+_SHUTDOWN = session.SHUTDOWN.code
 _APART = (State.CONNECTED, State.REFUSED, State.WEAK)  # no transaction leads there or away from there
 _TIMED_BY_DATA = (_DATA, _CHUNK)
 _MAX_REPLIES_A_TURN = 25  # given here, without an event, before they are sent and others have their turn
@@ -142,7 +144,7 @@ class ServerSession:
         if mode is _COMMAND or mode is _SASL:
             if b"\n" in data:  # a command that trickles in octet by octet gets no more time
                 self.deadline = now + self._profile.limits.command_timeout_s
-            if data[:1] == TLS_HANDSHAKE and self.state is State.CONNECTED and not self.waiting_octets:
+            if self.state is _CONNECTED and data[:1] == TLS_HANDSHAKE and not self.waiting_octets:
                 self._close(session.NOT_SMTP)
                 return
             self._lines.feed(data)
@@ -168,14 +170,14 @@ class ServerSession:
             return Signal.OWED
         events = self._events
         while not events:
-            if len(self._out) >= _MAX_REPLIES_A_TURN:
-                return Signal.BUSY
             mode = self._mode
             if mode is _COMMAND:
                 line = self._lines.next_line(self._profile.limits.command_line_octets)
                 if line is None:
                     return _NEED_DATA
                 self._take_line(line)
+                if len(self._out) >= _MAX_REPLIES_A_TURN and not events:
+                    return _BUSY
             elif mode is _SASL:
                 line = self._lines.next_line(MAX_RESPONSE_OCTETS)
                 if line is None:
@@ -282,16 +284,17 @@ class ServerSession:
         if event is None:
             msg = "no reply is owed"
             raise LocalProtocolError(msg)
-        if type(event) is Login and self._explain_refusal(event, reply):
+        kind = type(event)
+        if kind is Login and self._explain_refusal(event, reply):
             return
-        self._out.append(reply.bare_wire if type(event) is Hello else reply.wire)
-        if reply.code == session.SHUTDOWN.code:
+        self._out.append(reply.bare_wire if kind is Hello else reply.wire)
+        if reply.code == _SHUTDOWN:
             self._drop_body()
             self._mode = _CLOSED
-        elif type(event) is Login:
+        elif kind is Login:
             self._logged_in(reply, login)
         else:
-            _AFTER[type(event)](self, event, reply)
+            _AFTER[kind](self, event, reply)
         if self._draining:
             self._finish_if_draining()
 
@@ -441,16 +444,17 @@ class ServerSession:
 
     def _refusal(self, verb: str) -> Reply | None:
         """Why a command can't be taken now whatever its argument, or None."""
-        state = self.state
-        column = self._profile.table[state]
+        state, profile = self.state, self._profile
+        cause = profile.table[state].get(verb, session.UNKNOWN_COMMAND)
         if (state is _TURNED_AWAY or state is _WEAK) and verb != "QUIT":
-            return self._profile.say(self._refused)
-        if verb not in column:
-            return session.UNKNOWN_COMMAND.reply()
-        profile = self._profile
-        if profile.needs_tls and not self.tls and verb not in WITHOUT_TLS:
+            return profile.say(self._refused)
+        if (
+            profile.needs_tls
+            and not self.tls
+            and verb not in WITHOUT_TLS
+            and cause is not session.UNKNOWN_COMMAND
+        ):
             return auth.TLS_REQUIRED.reply()
-        cause = column[verb]
         if state is _IN_MAIL and cause is None and verb in ("DATA", "BDAT"):
             # LMTP has no 554 here (RFC 2033 4.2)
             cause = session.NEED_RCPT if self._tried == 0 or profile.lmtp else content.NO_VALID_RECIPIENTS

@@ -86,8 +86,8 @@ class LineReader:
                 self.forget()
             return None
         following = end + 1
-        if following == len(buffer):
-            self.forget()  # an idle session must not hold on to what it once read
+        if following == len(buffer):  # an idle session must not hold on to what it once read
+            self._buffer, self._position = b"", 0
         else:
             self._position = following
         if self._skipping or following - start > max_octets:
