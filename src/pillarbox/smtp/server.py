@@ -285,7 +285,7 @@ class ServerSession:
             msg = "no reply is owed"
             raise LocalProtocolError(msg)
         kind = type(event)
-        if kind is Login and self._explain_refusal(event, reply):
+        if kind is Login and self._explain_refusal(event, reply):  # type: ignore[arg-type]  # it is one
             return
         self._out.append(reply.bare_wire if kind is Hello else reply.wire)
         if reply.code == _SHUTDOWN:
