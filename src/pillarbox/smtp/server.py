@@ -282,8 +282,7 @@ class ServerSession:
         """
         event, self._owed = self._owed, None
         if event is None:
-            msg = "no reply is owed"
-            raise LocalProtocolError(msg)
+            raise LocalProtocolError("no reply is owed")
         kind = type(event)
         if kind is Login and self._explain_refusal(event, reply):  # type: ignore[arg-type]  # it is one
             return
@@ -305,8 +304,7 @@ class ServerSession:
     def welcome(self, unix_time: float = 0.0) -> Reply:
         """The positive answer to the `Hello` that is owed: the extensions on offer now (RFC 5321 4.1.1.1)."""
         if not isinstance(self._owed, Hello):
-            msg = "no greeting is to be answered"
-            raise LocalProtocolError(msg)
+            raise LocalProtocolError("no greeting is to be answered")
         extended, login = self._owed.verb != "HELO", bool(self.login)
         self._offer = self._profile.offer(extended=extended, channel=self.channel, login=login)
         return self._profile.welcome(self._offer, unix_time)
