@@ -299,6 +299,9 @@ CHECK_WARNED = Event(
 CHECK_TAGGED = Event(
     "check.tagged", Level.INFO, "tags what {client} sends: {reply}", labels=("cause", "stage")
 )
+CHECK_PROVEN = Event(
+    "check.proven", Level.INFO, "what was said of {client} rests on: {answers}", labels=("cause", "stage")
+)
 LOGIN_OK = Event("login.ok", Level.INFO, "{login} logged in from {client}", labels=("mechanism",))
 ACCOUNTS_DOWN = Event("accounts.down", Level.ERROR, "accounts cannot be looked up: {problem}")
 LOGIN_FAILED = Event(

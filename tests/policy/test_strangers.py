@@ -2,8 +2,10 @@
 
 import pytest
 
+from pillarbox import observe
 from pillarbox.mailauth.dns import Answer, Query
 from pillarbox.policy.checks import CheckSettings
+from pillarbox.policy.dns_lists import DnsListSettings, ZoneSettings
 from pillarbox.policy.hello import HelloSettings
 from pillarbox.policy.hooks import Action
 from pillarbox.policy.reverse import ReverseSettings, has_name
@@ -215,6 +217,56 @@ async def test_a_check_on_trial_lets_mail_through_and_says_what_it_would_have_do
     first, second = [await trial_of(office, number) for number in (0, 1)]
     assert [line[:3] for line in first] == ["504", "550", "550"]
     assert second == first, "what was found of the client counts for all its messages, the rest for one"
+
+
+async def test_the_trace_tells_what_dns_answered_to_each_check(open_office, serve_dns, dial):
+    zone = {
+        f"{POINTER} PTR": records(POINTER, "PTR", "mail.sender.test."),
+        "mail.sender.test. A": records("mail.sender.test.", "A", "127.0.0.1"),
+        "sender.test. MX": records("sender.test.", "MX", "10 mail.sender.test."),
+        "other.test. MX": records("other.test.", "MX", "5 mail.other.test."),
+        "1.0.0.127.bl.test. A": records("1.0.0.127.bl.test.", "A", "127.0.0.2"),
+        "1.0.0.127.wl.test. A": "nxdomain",
+    }
+    server = await serve_dns(zone)
+    zones = (ZoneSettings(zone="bl.test", weight=0.5), ZoneSettings(zone="wl.test", weight=-1))
+    office = await open_office(
+        checks=CheckSettings(
+            dns_lists=DnsListSettings(zones=zones),
+            sender=SenderSettings(domain=Action.REJECT),
+            reverse_dns=ReverseSettings(action=Action.REJECT),
+        ),
+        nameserver=server.address,
+    )
+    caller = await dial(office.port)
+    await caller.reply()
+    for sender in (b"sender.test", b"other.test"):
+        for line in (EHLO, b"MAIL FROM:<a@%s>" % sender, RCPT, b"DATA"):
+            await caller.ask(line)
+        assert (await caller.ask(b"Subject: x\r\n\r\nx\r\n."))[:3] == b"250"
+    of_client = ["A 1.0.0.127.bl.test: 127.0.0.2", "A 1.0.0.127.wl.test: no such domain"]
+    of_address = ["PTR 1.0.0.127.in-addr.arpa: mail.sender.test", "A mail.sender.test: 127.0.0.1"]
+    assert await evidence_of(office, 0) == [
+        *of_client,
+        "MX sender.test: 10 mail.sender.test",
+        *of_address,
+    ]
+    assert await evidence_of(office, 1) == [*of_client, "MX other.test: 5 mail.other.test", *of_address]
+    assert await trial_of(office, 0) == [""], "an answer is no warning"
+
+
+async def evidence_of(office, number):
+    with Ledger(office.folder) as ledger:
+        return ledger.show(office.queued[number].id).trace.origin.split("\n")
+
+
+async def test_a_refusal_by_dns_is_logged_with_what_it_rests_on(
+    office_of_careful_people, converse, noted, monkeypatch
+):
+    monkeypatch.setattr(observe.CHECK_PROVEN, "written", True)
+    await say_sender(converse, office_of_careful_people, b"a@null.test")
+    (proven,) = [facts for name, facts in noted if name == "check.proven"]
+    assert (proven["cause"], proven["answers"]) == ("policy.sender_takes_no_mail", "MX null.test: 0 .")
 
 
 async def trial_of(office, number):

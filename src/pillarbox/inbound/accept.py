@@ -24,6 +24,7 @@ from pillarbox.mail.route import Transport
 from pillarbox.mail.since import FIELD as VALID_SINCE
 from pillarbox.policy.account import owns
 from pillarbox.policy.asked_names import Need
+from pillarbox.policy.evidence import Said
 from pillarbox.policy.hooks import Client, Hooks, Incoming, Tag
 from pillarbox.policy.names import Target
 from pillarbox.queue.spool import Draft, Entry, Queued, Spool, SpoolError, Trace, format_id
@@ -218,6 +219,13 @@ class Door:
                     reply=str(warning),
                 )
             if checked.refusal is not None:
+                observe.CHECK_PROVEN.note(
+                    session=letter.client.session,
+                    cause=checked.refusal.cause_id,
+                    stage="body",
+                    client=letter.client.address,
+                    answers="; ".join(" ".join(line.split()) for line in checked.told.split("\n") if line),
+                )
                 return await self._refuse(letter, checked.refusal)
             letter.origin = checked
             origin.disown_results(head, draft)
@@ -314,8 +322,8 @@ class Door:
                 client.helo,
                 letter.protocol,
                 client.login,
-                "; ".join(letter.warned),
-                origin=letter.origin.told if letter.origin is not None else "",
+                _warnings(letter.warned) if letter.warned else "",
+                origin=_evidence(letter),
                 forwarded=letter.forwarded,
             ),
             hold=letter.origin is not None and letter.origin.held,
@@ -431,6 +439,21 @@ def _client_name(letter: Letter) -> str:
     if letter.client.name:  # as a trusted host told it, or the mark that there is none
         return known({"NAME": letter.client.name}, "NAME")
     return letter.origin.client_name if letter.origin is not None else ""
+
+
+def _warnings(warned: list[str]) -> str:
+    """What checks that may only warn would have refused."""
+    return "; ".join([one for one in warned if not isinstance(one, Said)])
+
+
+def _evidence(letter: Letter) -> str:
+    """What was found about who sent it, and all that DNS answered."""
+    told = letter.origin.told if letter.origin is not None else ""
+    if not letter.warned:
+        return told
+    known = set(told.split("\n"))
+    said = [one for one in letter.warned if isinstance(one, Said) and one not in known]
+    return "\n".join([told, *said] if told else said)
 
 
 def _beginning(draft: Draft, octets: int) -> bytes:

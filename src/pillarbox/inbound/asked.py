@@ -10,8 +10,18 @@ from collections.abc import Coroutine, Hashable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
-from pillarbox.mail.reply import printable
-from pillarbox.mailauth.dns import Answer, Conclusions, Done, Lookup, Plan, Query, Recall, begin, follow
+from pillarbox.mailauth.dns import (
+    Answer,
+    Conclusions,
+    Done,
+    Lookup,
+    Plan,
+    Query,
+    Recall,
+    begin,
+    follow,
+    format_answer,
+)
 
 LATE = "no answer in time"
 _LIMIT_S = 20.0  # for all look-ups of one plan (RFC 7208 4.6.4)
@@ -100,16 +110,5 @@ class Lines:
             if kept is None or kept[0] is not answer:
                 if len(self._kept) >= _MAX_LINES:
                     self._kept.clear()
-                kept = self._kept[query] = (answer, format_line(query, answer))
+                kept = self._kept[query] = (answer, format_answer(query, answer))
             yield kept[1]
-
-
-def format_line(query: Query, answer: Answer) -> str:
-    """One answer as the trace shows it."""
-    if answer.failed:
-        said = f"no answer: {answer.detail}"
-    elif answer.no_domain:
-        said = "no such domain"
-    else:
-        said = " | ".join(str(record) for record in answer.records[:5]) or "nothing"
-    return printable(f"{query.kind} {query.name}: {said}", 400)

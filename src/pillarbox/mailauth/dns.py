@@ -10,6 +10,8 @@ from collections.abc import Awaitable, Callable, Generator, Hashable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
+from pillarbox.mail.reply import printable
+
 T = TypeVar("T")
 
 
@@ -34,6 +36,21 @@ class Answer:
     )  # how long it was remembered when it came, within our limits
     secure: bool = False  # checked by DNSSEC, by a name server that can be believed
     name: str = ""  # what the name asked for turned out to be an alias of, "" if of nothing
+
+
+def format_answer(query: Query, answer: Answer) -> str:
+    """One answer as the trace shows it."""
+    if answer.failed:
+        said = f"no answer: {answer.detail}"
+    elif answer.no_domain:
+        said = "no such domain"
+    else:
+        said = " | ".join(_shown(record) for record in answer.records[:5]) or "nothing"
+    return printable(f"{query.kind} {query.name}: {said}", 400)
+
+
+def _shown(record: object) -> str:
+    return " ".join(str(part) or "." for part in record) if isinstance(record, tuple) else str(record)
 
 
 Plan: TypeAlias = Generator[Query, Answer, T]

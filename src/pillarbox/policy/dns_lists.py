@@ -16,6 +16,7 @@ from pillarbox import observe
 from pillarbox.mail.catalogue import policy
 from pillarbox.mail.units import Seconds, Settings
 from pillarbox.mailauth.dns import Answer, Query
+from pillarbox.policy.evidence import Asking
 from pillarbox.policy.hooks import Action
 from pillarbox.policy.lists import parse_ip
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from pillarbox.mail.reply import Reply
     from pillarbox.mailauth.dns import Lookup
+    from pillarbox.policy.evidence import Proven
     from pillarbox.policy.hooks import Client
 
 _ANSWERS = ipaddress.ip_network("127.0.0.0/8")  # all else comes from a resolver that lies (RFC 5782 2.1)
@@ -69,29 +71,35 @@ class DnsLists:
         self._hostname = hostname
         self._next_alarm: dict[str, float] = {}  # by list
 
-    async def decide_connect(self, client: Client) -> Reply | None:
+    async def decide_connect(self, client: Client) -> Reply | Proven | None:
         """Refuse a client whose weights add up to too much."""
         ip = parse_ip(client.address)
         if ip is None or not client.stranger:
             return None
         name = ip.reverse_pointer.removesuffix(".in-addr.arpa").removesuffix(".ip6.arpa")
-        answers = await asyncio.gather(*(self._ask(f"{name}.{zone}") for zone, _, _ in self._zones))
+        asking = Asking(self._lookup)
+        answers = await asyncio.gather(*(self._ask(asking, f"{name}.{zone}") for zone, _, _ in self._zones))
         listed = [
             (weight, zone)
             for (zone, weight, wanted), answer in zip(self._zones, answers, strict=True)
             if self._counts(zone, answer, wanted)
         ]
         if sum(weight for weight, _ in listed) < self._reject_at:
-            return None
+            return asking.prove(None)
         zones = " and ".join(zone for weight, zone in listed if weight > 0)
-        return policy.CLIENT_LISTED.reply(hostname=self._hostname, address=client.address, zones=zones)
+        return asking.prove(
+            policy.CLIENT_LISTED.reply(hostname=self._hostname, address=client.address, zones=zones)
+        )
 
-    async def _ask(self, name: str) -> Answer:
+    async def _ask(self, asking: Asking, name: str) -> Answer:
+        query = Query(name, "A")
         try:
             async with asyncio.timeout(self._limit_s):
-                return await self._lookup(Query(name, "A"))
+                return await asking(query)
         except TimeoutError:
-            return Answer(failed=True)
+            late = Answer(failed=True, detail="no answer in time")
+            asking.note(query, late)
+            return late
 
     def _counts(self, zone: str, answer: Answer, wanted: list[_Range]) -> bool:
         found = [ip for ip in map(parse_ip, answer.records) if ip is not None and ip in _ANSWERS]

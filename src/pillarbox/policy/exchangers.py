@@ -11,12 +11,14 @@ from pillarbox.mail.catalogue import mailbox
 from pillarbox.mail.route import Transport
 from pillarbox.mail.units import Settings
 from pillarbox.mailauth.dns import Query
+from pillarbox.policy.evidence import ask
 
 if TYPE_CHECKING:
     from pillarbox.mail.address import Address
     from pillarbox.mail.reply import Reply
-    from pillarbox.mailauth.dns import Lookup
+    from pillarbox.mailauth.dns import Lookup, Plan
     from pillarbox.policy.directory import Directory
+    from pillarbox.policy.evidence import Proven
     from pillarbox.policy.hooks import Client
 
 
@@ -35,7 +37,9 @@ class NullMx:
         self._directory = directory
         self._lookup = lookup
 
-    async def decide_rcpt(self, _client: Client, _sender: Address | None, recipient: Address) -> Reply | None:
+    async def decide_rcpt(
+        self, _client: Client, _sender: Address | None, recipient: Address
+    ) -> Reply | Proven | None:
         """Refuse a domain with a null MX (RFC 7505 3); put mail off while DNS does not answer."""
         if (
             not recipient.domain
@@ -46,9 +50,13 @@ class NullMx:
         route = self._directory.route(recipient)
         if route.transport is not Transport.MX:
             return None
-        answer = await self._lookup(Query(route.target, "MX"))
-        if answer.failed:
-            return mailbox.DOMAIN_LOOKUP_FAILED.reply(domain=route.target)
-        if answer.records and not any(host for _, host in answer.records):
-            return mailbox.NULL_MX.reply(domain=route.target)
-        return None
+        return await ask(_takes_mail(route.target), self._lookup)
+
+
+def _takes_mail(domain: str) -> Plan[Reply | None]:
+    answer = yield Query(domain, "MX")
+    if answer.failed:
+        return mailbox.DOMAIN_LOOKUP_FAILED.reply(domain=domain)
+    if answer.records and not any(host for _, host in answer.records):
+        return mailbox.NULL_MX.reply(domain=domain)
+    return None

@@ -20,6 +20,7 @@ from pillarbox import observe
 from pillarbox.mail.catalogue import envelope, policy, session
 from pillarbox.mail.reply import Reply
 from pillarbox.mail.units import Seconds, Settings
+from pillarbox.policy.evidence import MAX_SAID, Proven, Said
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -196,6 +197,8 @@ class Hooks:
                 if self._defers_errors:
                     return envelope.HOOK_FAILED.reply(incident=incident)
                 continue
+            if isinstance(opinion, Proven):
+                opinion = _told(opinion, name, about, warned)
             if isinstance(opinion, Score):
                 about[0].scores.append(opinion)
             elif opinion is not None and (reply := self.judge(opinion, action, name, about, warned)):
@@ -262,9 +265,11 @@ def _check(plugin: object) -> None:
             raise ValueError(f"hooks: {name} is a class; give an object of it: {name}()")
 
 
-def _checked(opinion: object, name: str) -> Reply | Score | None:
+def _checked(opinion: object, name: str) -> Reply | Score | Proven | None:
     """An opinion is a reply or None. Whatever else a hook returns is a mistake in it, and no permission."""
     if opinion is None or (isinstance(opinion, Reply) and not opinion.intermediate):
+        return opinion
+    if isinstance(opinion, Proven):
         return opinion
     if isinstance(opinion, Score) and name == "decide_message":
         return opinion
@@ -285,6 +290,23 @@ def _deferred(opinion: Reply, name: str) -> Reply:
     return cause.because(*opinion.lines)
 
 
+def _told(proven: Proven, name: str, about: Sequence[Any], warned: list[str] | None) -> Reply | None:
+    """The bare opinion. What it rests on is kept for the trace, and logged if it may keep the message out."""
+    if warned is not None:
+        room = MAX_SAID - sum(isinstance(one, Said) for one in warned)
+        warned += [one for one in proven.answers if one not in warned][: max(room, 0)]
+    if proven.opinion is not None:
+        client: Client = about[0]
+        observe.CHECK_PROVEN.note(
+            session=client.session,
+            cause=proven.opinion.cause_id,
+            stage=name.removeprefix("decide_"),
+            client=client.address,
+            answers="; ".join(proven.answers),
+        )
+    return proven.opinion
+
+
 def _warn(opinion: Reply, name: str, about: Sequence[Any], warned: list[str] | None, *, tags: bool) -> None:
     """Say what would have happened; in the message, too, if it `tags`."""
     client: Client = about[0].client if isinstance(about[0], Incoming) else about[0]
@@ -297,5 +319,9 @@ def _warn(opinion: Reply, name: str, about: Sequence[Any], warned: list[str] | N
         reply=str(opinion),
         **{key: str(value) for key, value in zip(("sender", "recipient"), about[1:], strict=False)},
     )
-    if warned is not None and str(opinion) not in warned and len(warned) < _MAX_WARNINGS:
+    if warned is not None and str(opinion) not in warned and _count(warned) < _MAX_WARNINGS:
         warned.append(Tag(opinion) if tags else str(opinion))
+
+
+def _count(warned: Sequence[str]) -> int:
+    return sum(not isinstance(one, Said) for one in warned)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pillarbox.mail.catalogue import policy
 from pillarbox.mail.units import Settings
 from pillarbox.mailauth import iprev
-from pillarbox.mailauth.dns import follow
+from pillarbox.policy.evidence import ask
 from pillarbox.policy.hooks import Action
 from pillarbox.policy.lists import parse_ip
 from pillarbox.smtp.attributes import TEMPUNAVAIL, UNAVAILABLE
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pillarbox.mail.address import Address
     from pillarbox.mail.reply import Reply
     from pillarbox.mailauth.dns import Lookup, Plan
+    from pillarbox.policy.evidence import Proven
     from pillarbox.policy.hooks import Client
 
 
@@ -44,13 +45,15 @@ class ReverseName:
         self._confirm = settings.confirm
         self._lookup = lookup
 
-    async def decide_client(self, client: Client, _sender: Address | None, _to: Address) -> Reply | None:
+    async def decide_client(
+        self, client: Client, _sender: Address | None, _to: Address
+    ) -> Reply | Proven | None:
         """Refuse a client without a name."""
         if not client.stranger:
             return None
         if client.name:  # a trusted host has asked already
             return _told(client)
-        return await follow(has_name(client.address, confirm=self._confirm), self._lookup)
+        return await ask(has_name(client.address, confirm=self._confirm), self._lookup)
 
 
 def _told(client: Client) -> Reply | None:

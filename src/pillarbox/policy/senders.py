@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from pillarbox.mail.catalogue import policy
 from pillarbox.mail.units import Settings
-from pillarbox.mailauth.dns import Query, follow
+from pillarbox.mailauth.dns import Query
+from pillarbox.policy.evidence import ask
 from pillarbox.policy.hooks import Action
 from pillarbox.policy.lists import Names
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from pillarbox.mail.address import Address
     from pillarbox.mail.reply import Reply
     from pillarbox.mailauth.dns import Lookup, Plan
+    from pillarbox.policy.evidence import Proven
     from pillarbox.policy.hooks import Client
 
 # Domains that nobody can own (RFC 2606, RFC 6761, RFC 7686, RFC 9476). Not "test": laboratories use it, with DNS.
@@ -58,14 +60,14 @@ class SenderDomain:
         self.action = settings.domain
         self._lookup = lookup
 
-    async def decide_mail(self, client: Client, sender: Address | None) -> Reply | None:
+    async def decide_mail(self, client: Client, sender: Address | None) -> Reply | Proven | None:
         """Refuse a domain that cannot take mail."""
         if sender is None or not client.stranger or sender.domain.startswith("["):
             return None
         domain = sender.dns_domain
         if "." not in domain or domain.rpartition(".")[2] in _RESERVED:
             return policy.SENDER_DOMAIN_RESERVED.reply(domain=domain)
-        return await follow(takes_mail(domain), self._lookup)
+        return await ask(takes_mail(domain), self._lookup)
 
 
 def takes_mail(domain: str) -> Plan[Reply | None]:
