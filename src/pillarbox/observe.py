@@ -364,7 +364,10 @@ CERTIFICATE_LOADED = Event(
     "certificate.loaded", Level.INFO, "{file} was read again: a certificate for {names} until {until}"
 )
 CERTIFICATE_REFUSED = Event(
-    "certificate.refused", Level.ERROR, "{file} cannot be used: it {problem}; clients get {kept}"
+    "certificate.refused", Level.ERROR, "{file} cannot be used: it {problem}; in use stays {kept}"
+)
+AUTHORITIES_LOADED = Event(
+    "certificate.authorities", Level.INFO, "{file} was read again: whom to trust about clients"
 )
 CERTIFICATE_EXPIRES = Event("certificate.expires", Level.WARNING, "the certificate in {file} ends {until}")
 ACME_ISSUED = Event("acme.issued", Level.INFO, "{authority} issued a certificate for {names}")

@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from pillarbox.mail.route import Route
     from pillarbox.mailauth.dns import Answer, Query
     from pillarbox.net.arrivals import Arrivals
+    from pillarbox.net.tls import ListenerContext
     from pillarbox.policy.users import Mailbox
     from pillarbox.queue.attempt import Courier
     from pillarbox.queue.spool import Draft, Entry, Queued
@@ -138,12 +139,12 @@ class Service:
         config: Config,
         *,
         plugins: Sequence[object] = (),
-        contexts: Sequence[ssl.SSLContext | None] = (),
+        contexts: Sequence[ListenerContext | None] = (),
     ) -> None:
         """Prepare; nothing is opened before `start`. `contexts` are those of the listeners, if several workers share them."""
         self.config = config
         self._plugins = plugins
-        contexts = contexts or new_contexts(config.tls_manners)
+        contexts = contexts or new_contexts(config.tls_manners, config.tls.client_ca)
         self._tls = ListenersTls(certificates_of(config), config.tls_manners, contexts)
         self._hosts = Hosts()
         self._suspended: set[str] = set()  # keywords of extensions, for all sessions

@@ -34,11 +34,11 @@ from pillarbox.service import Service, take_over
 
 if TYPE_CHECKING:
     import socket
-    import ssl
     from collections.abc import Callable, Iterator
     from typing import NoReturn
 
     from pillarbox.config import Config
+    from pillarbox.net.tls import ListenerContext
 
 _SPAWN_PAUSE_S = 1.0  # a worker that dies at once is not started again faster than this
 _PR_SET_PDEATHSIG = 1
@@ -65,7 +65,7 @@ class _Job(msgspec.Struct, frozen=True):
     reload: Callable[[], Config] | None
     ready: Callable[[Service], None] | None
     sockets: list[socket.socket] = msgspec.field(default_factory=list)
-    tls: list[ssl.SSLContext | None] = msgspec.field(
+    tls: list[ListenerContext | None] = msgspec.field(
         default_factory=list
     )  # of the listeners; all workers share them
     console: socket.socket | None = None
@@ -104,7 +104,7 @@ def _bind(job: _Job) -> list[_Job]:
     addresses = [listener.address for listener in config.listen]
     given = claim(passed, [*addresses, config.console.address, config.acme.listens_on])
 
-    contexts = new_contexts(config.tls_manners)
+    contexts = new_contexts(config.tls_manners, config.tls.client_ca)
 
     def listening(address: str) -> socket.socket:
         return given[address].dup() if address in given else bind(address, shared=several)
@@ -346,7 +346,7 @@ class _Supervisor:
                 return
             if _is_usable(config):
                 contexts = (
-                    new_contexts(config.tls_manners)
+                    new_contexts(config.tls_manners, config.tls.client_ca)
                     if _tls_of(config) != _tls_of(before)
                     else self._jobs[0].tls
                 )

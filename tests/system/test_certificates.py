@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
+import hashlib
 import os
 import re
 import shutil
@@ -15,6 +17,8 @@ from typing import Any
 
 import pytest
 import trustme
+
+from pillarbox.smtp.scram import ScramClient, derive_keys, format_keys
 
 BOTH = """
 [[listen]]
@@ -214,6 +218,58 @@ async def test_E554_6_a_listener_for_clients_with_certificates(
         assert await caller.reply() == b""
 
 
+async def test_whom_to_trust_about_clients_is_read_again_when_the_file_changes(
+    serve: Any, dial: Any, authority: Authority, free_port: Any
+) -> None:
+    """Nobody is let in by a session that was begun under the old authority, not even by a worker that is new."""
+    authority.write("default", "mx.example.org")
+    (authority.folder / "others").mkdir()
+    others = Authority(authority.folder / "others")
+    trusted = authority.folder / "users-ca.pem"
+    authority.ca.cert_pem.write_to_path(str(trusted))
+    plain, encrypted = free_port(), free_port()
+    rule = 'client_certificate = "require"\n'
+    listeners = f'[[listen]]\naddress = "127.0.0.1:{plain}"\n{rule}[[listen]]\naddress = "127.0.0.1:{encrypted}"\ntls = "implicit"\n{rule}'
+    server = await serve("workers = 2\n" + authority.tls("default", f'client_ca = "{trusted}"') + listeners)
+    for ca in (authority, others):
+        issued = ca.ca.issue_cert("a@example.org")
+        issued.private_key_and_cert_chain_pem.write_to_path(str(ca.folder / "client.pem"))
+    session = authority.folder / "session"
+
+    async def said_to(ca: Authority, *options: str) -> str:
+        shown = ("-cert", f"{ca.folder}/client.pem", "-key", f"{ca.folder}/client.pem")
+        return await asyncio.to_thread(s_client, encrypted, *shown, *options, starttls=False)
+
+    async def is_refused() -> None:
+        said = await said_to(authority)
+        assert "220 " not in said, said
+        assert "220 " not in await said_to(authority, "-sess_in", str(session))
+        caller = await greeted(dial, plain)
+        assert (await caller.ask(b"STARTTLS")).startswith(b"220")
+        with contextlib.suppress(OSError):
+            await caller.upgrade(authority.client("a@example.org"))
+            assert await caller.ask(b"EHLO client.example") == b""
+
+    assert "220 " in await said_to(authority, "-sess_out", str(session))
+    said = await said_to(authority, "-sess_in", str(session))
+    assert "220 " in said
+    assert "Reused, TLSv1" in said
+    new = trusted.with_suffix(".new")
+    others.ca.cert_pem.write_to_path(str(new))
+    new.rename(trusted)
+    await server.until(lambda: len(server.events("certificate.authorities")) == 2)
+    await is_refused()
+    assert "220 " in await said_to(others)
+    for pid in server.workers.values():
+        os.kill(pid, signal.SIGKILL)
+    await server.until(lambda: len(server.events("server.started")) == 4)
+    await is_refused()
+    trusted.write_text("no certificates")
+    refused = await server.logged("certificate.refused", file=str(trusted))
+    assert refused["kept"] == "the old one"
+    assert "220 " in await said_to(others)
+
+
 async def test_E554_6_one_listener_wants_newer_tls_than_the_other(
     serve: Any, dial: Any, authority: Authority
 ) -> None:
@@ -225,6 +281,84 @@ async def test_E554_6_one_listener_wants_newer_tls_than_the_other(
     assert (await (await dial(server.ports[0], tls=old)).reply()).startswith(b"554 ")
     assert (await (await dial(server.ports[1], tls=old)).reply()).startswith(b"220 ")
     assert (await (await dial(server.ports[0], tls=authority.client())).reply()).startswith(b"220 ")
+
+
+class Spoken:
+    """A client that speaks by way of OpenSSL's own, which can be told which signatures it knows."""
+
+    def __init__(self, port: int, *options: str) -> None:
+        command = ["openssl", "s_client", "-quiet", "-connect", f"127.0.0.1:{port}", *options]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        assert self.reply().startswith(b"220 ")
+
+    def ask(self, line: bytes) -> bytes:
+        assert self._process.stdin is not None
+        self._process.stdin.write(line + b"\r\n")
+        self._process.stdin.flush()
+        return self.reply()
+
+    def reply(self) -> bytes:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        return line if line[3:4] != b"-" else line + self.reply()
+
+    def log_in(self, end_point: bytes) -> bytes:
+        client = ScramClient("SCRAM-SHA-256-PLUS", "ann@example.org", "wonderland", b"nonce", end_point)
+        reply = self.ask(b"AUTH SCRAM-SHA-256-PLUS " + base64.b64encode(client.initial))
+        while reply.startswith(b"334"):
+            reply = self.ask(base64.b64encode(client.step(base64.b64decode(reply[4:]))) or b"=")
+        return reply
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+@pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])
+async def test_a_login_is_bound_to_the_certificate_that_was_shown_whatever_its_kind(
+    serve: Any, authority: Authority, version: str
+) -> None:
+    end_points = {}
+    for name, kind in (("ECDSA", trustme.KeyType.ECDSA), ("RSA", trustme.KeyType.RSA)):
+        issued = authority.write(name, "mx.example.org", kind=kind)
+        leaf = ssl.PEM_cert_to_DER_cert(issued.cert_chain_pems[0].bytes().decode())
+        end_points[name] = hashlib.sha256(leaf).digest()
+    keys = format_keys("SCRAM-SHA-256", derive_keys("SCRAM-SHA-256", "wonderland", b"salt" * 4, 4096))
+    more = f"""
+[[certificate]]
+chain = "{authority.folder}/RSA.pem"
+[auth]
+mechanisms = ["SCRAM-SHA-256-PLUS", "PLAIN"]
+[account."ann@example.org"]
+password = "$argon2id$v=19$m=8,t=1,p=1$NseeUAmrEVZ67yo1AjU7pA$RSY5xEGT+po5kEpF9THrmsnLh8nv+8Vj4xFr0pBkULg"
+scram = ["{keys}"]
+"""
+    server = await serve(authority.tls("ECDSA") + more + BOTH)
+
+    def try_it(kind: str, session: tuple[str, ...] = ()) -> None:
+        known = ("-sigalgs", "rsa_pss_rsae_sha256:rsa_pkcs1_sha256") if kind == "RSA" else ()
+        other = "ECDSA" if kind == "RSA" else "RSA"
+        client = Spoken(server.ports[1], version, *known, *session)
+        try:
+            assert b"AUTH SCRAM-SHA-256-PLUS PLAIN" in client.ask(b"EHLO client.example")
+            assert client.log_in(end_points[other]).startswith(b"535 5.7.8")
+            assert client.log_in(end_points[kind]).startswith(b"235 2.7.0")
+        finally:
+            client.end()
+
+    for kind in end_points:
+        await asyncio.to_thread(try_it, kind)
+    session = str(authority.folder / "session")
+    await asyncio.to_thread(s_client, server.ports[1], version, "-sess_out", session, starttls=False)
+    said = await asyncio.to_thread(s_client, server.ports[1], version, "-sess_in", session, starttls=False)
+    if "Reused, TLSv1" in said:  # by a client of TLS 1.2, which needs no ticket for it
+        assert version == "-tls1_2"
+        said = await asyncio.to_thread(
+            s_client, server.ports[1], version, "-sess_in", session, starttls=False, send="EHLO x\r\nQUIT\r\n"
+        )
+        assert "AUTH PLAIN\n" in said.replace("\r", "")
 
 
 async def test_old_versions_and_weak_ciphers_are_not_spoken(serve: Any, authority: Authority) -> None:

@@ -52,6 +52,7 @@ from pillarbox.relay.session import SmtpSettings
 from pillarbox.relay.webhook import WebhookSettings
 from pillarbox.smtp.extensions import ExtensionSettings
 from pillarbox.smtp.profile import Limits
+from pillarbox.smtp.scram import PLUS
 
 SANDBOX_SMTP = "127.0.0.1:1025"
 SANDBOX_STARTTLS = "127.0.0.1:1587"
@@ -189,6 +190,7 @@ class Config(Settings, frozen=True):
         return TlsManner(
             asks=wanted != "no",
             demands=wanted == "require",
+            binds=any(name.endswith(PLUS) for name in self.auth.mechanisms),
             min_version=listener.min_tls or self.tls.min_version,
         )
 

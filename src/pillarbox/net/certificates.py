@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from pillarbox import observe
 from pillarbox.net.chains import Chain, ChainError, Source, give, read_authorities, read_chain, trust
-from pillarbox.net.tls import new_context
+from pillarbox.net.tls import new_context, watch_certificates
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -62,12 +62,11 @@ class Certificates:
     ) -> None:
         """Read nothing yet. `make` is called before the first look: it may write what is missing."""
         self.sources = found
-        self._client_ca = client_ca
+        self._client_ca = Source("tls.client_ca", client_ca) if client_ca else None
         self._make = make
         self._chains: dict[Source, Chain] = {}
         self._seen: dict[Source, Stamp] = {}  # as the files were when they were read last
         self._changing: dict[Source, Stamp] = {}  # as they were at the last look
-        self.authorities: bytes | None = None  # whom to trust about clients
         self._table = _Table((), None)
         self._warned: dict[str, float] = {}
         self._loading = threading.Lock()
@@ -82,6 +81,11 @@ class Certificates:
     def usable(self) -> bool:
         """Whether there is a certificate to show."""
         return self._table.find("", asks=False) is not None
+
+    @property
+    def authorities(self) -> bytes | None:
+        """Whom to trust about clients."""
+        return self._table.authorities
 
     @property
     def chains(self) -> list[Chain]:
@@ -120,10 +124,13 @@ class Certificates:
         except OSError as error:
             reason = f"cannot be written: {error.strerror}"
             errors.append(ChainError("tls.self_signed", str(error.filename), reason))
-        try:
-            self.authorities = read_authorities(self._client_ca) if self._client_ca else None
-        except ChainError as error:
-            errors.append(error)
+        authorities = None
+        if self._client_ca is not None:
+            self._seen[self._client_ca] = self._changing[self._client_ca] = _stamp(self._client_ca)
+            try:
+                authorities = read_authorities(self._client_ca.chain)
+            except ChainError as error:
+                errors.append(error)
         for one in self.sources:
             self._seen[one] = self._changing[one] = stamp = _stamp(one)
             if stamp is None and not one.expected:
@@ -132,24 +139,18 @@ class Certificates:
                 self._chains[one] = read_chain(one)
             except ChainError as error:
                 errors.append(error)
-        self._table = _Table(self.chains, self.authorities)
+        self._table = _Table(self.chains, authorities)
         self.loaded = True
         return errors
 
     def look(self) -> None:
         """Take the files that have changed; those that can't be used leave everything as it is."""
-        changed = []
-        for one in self.sources:
-            stamp = _stamp(one)
-            before, self._changing[one] = self._changing[one], stamp
-            if stamp == self._seen[one] or stamp != before:
-                continue  # nothing new, or somebody may still be writing
-            self._seen[one] = stamp
-            if stamp is None and not one.expected:
-                continue
-            changed += self._read_again(one)
-        if changed:
-            self._table = _Table(self.chains, self.authorities)
+        changed = [chain for one in self.sources if self._is_new(one) for chain in self._read_again(one)]
+        authorities = self.authorities
+        if self._client_ca is not None and self._is_new(self._client_ca):
+            authorities = self._trust_again(self._client_ca)
+        if changed or authorities != self.authorities:
+            self._table = _Table(self.chains, authorities)
         for chain in changed:
             observe.CERTIFICATE_LOADED.note(
                 file=chain.source.chain,
@@ -158,6 +159,25 @@ class Certificates:
                 until=moment(chain.expires),
             )
         self._warn(time.time())
+
+    def _is_new(self, source: Source) -> bool:
+        """Whether files are others than those that were read last, and nobody is still writing them."""
+        stamp = _stamp(source)
+        before, self._changing[source] = self._changing[source], stamp
+        if stamp == self._seen[source] or stamp != before:
+            return False
+        self._seen[source] = stamp
+        return stamp is not None or source.expected
+
+    def _trust_again(self, source: Source) -> bytes | None:
+        try:
+            read = read_authorities(source.chain)
+        except ChainError as error:
+            kept = "nothing" if self.authorities is None else "the old one"
+            observe.CERTIFICATE_REFUSED.note(file=error.file, problem=error.reason, kept=kept)
+            return self.authorities
+        observe.AUTHORITIES_LOADED.note(file=source.chain)
+        return read
 
     def _read_again(self, source: Source) -> list[Chain]:
         try:
@@ -186,7 +206,7 @@ class _Table:
     """Contexts by the name that is asked for, made once for each set of chains that go together."""
 
     def __init__(self, chains: Sequence[Chain], authorities: bytes | None) -> None:
-        self._authorities = authorities
+        self.authorities = authorities
         self._made: dict[tuple[int, ...], tuple[ListenerContext, ListenerContext]] = {}
         now = time.time()
         by_name: dict[str, dict[str, Chain]] = {}
@@ -214,9 +234,11 @@ class _Table:
         context = new_context(asks=asks)
         for chain in kinds.values():
             give(context, chain)
-        context.end_points = {kind: chain.end_point for kind, chain in kinds.items() if chain.end_point}
-        if asks and self._authorities is not None:
-            trust(context, self._authorities)
+        context.end_points = {chain.leaf: chain.end_point for chain in kinds.values()}
+        if len(kinds) > 1:  # OpenSSL chooses among them, and does not tell
+            watch_certificates(context)
+        if asks and self.authorities is not None:
+            trust(context, self.authorities)
         return context
 
     def find(self, name: str, *, asks: bool) -> ListenerContext | None:

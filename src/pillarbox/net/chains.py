@@ -63,6 +63,7 @@ class Chain(msgspec.Struct, frozen=True, eq=False):
     issuer: str
     begins: float
     expires: float
+    leaf: bytes  # the certificate alone, in DER
     end_point: bytes
     pem: bytes
 
@@ -79,6 +80,7 @@ def read_chain(source: Source) -> Chain:
     leaf = _first_certificate(source, octets)
     from cryptography.hazmat.primitives.serialization import Encoding  # noqa: PLC0415 - it costs start-up time
 
+    der = leaf.public_bytes(Encoding.DER)
     chain = Chain(
         source,
         _names(leaf),
@@ -86,7 +88,8 @@ def read_chain(source: Source) -> Chain:
         leaf.issuer.rfc4514_string(),
         leaf.not_valid_before_utc.timestamp(),
         leaf.not_valid_after_utc.timestamp(),
-        certificate_hash(leaf.public_bytes(Encoding.DER)),
+        der,
+        certificate_hash(der),
         octets,
     )
     give(new_context(), chain)

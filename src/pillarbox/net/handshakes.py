@@ -6,11 +6,13 @@ Reading certificates and choosing among them is the business of `net.certificate
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from typing import TYPE_CHECKING
 
 from pillarbox.mail.catalogue import auth
 from pillarbox.net.certificates import LOOK_S
+from pillarbox.net.chains import ChainError, read_authorities
 from pillarbox.net.tls import is_certified, new_context
 
 if TYPE_CHECKING:
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
     from pillarbox.mail.reply import Cause
     from pillarbox.net.certificates import Certificates
-    from pillarbox.net.tls import TlsManner
+    from pillarbox.net.tls import ListenerContext, TlsManner
 
 
 class Handshakes:
@@ -43,9 +45,18 @@ class Handshakes:
         self._going_on -= 1
 
 
-def new_contexts(manners: Iterable[TlsManner | None]) -> list[ssl.SSLContext | None]:
-    """What the handshakes of each listener begin with."""
-    return [new_context(asks=one.asks) if one is not None else None for one in manners]
+def new_contexts(manners: Iterable[TlsManner | None], client_ca: str) -> list[ListenerContext | None]:
+    """What the handshakes of each listener begin with, when `client_ca` is trusted about clients."""
+    trusted = None
+    with contextlib.suppress(ChainError):  # who reads it to use it tells of that
+        trusted = read_authorities(client_ca) if client_ca else None
+    return [_begin_with(one, trusted) if one is not None else None for one in manners]
+
+
+def _begin_with(manner: TlsManner, trusted: bytes | None) -> ListenerContext:
+    context = new_context(asks=manner.asks, binds=manner.binds)
+    context.trusted = trusted if manner.asks else None
+    return context
 
 
 class ListenerTls:
@@ -55,20 +66,29 @@ class ListenerTls:
     """
 
     def __init__(
-        self, certificates: Certificates, manner: TlsManner, context: ssl.SSLContext | None = None
+        self, certificates: Certificates, manner: TlsManner, context: ListenerContext | None = None
     ) -> None:
         """The context asks for a client's certificate as the manner says."""
         self._certificates = certificates
         self.manner = manner
-        self.context = context or new_context(asks=manner.asks)
-        self.context.sni_callback = self._choose  # it is called for clients that name no host, too
+        self._use(context or _begin_with(manner, certificates.authorities))
+
+    def _use(self, context: ListenerContext) -> None:
+        context.sni_callback = self._choose  # it is called for clients that name no host, too
+        self._context = context
+
+    @property
+    def context(self) -> ListenerContext:
+        """What a handshake begins with now. What clients have proved by other authorities must not be resumed."""
+        trusted = self._certificates.authorities
+        if self.manner.asks and self._certificates.loaded and trusted != self._context.trusted:
+            self._use(_begin_with(self.manner, trusted))
+        return self._context
 
     def renewed(self, certificates: Certificates, manner: TlsManner) -> ListenerTls:
-        """The same with other settings. What clients have proved by other authorities is not to be resumed."""
-        same = manner.asks == self.manner.asks
-        if manner.asks:
-            same = same and certificates.authorities == self._certificates.authorities
-        return ListenerTls(certificates, manner, self.context if same else None)
+        """The same with other settings."""
+        same = (manner.asks, manner.binds) == (self.manner.asks, self.manner.binds)
+        return ListenerTls(certificates, manner, self._context if same else None)
 
     @property
     def ready(self) -> bool:
@@ -108,7 +128,7 @@ class ListenersTls:
         self,
         certificates: Certificates,
         manners: Sequence[TlsManner | None],
-        contexts: Sequence[ssl.SSLContext | None],
+        contexts: Sequence[ListenerContext | None],
     ) -> None:
         """None is a listener that offers no TLS."""
         self._certificates = certificates

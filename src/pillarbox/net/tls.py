@@ -5,6 +5,7 @@ Which certificate a client gets is the business of `net.certificates`; connectio
 
 from __future__ import annotations
 
+import _ssl
 import ssl
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,6 +22,11 @@ _CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 
 
 _DER = 2  # ENCODING_DER of the module behind `ssl`
+_HANDSHAKE, _CERTIFICATE = 22, 11  # a kind of record and of message (RFC 8446 5.1, 4)
+_STARTS = (
+    10,
+    11,
+)  # of the first certificate in the message: in TLS 1.2 (RFC 5246 7.4.2), in 1.3 (RFC 8446 4.4.2)
 
 
 class TlsSettings(Settings, frozen=True):
@@ -33,7 +39,7 @@ class TlsSettings(Settings, frozen=True):
     """File with the private key in PEM."""
     client_ca: str = ""
     """File with the certificates of those who issue certificates to users. Submission listeners then ask clients for
-    one, and who shows it may log in by EXTERNAL as the mail address in it."""
+    one, and who shows it may log in by EXTERNAL as the mail address in it. It is read again when it changes."""
     self_signed: bool = False
     """Make a certificate that nobody vouches for, in the data folder, when the first client asks for TLS: for tests. The
     sandbox does; a server for the world should not."""
@@ -56,10 +62,18 @@ class CertificateSettings(Settings, frozen=True):
     """File with the private key in PEM; "" if it stands in the same file."""
 
 
-class ListenerContext(ssl.SSLContext):
-    """A context that knows the hashes of its certificates by the kind of their keys; SCRAM can bind a login to one."""
+class ListenerConnection(ssl.SSLObject):
+    """Our end of a connection: it knows which certificate it showed, where that is not certain beforehand."""
 
-    end_points: Mapping[str, bytes] = {}
+    shown: bytes = b""  # in DER
+
+
+class ListenerContext(ssl.SSLContext):
+    """A context that knows what SCRAM binds a login to, by the certificate, in DER, that is shown."""
+
+    sslobject_class = ListenerConnection
+    end_points: Mapping[bytes, bytes] = {}
+    trusted: bytes | None = None  # by whom clients' certificates have to be issued
 
 
 class TlsManner(msgspec.Struct, frozen=True):
@@ -67,6 +81,7 @@ class TlsManner(msgspec.Struct, frozen=True):
 
     asks: bool = False  # for a certificate of the client
     demands: bool = False  # one that is verified
+    binds: bool = False  # logins to the certificate that is shown
     min_version: str = "1.2"
 
     def is_too_weak(self, version: str) -> bool:
@@ -74,15 +89,44 @@ class TlsManner(msgspec.Struct, frozen=True):
         return version.removeprefix("TLSv") < self.min_version
 
 
-def new_context(*, asks: bool = False) -> ListenerContext:
-    """A context without a certificate yet: TLS 1.2 and later. With `asks` a client may show a certificate."""
+def new_context(*, asks: bool = False, binds: bool = False) -> ListenerContext:
+    """A context without a certificate yet: TLS 1.2 and later. With `asks` a client may show a certificate.
+
+    With `binds` it gives no tickets: a session that is resumed shows no certificate that a login could be bound to.
+    """
     context = ListenerContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
     context.set_ciphers(_CIPHERS)
     if asks:
         context.verify_mode = ssl.CERT_OPTIONAL
+    if binds:
+        context.options |= ssl.OP_NO_TICKET
+        context.num_tickets = 0
+        watch_certificates(context)
     return context
+
+
+def watch_certificates(context: ListenerContext) -> None:
+    """Let connections know which certificate they show. It takes effect on those that began with such a context.
+
+    OpenSSL shows messages of the handshake to a function. `ssl` keeps that to itself, and puts a slower one of its own in front.
+    """
+    watched: Any = getattr(_ssl._SSLContext, "_msg_callback", None)  # noqa: SLF001
+    if watched is not None:
+        watched.__set__(context, _note_certificate)
+
+
+def _note_certificate(
+    connection: ListenerConnection, direction: str, _version: int, content: int, message: int, octets: bytes
+) -> None:
+    """Find in a message which certificate of ours it begins with."""
+    if content == _HANDSHAKE and message == _CERTIFICATE and direction == "write":
+        context = connection.context
+        assert isinstance(context, ListenerContext)  # no other is watched
+        for shown in context.end_points:
+            if any(octets.startswith(shown, start) for start in _STARTS):
+                connection.shown = shown
 
 
 def certificate_hash(certificate: bytes) -> bytes:
@@ -98,18 +142,17 @@ def certificate_hash(certificate: bytes) -> bytes:
 
 
 def end_point(connection: ssl.SSLObject) -> bytes:
-    """The hash of the certificate that a connection was opened with.
+    """What a login can be bound to: the hash of the certificate that was shown; b"" if that is not certain.
 
-    Of an ECDSA and an RSA certificate OpenSSL does not tell which one it showed. The cipher of TLS 1.2 does; in TLS 1.3 it is
-    the first whose algorithm the client knows, and all have to know that of ECDSA (RFC 8446 9.1). A guess that is wrong costs a
-    client its login bound to the certificate, and never lets anybody in.
+    A session that is resumed was begun with a certificate that may have been another one.
     """
     context = connection.context
-    points = context.end_points if isinstance(context, ListenerContext) else {}
+    if not isinstance(context, ListenerContext) or connection.session_reused:
+        return b""
+    points = context.end_points
     if len(points) < 2:
         return next(iter(points.values()), b"")
-    cipher, version, _bits = connection.cipher() or ("", "", 0)
-    return points.get("ECDSA" if version == "TLSv1.3" or "ECDSA" in cipher else "RSA", b"")
+    return points.get(connection.shown, b"") if isinstance(connection, ListenerConnection) else b""
 
 
 def peer_chain(connection: ssl.SSLObject | ssl.SSLSocket) -> list[bytes]:
