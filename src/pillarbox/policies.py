@@ -237,7 +237,9 @@ def _origin_checks(config: Config, tools: Tools, reports: ReportOffice | None) -
         recall=tools.recall,
         hostname=config.hostname,
         organization=organization,
-        count=reports.counting(suffixes=organization is not None) if reports is not None else None,
+        count=reports.counting(config.reports, suffixes=organization is not None)
+        if reports is not None
+        else None,
     )
 
 

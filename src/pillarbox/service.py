@@ -87,7 +87,6 @@ _FIXED = (
     "acme",
     "queue",
     "suppression",
-    "reports",
     "console",
 )
 _OF_COURIERS = (
@@ -98,6 +97,7 @@ _OF_COURIERS = (
     "recipient_delimiter",
     "relay",
     "dns",
+    "reports",
     "srs",
     "routes",
 )
@@ -169,7 +169,7 @@ class Service:
             self._open_queue()
             await self._open_listeners(sockets)
             watches = (self.connections.watch(), self._keep_fresh(), self._tls.watch())
-            for work in (*watches, self.manager.run(), self._reports.run(self._outside())):
+            for work in (*watches, self.manager.run(), self._reports.run(self._outside)):
                 self._open.push_async_callback(_cancel, asyncio.create_task(work))
             if self.config.acme.directory:
                 await self._open_acme(answers or bind(self.config.acme.listens_on, shared=False))
@@ -260,7 +260,7 @@ class Service:
         relay = config.relay
         watch = TlsWatch(
             self._memory,
-            self._reports.count_session,
+            self._reports.session_counting(config.reports),
             downgrade=relay.tls_downgrade,
             alarms=self._hosts.alarms,
         )
@@ -519,6 +519,7 @@ class Service:
         if any(getattr(self.config, name) != getattr(config, name) for name in _OF_COURIERS):
             self._couriers.renew(*self._courier_makers(config))
         self.config, self._policy = config, policy
+        self._reports.renew(config.reports)
         self._tls.renew(certificates, config.tls_manners)
         self._open_desks()
         return waiting

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 
 from pillarbox.mailauth.aggregate import AggregateReport, DmarcRow, Published, format_report
@@ -51,15 +52,19 @@ async def test_suspicious_mail_waits_for_the_operator(serve, serve_dns, send, ma
     await mailbox("alice").filled()
 
 
+async def count_one(data, then):
+    """Have another server count one message at that time; `data` is made."""
+    data.mkdir(mode=0o700)
+    store = ReportStore(data, due_at=due_at("mx.example.org"), clock=lambda: then)
+    store.count(DmarcRow("example.org", RECORD, "192.0.2.1", "example.org", "quarantine"))
+    await store.close()
+
+
 async def test_days_that_are_over_are_reported(serve, serve_dns, send, mailbox, tmp_path):
     """What the server counts today is kept; what another counted days ago is reported, once, at the start."""
     names = await serve_dns(zone("_dmarc.example.org.", RECORD))
     data, then = tmp_path / "data", time.time() - 2 * DAY_S
-    data.mkdir(mode=0o700)
-    store = ReportStore(data, due_at=due_at("mx.example.org"), clock=lambda: then)
-    row = DmarcRow("example.org", RECORD, "192.0.2.1", "example.org", "quarantine")
-    store.count(row)
-    await store.close()
+    await count_one(data, then)
     settings = '[reports]\ndmarc = true\nsender = "postmaster@example.org"\n'
     server = await serve(START.format(port=names.port, folder=tmp_path) + settings)
     await mailbox("dmarc").filled()
@@ -75,6 +80,32 @@ async def test_days_that_are_over_are_reported(serve, serve_dns, send, mailbox, 
     assert [(one.source, one.disposition, number) for one, number in period.counts] == [
         ("127.0.0.1", "quarantine", 1)
     ]
+
+
+async def test_a_reload_begins_and_ends_to_count_and_to_report(serve, serve_dns, send, mailbox, tmp_path):
+    names = await serve_dns(zone("_dmarc.example.org.", RECORD))
+    await count_one(tmp_path / "data", time.time() - 2 * DAY_S)
+    silent = START.format(port=names.port, folder=tmp_path)
+    server = await serve(silent)
+
+    async def reload(text):
+        before = len(server.events("config.reloaded"))
+        server.configure(text)
+        server.signal(signal.SIGHUP)
+        (said,) = await server.until(lambda: server.events("config.reloaded")[before:])
+        assert "until_restart" not in said
+
+    await send(server.port, "alice@example.org", message=MESSAGE)
+    await reload(silent + '[reports]\ndmarc = true\nsender = "reports@example.org"\n')
+    (mail,) = await mailbox("dmarc").filled()
+    assert "reports@example.org" in mail["From"]
+    await send(server.port, "alice@example.org", message=MESSAGE)
+    await reload(silent)
+    await send(server.port, "alice@example.org", message=MESSAGE)
+    await mailbox("alice/.Junk").filled(3)
+    await server.stop()
+    period = open_reports(tmp_path / "data", now=time.time() + 2 * DAY_S).take_due(60)
+    assert [number for _, number in period.counts] == [1], "only what came while reports were on"
 
 
 async def test_mail_to_the_address_of_reports_is_read(serve, serve_dns, send, tmp_path):

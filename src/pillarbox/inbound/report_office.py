@@ -5,6 +5,7 @@ Each part does its own work: `policy.report_store` keeps, `inbound.counted` coun
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
@@ -52,6 +53,12 @@ class ReportOffice:
         self._folder = Path(folder)
         self._hostname = hostname
         self._store: ReportStore | None = None
+        self._renewed = asyncio.Event()
+
+    def renew(self, settings: ReportSettings) -> None:
+        """From now on report by these settings; a report that is being sent is finished by the former ones."""
+        self._settings = settings
+        self._renewed.set()
 
     def store(self) -> ReportStore:
         """Where reports and what they are made of are kept."""
@@ -61,25 +68,29 @@ class ReportOffice:
             self._store = ReportStore(self._folder, due_at=due_at(self._hostname))
         return self._store
 
-    @property
-    def count_session(self) -> Callable[[TlsRow], None] | None:
-        """What counts sessions with TLS, if they are reported."""
-        return self.store().count if self._settings.tls else None
+    def session_counting(self, settings: ReportSettings) -> Callable[[TlsRow], None] | None:
+        """What counts sessions with TLS, if they are reported by these settings."""
+        return self.store().count if settings.tls else None
 
-    def counting(self, *, suffixes: bool) -> Counting | None:
-        """What counts received messages, if they are reported. `suffixes` is how DMARC finds records."""
-        if not self._settings.dmarc:
+    def counting(self, settings: ReportSettings, *, suffixes: bool) -> Counting | None:
+        """What counts received messages, if they are reported by these. `suffixes` is how DMARC finds records."""
+        if not settings.dmarc:
             return None
         from pillarbox.inbound.counted import Counting  # noqa: PLC0415 - as above
 
         return Counting(self.store().count, suffixes=suffixes)
 
-    async def run(self, outside: Outside) -> None:
-        """Send what is due, for ever; nothing if no reports are sent."""
-        if self._settings.sends:
-            from pillarbox.inbound.reporting import Reporter  # noqa: PLC0415 - as above
+    async def run(self, find_outside: Callable[[], Outside]) -> None:
+        """Send what is due, for ever; nothing while no reports are sent. `find_outside` is asked again after a renewal."""
+        while True:
+            renewed = self._renewed = asyncio.Event()
+            if self._settings.sends:
+                from pillarbox.inbound.reporting import Reporter  # noqa: PLC0415 - as above
 
-            await Reporter(self._settings, self.store(), outside, hostname=self._hostname).run()
+                reporter = Reporter(self._settings, self.store(), find_outside(), hostname=self._hostname)
+                await reporter.run(renewed)
+            else:
+                await renewed.wait()
 
     async def close(self) -> None:
         """Write what is held."""

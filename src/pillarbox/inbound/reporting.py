@@ -7,6 +7,7 @@ loudly: a report that can't be sent is logged, tried again for some days, and gi
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import secrets
 import time
@@ -59,15 +60,17 @@ class Reporter:
         self._contact = settings.contact
         self._except = frozenset(map(a_labels, settings.except_domains))
 
-    async def run(self) -> None:
-        """Look again and again whether something is due."""
-        while True:
+    async def run(self, ended: asyncio.Event) -> None:
+        """Look again and again whether something is due, until it is to end; a report that was begun is finished."""
+        while not ended.is_set():
             try:
-                while await self.report_next():
+                while not ended.is_set() and await self.report_next():
                     pass
             except Exception as error:  # noqa: BLE001 - one bad report must not end all others
                 observe.report_incident(error)
-            await asyncio.sleep(_LOOK_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_S):
+                    await ended.wait()
 
     async def report_next(self) -> bool:
         """Report the next day and domain that is due; whether there was one."""
