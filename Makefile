@@ -40,6 +40,7 @@ $(STAMP): requirements-dev.txt pyproject.toml
 	@$(BIN)/python -c 'import pip' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@$(BIN)/python -m compileall -q src  # pip does it for what it installs, but not for what stays where it is
 	@touch $@
 
 # What `serve` shows of the replies; it lies in the package, and a wheel takes it along.

@@ -36,4 +36,6 @@ $route
 
 $domain
 TOML
+# What is installed has its byte code beside it; in a checkout the first start writes it, if nothing forbids that.
+unset PYTHONDONTWRITEBYTECODE
 exec "$root/.venv/bin/pillarbox" serve --config "$dir/pillarbox.toml"

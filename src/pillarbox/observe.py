@@ -6,7 +6,6 @@ What is worth noting is decided where it happens; the lasting history of a messa
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import secrets
 import sys
@@ -457,6 +456,8 @@ def _json_line(event: Event, facts: Mapping[str, object]) -> bytes:
         pass
     line["at"] = line["at"].isoformat().replace("+00:00", "Z")  # type: ignore[attr-defined]
     safe = {name: _shorten(name, value) for name, value in line.items()}
+    import json  # noqa: PLC0415 - rarely needed, and a start would have to wait
+
     return json.dumps(safe, default=str).encode("ascii") + b"\n"
 
 

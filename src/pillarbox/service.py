@@ -211,7 +211,7 @@ class Service:
 
     def _outside(self) -> Outside:
         """How reports reach others."""
-        from pillarbox.inbound.origin import find_organization  # noqa: PLC0415 - it costs start-up time
+        from pillarbox.inbound.origin import find_organization  # noqa: PLC0415 - only where reports are sent
 
         return Outside(self._look_up, self._send_report, find_organization(self.config.dmarc.organization))
 

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import gc
 import os
 import resource
 import signal
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -186,8 +184,10 @@ async def _feed_watchdog(every_s: float) -> None:
 
 
 def _spare_the_collector() -> None:
-    """What lives now lives for ever: the collector need not look at it again, and cycles are rare here."""
-    gc.collect()
+    """What lives now lives for ever: the collector need not look at it again, and cycles are rare here.
+
+    It does not look at it now either: a start leaves a few hundred objects behind, and clients wait for their 220.
+    """
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
 
@@ -247,6 +247,8 @@ class _Supervisor:
 
     def run(self) -> int:
         """Start the workers, replace those that die, and end when all have ended after a signal. Raises StartError."""
+        import tempfile  # noqa: PLC0415 - a lone worker needs none
+
         with tempfile.TemporaryDirectory(prefix="pillarbox-metrics-", ignore_cleanup_errors=True) as metrics:
             if self._jobs[0].config.console.address:
                 observe.share_metrics(Path(metrics))
@@ -397,6 +399,8 @@ def _describe(exit_code: int) -> str:
 
 def _die_with(parent: int) -> None:
     """End this worker when its parent is killed, so that no mail is handled behind the operator's back."""
+    import ctypes  # noqa: PLC0415 - as above
+
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:  # it died before the call above
         os.kill(os.getpid(), signal.SIGTERM)

@@ -36,6 +36,51 @@ async def begin(caller, *, until: bytes = b"DATA") -> None:
     assert (await caller.ask(b"DATA")).startswith(b"354")
 
 
+# --- the start
+
+# Each takes long to load, and only some servers need it, or none before there is mail to deliver or an error to tell of.
+HEAVY = {
+    *(
+        "argon2",
+        "asyncpg",
+        "cryptography",
+        "dns",
+        "httpx2",
+        "idna",
+        "jinja2",
+        "prometheus_client",
+        "publicsuffixlist",
+    ),
+    *(
+        "rich",
+        "starlette",
+        "structlog",
+        "uvicorn",
+        "ctypes",
+        "dataclasses",
+        "difflib",
+        "email",
+        "json",
+        "tempfile",
+    ),
+    *("pillarbox.inbound.origin", "pillarbox.mailauth.dkim", "pillarbox.mailauth.spf", "pillarbox.net.acme"),
+    *("pillarbox.console.api", "pillarbox.policy.signing", "pillarbox.relay.sts", "pillarbox.testing"),
+}
+MOST_MODULES = 430  # of ours, of Python's and of others; 400 when this was written
+
+
+async def test_a_plain_server_greets_before_it_loads_what_only_others_need(serve, dial):
+    server = await serve(relay(), prefix=["env", "PYTHONPROFILEIMPORTTIME=1"])
+    caller = await dial(server.port)
+    assert (await caller.reply()).startswith(b"220")
+    until_now = [
+        line.rpartition("|")[2].strip() for line in server.log_text.splitlines() if "import time:" in line
+    ]
+    assert "pillarbox.inbound.session" in until_now
+    assert not HEAVY & set(until_now)
+    assert len(until_now) < MOST_MODULES
+
+
 # --- the end
 
 

@@ -5,9 +5,7 @@ What is shown is each command's business.
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import sys
 import time
 from typing import TYPE_CHECKING, NoReturn
@@ -73,6 +71,8 @@ def decode(octets: bytes) -> str:
 
 def show_json(value: object) -> None:
     """Print a value for programs; in ASCII, so that it survives every pipe."""
+    import json
+
     click.echo(json.dumps(value, indent=2))
 
 
@@ -95,6 +95,8 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: 
 
 def page_width() -> int:
     """How wide text for people may be: as the terminal, but not too wide to read."""
+    import shutil
+
     columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else _USUAL_WIDTH
     return max(_MIN_WIDTH, min(columns, _MAX_WIDTH))
 

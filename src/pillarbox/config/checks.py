@@ -6,14 +6,13 @@ starts is looked at by `pillarbox check-config`.
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 import re
 import urllib.parse
 from typing import TYPE_CHECKING
 
 from pillarbox.config.source import Path, parse_key
-from pillarbox.config.strict import Finding, objection
+from pillarbox.config.strict import Finding, nearest, objection
 from pillarbox.mail.address import AddressError, parse_address, parse_domain
 from pillarbox.mail.verp import DELIMITER
 from pillarbox.mailauth.names import a_labels
@@ -189,11 +188,11 @@ def _check_accounts(config: Config) -> Iterator[Finding]:
     settings = config.auth
     for number, mechanism in enumerate(settings.mechanisms):
         if mechanism not in TRAITS:
-            close = difflib.get_close_matches(mechanism.upper(), TRAITS, n=1)
+            close = nearest(mechanism.upper(), TRAITS)
             yield Finding(
                 ("auth", "mechanisms", number),
                 "no such mechanism",
-                f'did you mean "{close[0]}"?' if close else f"there are {', '.join(TRAITS)}",
+                f'did you mean "{close}"?' if close else f"there are {', '.join(TRAITS)}",
             )
     weakest = Strength[settings.min_strength.upper()]
     known = [name for name in settings.mechanisms if name in TRAITS]
@@ -256,8 +255,8 @@ def _check_names(config: Config) -> Iterator[Finding]:
         ):
             name = value.removeprefix(prefix)
             if value.startswith(prefix) and name not in defined:
-                close = difflib.get_close_matches(name, defined, n=1)
-                advice = f'did you mean "{prefix}{close[0]}"?' if close else f"add a table [{table}.{name}]"
+                close = nearest(name, defined)
+                advice = f'did you mean "{prefix}{close}"?' if close else f"add a table [{table}.{name}]"
                 yield Finding(path, f'nothing defines "{value}"', advice)
 
 
@@ -291,8 +290,8 @@ def _check_verp(config: Config) -> Iterator[Finding]:
     for number, domain in enumerate(config.relay.verp):
         path: Path = ("relay", "verp", number)
         if domain not in config.domains:
-            close = difflib.get_close_matches(domain, config.domains, n=1)
-            advice = f'did you mean "{close[0]}"?' if close else f'add a table [domain."{domain}"]'
+            close = nearest(domain, config.domains)
+            advice = f'did you mean "{close}"?' if close else f'add a table [domain."{domain}"]'
             yield Finding(
                 path, f'"{domain}" is no domain of this server, so its bounces do not come here', advice
             )

@@ -5,7 +5,6 @@ It knows no setting by name: those are declared where they are used, and gathere
 
 from __future__ import annotations
 
-import difflib
 import re
 import types
 import typing
@@ -18,7 +17,7 @@ from pillarbox.config.source import Path, format_key
 from pillarbox.mail.units import Settings, decode_unit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 S = TypeVar("S", bound=Settings)
 
@@ -42,6 +41,13 @@ def objection(path: Path, text: str) -> Finding:
     """Make a finding of a ValueError's text, in which the advice stands behind a semicolon."""
     problem, _, suggestion = text.partition("; ")
     return Finding(path, problem, suggestion)
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The known word that somebody may have meant, or ""."""
+    import difflib  # noqa: PLC0415 - only what is wrong needs it
+
+    return next(iter(difflib.get_close_matches(word, list(known), n=1)), "")
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -75,7 +81,7 @@ class _Reader:
 
     def __init__(self, root: type[Settings]) -> None:
         self.findings: list[Finding] = []
-        self._places = _places(root)
+        self._root = root
 
     def table(self, document: object, kind: type[S], path: Path) -> S | None:
         """Read one table; None if anything in it is wrong."""
@@ -131,10 +137,10 @@ class _Reader:
         self.findings.append(Finding(path, problem, suggestion))
 
     def _refuse_unknown(self, key: str, known: list[str], path: Path) -> None:
-        close = difflib.get_close_matches(key, known, n=1)
-        elsewhere = [place for place in self._places.get(key, ()) if place != path]
+        close = nearest(key, known)
+        elsewhere = [place for place in _places(self._root).get(key, ()) if place != path]
         if close:
-            suggestion = f'did you mean "{close[0]}"?'
+            suggestion = f'did you mean "{close}"?'
         elif () in elsewhere:
             suggestion = f"{key} belongs to the top of the file, above the first [table]"
         elif elsewhere:
@@ -188,10 +194,10 @@ def _explain(error: str, value: object, kind: Any, path: Path) -> Finding:
     """Put an error of the converter into words."""
     choices = list(_choices(kind))
     if choices and isinstance(value, str):
-        close = difflib.get_close_matches(value, choices, n=1)
+        close = nearest(value, choices)
         quoted = ", ".join(f'"{choice}"' for choice in choices)
         return Finding(
-            path, f'"{value}" is not possible here', f'write "{close[0]}"' if close else f"write {quoted}"
+            path, f'"{value}" is not possible here', f'write "{close}"' if close else f"write {quoted}"
         )
     found = _EXPECTED.search(error)
     if found is None:

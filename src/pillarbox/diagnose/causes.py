@@ -9,7 +9,7 @@ from __future__ import annotations
 import tomllib
 from enum import StrEnum
 from functools import cache
-from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -94,7 +94,7 @@ class PeerCause(msgspec.Struct, frozen=True):
 @cache
 def peer_causes() -> dict[str, PeerCause]:
     """All causes by id, in order. The data is read once, at the first question."""
-    text = resources.files(__package__).joinpath("causes.toml").read_text("utf-8")
+    text = Path(__file__).with_suffix(".toml").read_text("utf-8")
     return {key: _cause(key, entry) for key, entry in tomllib.loads(text)["cause"].items()}
 
 

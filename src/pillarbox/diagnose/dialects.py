@@ -11,7 +11,7 @@ import tomllib
 from collections import Counter
 from collections.abc import Iterable
 from functools import cache, lru_cache
-from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -253,7 +253,7 @@ class Book:
 @cache
 def book() -> Book:
     """The patterns. The data is read once, at the first question."""
-    text = resources.files(__package__).joinpath("dialects.toml").read_text("utf-8")
+    text = Path(__file__).with_suffix(".toml").read_text("utf-8")
     return Book(tomllib.loads(text))
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import ipaddress
 import re
 
-import idna
 import msgspec
 
 MAX_LOCAL_OCTETS = 64  # RFC 5321 4.5.3.1.1
@@ -54,7 +53,11 @@ class Address(msgspec.Struct, frozen=True):
     @property
     def dns_domain(self) -> str:
         """The domain in A-labels, for look-ups and comparison (RFC 5890)."""
-        return self.domain if self.domain.isascii() else idna.encode(self.domain, uts46=True).decode("ascii")
+        if self.domain.isascii():
+            return self.domain
+        import idna  # noqa: PLC0415 - few domains need it, and a start would have to wait
+
+        return idna.encode(self.domain, uts46=True).decode("ascii")
 
 
 def quote_local(local: str) -> str:
@@ -117,6 +120,8 @@ def parse_domain(text: str) -> str:
             msg = "domain not well formed"
             raise AddressError(msg)
         return text.lower()
+    import idna  # noqa: PLC0415 - as above
+
     try:
         idna.encode(text, uts46=True)
     except (idna.IDNAError, UnicodeError) as error:

@@ -23,10 +23,11 @@ VALID_DAYS = 21  # a message may wait for days, here and at each host behind us,
 _HASH_LETTERS = 6  # 30 bits: letters in which case means nothing, for some hosts change it
 _DAY_S = 86_400
 _LETTERS = "abcdefghijklmnopqrstuvwxyz234567"
-_FIRST = re.compile(r"srs0[=+-]([a-z2-7]{6})=([a-z2-7]{2})=([^=@]+)=(.+)", re.IGNORECASE | re.DOTALL)
-_LATER = re.compile(r"srs1[=+-]([a-z2-7]{6})=([^=@]+)=([=+-].+)", re.IGNORECASE | re.DOTALL)
-_FOREIGN_FIRST = re.compile(r"srs0([=+-].+)", re.IGNORECASE | re.DOTALL)
-_FOREIGN_LATER = re.compile(r"srs1[=+-][^=]+=([^=@]+)=([=+-].+)", re.IGNORECASE | re.DOTALL)
+_FLAGS = re.IGNORECASE | re.ASCII | re.DOTALL
+_FIRST = re.compile(r"srs0[=+-]([a-z2-7]{6})=([a-z2-7]{2})=([^=@]+)=(.+)", _FLAGS)
+_LATER = re.compile(r"srs1[=+-]([a-z2-7]{6})=([^=@]+)=([=+-].+)", _FLAGS)
+_FOREIGN_FIRST = re.compile(r"srs0([=+-].+)", _FLAGS)
+_FOREIGN_LATER = re.compile(r"srs1[=+-][^=]+=([^=@]+)=([=+-].+)", _FLAGS)
 _OF_MESSAGE = "_sent"  # stands for a domain, and can't be one
 _ROUTING = frozenset(
     "%!@"

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Generator, Hashable
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias, TypeVar
+
+import msgspec
 
 from pillarbox.mail.reply import printable
 
@@ -22,8 +23,7 @@ class Query(NamedTuple):
     kind: str  # "A", "AAAA", "MX", "TXT", "PTR", "CNAME", "TLSA"
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """What DNS said. No records, and neither of the flags set: the name exists and has nothing of this kind (NODATA)."""
 
     # MX: (preference, host); TLSA: (usage, selector, matching type, data); addresses, host names and strings: text
@@ -31,9 +31,7 @@ class Answer:
     no_domain: bool = False  # NXDOMAIN
     failed: bool = False  # SERVFAIL, a time-out: temporary, never to be taken for "not there"
     detail: str = ""  # why it failed
-    ttl_s: float = field(
-        default=0.0, compare=False
-    )  # how long it was remembered when it came, within our limits
+    ttl_s: float = 0.0  # how long it was remembered when it came, within our limits
     secure: bool = False  # checked by DNSSEC, by a name server that can be believed
     name: str = ""  # what the name asked for turned out to be an alias of, "" if of nothing
 

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-import idna
-
 MAX_NAME = 253
 _MAX_REMEMBERED = 300
 
@@ -24,6 +22,8 @@ def a_labels(name: str) -> str:
 def _a_labels(name: str) -> str:
     name = name.removesuffix(".").lower()
     if not name.isascii():
+        import idna  # noqa: PLC0415 - few names need it, and a start would have to wait
+
         try:
             name = ".".join(
                 label if label.isascii() else idna.encode(label, uts46=True).decode("ascii")

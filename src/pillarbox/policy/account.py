@@ -6,8 +6,9 @@ Each kind of directory is a module beside this one; who is let in is decided by 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Protocol
+
+import msgspec
 
 from pillarbox.smtp.scram import ScramKeys
 
@@ -16,18 +17,20 @@ class SourceDown(Exception):
     """A directory can't be asked just now; the text says why, for the log."""
 
 
-@dataclass(frozen=True, slots=True)
-class Account:
-    """One account, as its directory knows it."""
+class Account(msgspec.Struct, frozen=True):
+    """One account, as its directory knows it. Its secrets are not shown."""
 
     name: str
-    password: str = field(default="", repr=False)  # an argon2 hash; "" if it can't log in with a password
-    keys: Mapping[str, ScramKeys] = field(default_factory=dict)  # by mechanism
-    cram_md5: str = field(default="", repr=False)  # the password itself, where CRAM-MD5 is wanted
+    password: str = ""  # an argon2 hash; "" if it can't log in with a password
+    keys: Mapping[str, ScramKeys] = msgspec.field(default_factory=dict)  # by mechanism
+    cram_md5: str = ""  # the password itself, where CRAM-MD5 is wanted
     senders: tuple[str, ...] = ()
     enabled: bool = True
-    app_passwords: Mapping[str, str] = field(default_factory=dict, repr=False)  # name by digest
+    app_passwords: Mapping[str, str] = msgspec.field(default_factory=dict)  # name by digest
     reference: str = ""  # how its directory calls it, if not by its name
+
+    def __repr__(self) -> str:
+        return f"Account({self.name!r})"
 
 
 class Source(Protocol):

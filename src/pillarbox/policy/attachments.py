@@ -7,8 +7,6 @@ What is inside of an attachment is a scanner's business.
 from __future__ import annotations
 
 import re
-from email.errors import HeaderParseError
-from email.header import decode_header
 from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes
 
@@ -99,6 +97,9 @@ def _decode_words(value: bytes) -> str:
     text = value.decode("utf-8", "replace")
     if "=?" not in text or len(text) > _MAX_WORDS_OCTETS:
         return text
+    from email.errors import HeaderParseError  # noqa: PLC0415 - few names need it, and a start would have to wait
+    from email.header import decode_header  # noqa: PLC0415 - as above
+
     try:
         words = decode_header(text)
     except (HeaderParseError, ValueError):

@@ -7,7 +7,6 @@ have to wait for something are plugins too; which there are, and their order, is
 from __future__ import annotations
 
 import asyncio
-import difflib
 import inspect
 import secrets
 from concurrent.futures import ThreadPoolExecutor
@@ -258,6 +257,8 @@ def _check(plugin: object) -> None:
         if not attribute.startswith(("decide_", "notify_")):
             continue
         if attribute not in HOOKS:
+            import difflib  # noqa: PLC0415 - only what is wrong needs it
+
             near = difflib.get_close_matches(attribute, HOOKS, n=1)
             advice = f"did you mean {near[0]}?" if near else f"the hooks are {', '.join(HOOKS)}"
             raise ValueError(f"hooks: {name} has {attribute}, and there is no such hook; {advice}")

@@ -17,9 +17,6 @@ from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from argon2 import PasswordHasher
-from argon2.exceptions import Argon2Error, InvalidHashError
-
 from pillarbox.smtp.scram import HASHES, ScramError, ScramKeys, derive_keys, format_keys, parse_keys
 
 if TYPE_CHECKING:
@@ -46,7 +43,6 @@ class Passwords:
     def __init__(self, max_waiting: int) -> None:
         """At most `max_waiting` wait at once."""
         self._max_waiting = max_waiting
-        self._hasher = PasswordHasher()
         self._nobody = NOBODY
         self._pool = ThreadPoolExecutor(_THREADS, "login", initializer=_be_nice)
         self._waiting = 0
@@ -93,14 +89,15 @@ class Passwords:
         finally:
             self._waiting -= 1
 
-    def _verify(self, hashed: str, password: str) -> bool:
+    @staticmethod
+    def _verify(hashed: str, password: str) -> bool:
         try:
             if hashed.startswith("SCRAM"):
                 mechanism, keys = parse_keys(hashed)
                 return derive_keys(mechanism, password, keys.salt, keys.iterations) == keys
-            return self._hasher.verify(hashed, password)
-        except (Argon2Error, InvalidHashError, ScramError):
+        except ScramError:
             return False
+        return _fits(hashed, password)
 
     def close(self) -> None:
         """Let the threads go."""
@@ -130,7 +127,20 @@ def _be_nice() -> None:
 
 def hash_password(password: str) -> str:
     """The argon2id hash to keep."""
+    from argon2 import PasswordHasher  # noqa: PLC0415 - not before somebody has a password
+
     return PasswordHasher().hash(password)
+
+
+def _fits(hashed: str, password: str) -> bool:
+    """Whether an argon2 hash is that of a password."""
+    from argon2 import PasswordHasher  # noqa: PLC0415 - as above
+    from argon2.exceptions import Argon2Error, InvalidHashError  # noqa: PLC0415 - as above
+
+    try:
+        return PasswordHasher().verify(hashed, password)
+    except (Argon2Error, InvalidHashError):
+        return False
 
 
 def scram_keys(mechanism: str, password: str) -> ScramKeys:

@@ -14,7 +14,6 @@ import ssl
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote
 
@@ -258,6 +257,8 @@ def retry_after(value: str, now: float, limit_s: float = 86400.0) -> float:
     """How long a Retry-After field asks to wait, in seconds, at most `limit_s`; 0 if it can't be read."""
     if re.fullmatch(r"[0-9]{1,9}", value):
         return min(float(value), limit_s)
+    from email.utils import parsedate_to_datetime  # noqa: PLC0415 - rarely needed, and a start would have to wait
+
     with suppress(ValueError, TypeError, OverflowError):
         return min(max(parsedate_to_datetime(value[:64]).timestamp() - now, 0.0), limit_s)
     return 0.0

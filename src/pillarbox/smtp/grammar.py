@@ -25,7 +25,7 @@ MAX_ORCPT_OCTETS = 500  # RFC 3461 4.2
 _Reader = Callable[[str], Any]
 
 _PATH = re.compile(r'[ \t]*(<(?:[^<>"]|"(?:[^"\\]|\\.)*")*>|[^ \t<>]+)(?:[ \t]+(.*))?', re.DOTALL)
-_PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:=([\x21-\x3c\x3e-\x7e\x80-\U0010ffff]+))?")
+_PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:=([^\x00-\x20=\x7f]+))?")
 _XTEXT = re.compile(r"(?:[\x21-\x2a\x2c-\x3c\x3e-\x7e]|\+[0-9A-F]{2})*")
 _HEXCHAR = re.compile(r"\+([0-9A-F]{2})")
 _HELLO_NAME = re.compile(r"[A-Za-z0-9_.:\[\]-]{1,255}", re.ASCII)

@@ -6,7 +6,6 @@ Which command fits when is in `smtp.states`, what EHLO says of the extensions in
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -82,12 +81,11 @@ PLAIN_CHANNEL, TLS_CHANNEL = Channel(), Channel(tls=True)  # as much as is known
 _NOTHING: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Profile:
+class Profile(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     """What all sessions of one listener have in common."""
 
     hostname: str
-    limits: Limits = field(default_factory=Limits)
+    limits: Limits = msgspec.field(default_factory=Limits)
     lmtp: bool = False
     helps: bool = True
     strict_pipelining: bool = (
@@ -104,24 +102,27 @@ class Profile:
     random: Callable[[int], bytes] | None = (
         None  # octets that nobody can guess; mechanisms with a nonce need it
     )
-    extensions: ExtensionSettings = field(default_factory=ExtensionSettings)
-    suspended: set[str] = field(default_factory=set)  # keywords; shared, and changed while sessions are open
+    extensions: ExtensionSettings = msgspec.field(default_factory=ExtensionSettings)
+    suspended: set[str] = msgspec.field(
+        default_factory=set
+    )  # keywords; shared, and changed while sessions are open
     starts_queue: bool = False  # there are nodes that may ask for their mail
     verifies: bool = True  # VRFY is answered, if only by 252
     expands: bool = False  # EXPN is, for everybody
     expands_for_logins: bool = False
     knows_since: bool = False  # it is known since when mailboxes or domains are whose they are
     peer_verbs: frozenset[str] = frozenset()  # those that some host may use
-    table: dict[State, dict[str, Cause | None]] = field(init=False, repr=False)
-    _offers: dict[tuple[object, ...], Offer] = field(init=False, repr=False, default_factory=dict)
-    _helps: dict[tuple[object, ...], Reply] = field(init=False, repr=False, default_factory=dict)
-    _said: dict[Cause, Reply] = field(init=False, repr=False, default_factory=dict)
+    # made here, not given:
+    table: dict[State, dict[str, Cause | None]] = msgspec.field(default_factory=dict)
+    _offers: dict[tuple[object, ...], Offer] = msgspec.field(default_factory=dict)
+    _helps: dict[tuple[object, ...], Reply] = msgspec.field(default_factory=dict)
+    _said: dict[Cause, Reply] = msgspec.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.random is None and not sasl.WITH_NONCE.isdisjoint(self.mechanisms):
             raise ValueError("these mechanisms need random octets")
         table = transitions(self.peer_verbs, etrn=self.starts_queue and self.extensions.etrn != "off")
-        object.__setattr__(self, "table", table)  # chosen once, not at each command
+        msgspec.structs.force_setattr(self, "table", table)  # chosen once, not at each command
 
     def say(self, cause: Cause) -> Reply:
         """The reply for a cause whose text begins with our name, built once."""
