@@ -169,6 +169,8 @@ def test_pyspf_says_the_same(run_plan, terms, address):
     modifiers = [term.partition("=")[0].lower() for term in terms if "=" in term]
     if len(set(modifiers)) != len(modifiers):
         return
+    if any(term[1:] == "exists" for term in terms):
+        return  # with a qualifier before it, it overlooks that the domain is missing
     RECORDS[("example.com", TXT)] = ["v=spf1 " + " ".join(terms)]
     original, oracle.DNSLookup = oracle.DNSLookup, oracle_look_up
     try:
