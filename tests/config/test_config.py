@@ -79,6 +79,7 @@ def test_an_empty_file_has_defaults_for_everything() -> None:
     assert config.hostname
 
 
+ACME = '[acme]\ndirectory = "https://ca.example/dir"\nterms_agreed = true\n'
 BAD = [
     # text, line, key, part of the problem, part of the suggestion
     ("[queue.retry]\nfrist = 3\n", 2, "queue.retry.frist", "no such setting", 'did you mean "first"?'),
@@ -92,6 +93,18 @@ BAD = [
     ("workers = 0\n", 1, "workers", "must be between 1 and 64", ""),
     ("hostname = 3\n", 1, "hostname", "must be text in quotes, not a whole number", ""),
     ('hostname = "bad host"\n', 1, "hostname", "not a host name", "write the full name"),
+    ("[acme]\nterms_agreed = true\n", 1, "acme.directory", "not the address of an authority", 'write "https://..."'),
+    ('[acme]\ndirectory = "http://ca.example/dir"\n', 2, "acme.directory", "not the address of an authority", 'write "https://..."'),
+    (ACME.replace("terms_agreed = true\n", ""), 2, "acme.directory", "before you agree", "add terms_agreed = true"),
+    (ACME + "keys = []\n", 4, "acme.keys", "at least one kind", 'write keys = ["ecdsa"]'),
+    (ACME + 'keys = ["dsa"]\n', 4, "acme.keys", "dsa", "ecdsa"),
+    (ACME + 'names = ["mx.example.org", "no host"]\n', 4, "acme.names[2]", "not a host name", ""),
+    (ACME + 'challenge = "dns-01"\n', 4, "acme.challenge", "", "http-01"),
+    (ACME + 'address = "80"\n', 4, "acme.address", "not an address", ""),
+    (ACME + 'address = "127.0.0.1:25"\n[[listen]]\naddress = "127.0.0.1:25"\n', 4, "acme.address", "the same address as that of [[listen]] number 1", ""),
+    (ACME + 'eab_key_id = "kid-1"\n', 4, "acme.eab_key_id", "of no use without eab_key_file", "add eab_key_file"),
+    (ACME + 'eab_key_file = "/k"\n', 4, "acme.eab_key_file", "of no use without eab_key_id", "add eab_key_id"),
+    ('[tls]\nclient_ca = "/ca.pem"\n', 2, "tls.client_ca", "of no use without certificate", "add certificate"),
     ('[dmarc]\nexcept_networks = ["x"]\n', 2, "dmarc.except_networks[1]", "not appear", "192.0.2.0/24"),
     ('[dmarc]\nexcept_domains = ["a..b"]\n', 2, "dmarc.except_domains[1]", "not a domain name", ""),
     ('junk_folder = "../x"\n', 1, "junk_folder", "must be the name of one folder", '".Junk"'),

@@ -136,6 +136,8 @@ def _certificates(config: Config) -> Iterator[tuple[str, str, str]]:
 def _files(config: Config) -> Iterator[tuple[str, str, str]]:
     for key, path in (
         ("relay.ca_file", config.relay.ca_file),
+        ("acme.ca_file", config.acme.ca_file),
+        ("acme.eab_key_file", config.acme.eab_key_file),
         ("ldap.ca_file", config.ldap.ca_file),
         ("ldap.password_file", config.ldap.password_file),
     ):

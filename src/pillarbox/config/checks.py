@@ -104,6 +104,9 @@ def _check_acme(config: Config) -> Iterator[Finding]:
             "of no use before you agree to the authority's terms",
             "add terms_agreed = true to [acme]",
         )
+    if bool(acme.eab_key_id) != bool(acme.eab_key_file):
+        given, missing = ("eab_key_id", "eab_key_file") if acme.eab_key_id else ("eab_key_file", "eab_key_id")
+        yield Finding(("acme", given), f"of no use without {missing}", f"add {missing} = ... to [acme]")
     if not acme.keys:
         yield Finding(("acme", "keys"), "name at least one kind", 'write keys = ["ecdsa"]')
     for number, name in enumerate(acme.names):

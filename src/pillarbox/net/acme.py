@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import hmac
 import ssl
 import time
 from typing import TYPE_CHECKING, Any
@@ -47,6 +48,17 @@ class Challenge(msgspec.Struct, frozen=True):
     url: str
 
 
+class Binding(msgspec.Struct, frozen=True):
+    """What ties our account to one that an authority has given out by other means (RFC 8555 7.3.4)."""
+
+    key_id: str
+    key: bytes
+
+    def __repr__(self) -> str:
+        """Without the key."""
+        return f"Binding({self.key_id!r})"
+
+
 class AcmeClient:
     """One account with one authority."""
 
@@ -75,12 +87,15 @@ class AcmeClient:
         """Hang up."""
         self._web.close()
 
-    def register(self, email: str) -> None:
+    def register(self, email: str, binding: Binding | None = None) -> None:
         """Make the account, or find it by its key; the terms are agreed to by the operator's setting. Raises AcmeError."""
+        url = self._address("newAccount")
         wish: dict[str, Any] = {"termsOfServiceAgreed": True}
         if email:
             wish["contact"] = [f"mailto:{email}"]
-        answer = self._post(self._address("newAccount"), wish)
+        if binding is not None:
+            wish["externalAccountBinding"] = _bind(binding, url, self._public())
+        answer = self._post(url, wish)
         self._account = answer.headers.get("location", "")
         if not self._account:
             raise AcmeError("the authority gives no address for the account")
@@ -208,6 +223,14 @@ class AcmeClient:
 
     def _thumbprint(self) -> str:
         return _text(hashlib.sha256(msgspec.json.encode(self._public())).digest())
+
+
+def _bind(binding: Binding, url: str, public: dict[str, str]) -> dict[str, str]:
+    """Our key, signed with the one that the authority has given out."""
+    protected = _text(msgspec.json.encode({"alg": "HS256", "kid": binding.key_id, "url": url}))
+    payload = _text(msgspec.json.encode(public))
+    signature = hmac.digest(binding.key, f"{protected}.{payload}".encode(), "sha256")
+    return {"protected": protected, "payload": payload, "signature": _text(signature)}
 
 
 def _plain(headers: httpx2.Headers) -> list[tuple[str, str]]:

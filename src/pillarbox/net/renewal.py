@@ -6,10 +6,12 @@ The talk with the authority is the business of `net.acme`; clients get what lies
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import fcntl
 import hashlib
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
 import msgspec
@@ -19,12 +21,11 @@ from pillarbox.mail.units import Settings
 from pillarbox.net.private_files import give_to_owner, write_private
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
-    from pillarbox.net.acme import AcmeClient
+    from pillarbox.net.acme import AcmeClient, Binding
     from pillarbox.net.chains import Chain
 
 FOLDER = "acme"  # in the data folder
@@ -44,6 +45,10 @@ class AcmeSettings(Settings, frozen=True):
     """The names in the certificate; none for `hostname`."""
     email: str = ""
     """Where the authority may write to."""
+    eab_key_id: str = ""
+    """The id of a key that the authority has given you, if it issues to its customers alone (external account binding)."""
+    eab_key_file: str = ""
+    """File with that key, in base64url as the authority shows it."""
     keys: tuple[Literal["ecdsa", "rsa"], ...] = ("ecdsa",)
     """The kinds of keys; a certificate is asked for with each."""
     challenge: Literal["http-01", "tls-alpn-01"] = "http-01"
@@ -71,15 +76,24 @@ class Failure(msgspec.Struct, frozen=True):
 
 
 class RenewalError(Exception):
-    """There is no new certificate; the text says why."""
+    """There is no new certificate; the text says why. `failure` is None if another process asks already."""
+
+    def __init__(self, problem: str, failure: Failure | None = None) -> None:
+        """Keep both."""
+        super().__init__(problem)
+        self.failure = failure
 
 
 class Renewal:
     """The certificates of one configuration. Several workers may have one each: a lock lets one of them ask at a time."""
 
-    def __init__(self, settings: AcmeSettings, hostname: str, data: Path) -> None:
+    def __init__(
+        self, settings: AcmeSettings, hostname: str, data: Path, clock: Callable[[], float] = time.time
+    ) -> None:
         """Nothing is written before a certificate is due."""
         self._settings = settings
+        self._clock = clock
+        self._failed: Failure | None = None  # should the disk not take it
         self._names = settings.names or (hostname,)
         self._folder = data / FOLDER
 
@@ -97,7 +111,7 @@ class Renewal:
         try:
             return msgspec.json.decode((self._folder / "failure.json").read_bytes(), type=Failure)
         except (OSError, msgspec.MsgspecError):
-            return None
+            return self._failed
 
     def due(self, now: float) -> list[str]:
         """The kinds of keys that need a new certificate."""
@@ -120,12 +134,15 @@ class Renewal:
     async def run(self) -> None:
         """Renew what is due, for ever."""
         while True:
-            await asyncio.to_thread(self._look)
+            try:
+                await asyncio.to_thread(self.look)
+            except Exception as error:  # noqa: BLE001 - a bug; the next look may do better
+                observe.report_incident(error)
             await asyncio.sleep(_LOOK_S)
 
-    def _look(self) -> None:
-        """Renew what is due, unless that failed a short while ago or another worker does it."""
-        now = time.time()
+    def look(self) -> None:
+        """Renew what is due, unless that failed a short while ago or another worker does it; say what came of it."""
+        now = self._clock()
         failed = self.failure()
         if (failed is not None and now < failed.again) or not self.due(now):
             return
@@ -134,57 +151,74 @@ class Renewal:
             for kind in self.renew():
                 observe.ACME_ISSUED.note(authority=authority, names=", ".join(self._names), key=kind)
         except RenewalError as error:
-            failed = self.failure()
-            if failed is None or failed.at < now:
+            if error.failure is None:
                 return  # another worker asks already, and tells what came of it
             observe.ACME_FAILED.note(
                 authority=authority,
-                problem=str(error),
+                problem=error.failure.problem,
                 kept="the old one" if any(map(self._present, self._settings.keys)) else "nothing",
-                again_s=round(failed.again - failed.at),
+                again_s=round(error.failure.again - error.failure.at),
             )
 
     def renew(self, *, everything: bool = False) -> list[str]:
         """Ask for what is due, or for everything; the kinds of keys that were renewed. Raises RenewalError."""
-        for folder in (self._folder, self.answers):
-            folder.mkdir(mode=0o700, exist_ok=True)
-            give_to_owner(folder)
-        with _locked(self._folder / "lock"):
-            kinds: list[str] = [*self._settings.keys] if everything else self.due(time.time())
-            if not kinds:
-                return []
+        try:
+            for folder in (self._folder, self.answers):
+                folder.mkdir(mode=0o700, exist_ok=True)
+                give_to_owner(folder)
+            with _locked(self._folder / "lock"):
+                return self._renew_alone([*self._settings.keys] if everything else self.due(self._clock()))
+        except OSError as error:
+            raise self._note_failure(error) from error
+
+    def _renew_alone(self, kinds: list[str]) -> list[str]:
+        if kinds:
             try:
                 self._obtain(kinds)
             except Exception as error:
-                failure = self._note_failure(error)
-                raise RenewalError(failure.problem) from error
+                raise self._note_failure(error) from error
+            self._failed = None
             (self._folder / "failure.json").unlink(missing_ok=True)
-            return kinds
+        return kinds
 
-    def _note_failure(self, error: Exception) -> Failure:
+    def _note_failure(self, error: Exception) -> RenewalError:
         from pillarbox.net.acme import AcmeError  # noqa: PLC0415 - as above
 
         said = str(error) if isinstance(error, AcmeError | OSError) else f"{type(error).__name__}: {error}"
-        before, now = self.failure(), time.time()
+        before, now = self.failure(), self._clock()
         times = before.times + 1 if before is not None else 1
         wait_s = min(_AGAIN_S[0] * 2 ** min(times - 1, 10), _AGAIN_S[1])
-        failure = Failure(now, said, times, now + wait_s)
+        self._failed = failure = Failure(now, said, times, now + wait_s)
         with contextlib.suppress(OSError):  # a full disk, perhaps; the log has it in any case
             write_private(self._folder / "failure.json", msgspec.json.encode(failure))
-        return failure
+        return RenewalError(said, failure)
 
     def _obtain(self, kinds: list[str]) -> None:
         from pillarbox.net import acme  # noqa: PLC0415 - it is needed once in weeks
 
         settings = self._settings
         with acme.AcmeClient(settings.directory, self._account_key(), settings.ca_file) as client:
-            client.register(settings.email)
+            client.register(settings.email, self._binding())
             for kind in kinds:
                 url, order = client.order(self._names)
                 self._prove(client, [str(one) for one in order["authorizations"]])
                 key = acme.new_key(kind)
                 chain = client.finish(url, order, acme.signing_request(key, self._names))
                 write_private(self.file(kind), acme.key_octets(key) + chain)
+
+    def _binding(self) -> Binding | None:
+        """What the authority has given out for our account. Raises AcmeError or OSError."""
+        from pillarbox.net import acme  # noqa: PLC0415 - as above
+
+        settings = self._settings
+        if not settings.eab_key_id:
+            return None
+        text = Path(settings.eab_key_file).read_text("utf-8").strip()
+        try:
+            key = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+        except ValueError as error:
+            raise acme.AcmeError(f"{settings.eab_key_file} holds no key in base64url") from error
+        return acme.Binding(settings.eab_key_id, key)
 
     def _prove(self, client: AcmeClient, authorizations: list[str]) -> None:
         """Show that each name is ours; the answers lie there only as long as they are needed."""
