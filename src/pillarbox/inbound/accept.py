@@ -85,7 +85,7 @@ class Letter(msgspec.Struct):
         """
         if not self.head:
             self.head = piece
-            self.head_complete = b"\r\n\r\n" in piece
+            self.head_complete = piece.find(b"\r\n\r\n") >= 0
             if not self.head_complete and len(piece) > limit:
                 self.head, self.head_complete = piece[: limit + 1], True
             return

@@ -13,7 +13,7 @@ from pillarbox.mail.catalogue.envelope import RECIPIENT_OK
 from pillarbox.mail.envelope import NO_TERMS, Body, ByMode, Notify
 from pillarbox.mail.reply import Stage
 from pillarbox.smtp.replies import CLOSING_CODE, Extensions, ProtocolError
-from pillarbox.smtp.wire import format_moment, stuff
+from pillarbox.smtp.wire import NUL, format_moment, stuff
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -307,7 +307,7 @@ class DataWriter:
         if not piece:
             return b""
         ends = piece.count(b"\n")
-        if ends != piece.count(b"\r\n") or ends != piece.count(b"\r") or b"\0" in piece:
+        if ends != piece.count(b"\r\n") or ends != piece.count(b"\r") or NUL in piece:
             piece = _STRAY.sub(b" ", _BARE_LF.sub(b"\r\n", piece))
         encoded = stuff(piece, at_line_start=self._at_line_start)
         self._at_line_start = piece[-1:] == b"\n"

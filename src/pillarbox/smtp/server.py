@@ -32,7 +32,7 @@ from pillarbox.smtp.sasl import MAX_RESPONSE_OCTETS
 from pillarbox.smtp.states import ALWAYS, HTTP, ORDERED, WITHOUT_TLS, Mode, State
 from pillarbox.smtp.transfer import Transfer
 from pillarbox.smtp.usage import Usage
-from pillarbox.smtp.wire import TLS_HANDSHAKE, LineFault, LineReader
+from pillarbox.smtp.wire import LF, TLS_HANDSHAKE, LineFault, LineReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -142,7 +142,7 @@ class ServerSession:
         """Take what the client sent."""
         mode = self._mode
         if mode is _COMMAND or mode is _SASL:
-            if b"\n" in data:  # a command that trickles in octet by octet gets no more time
+            if LF in data:  # a command that trickles in octet by octet gets no more time
                 self.deadline = now + self._profile.limits.command_timeout_s
             if self.state is _CONNECTED and data[:1] == TLS_HANDSHAKE and not self.waiting_octets:
                 self._close(session.NOT_SMTP)
