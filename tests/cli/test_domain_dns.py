@@ -1,5 +1,6 @@
 """`pillarbox domain dns` prints a zone that name servers load and that our own checks find sound."""
 
+import hashlib
 import json
 from datetime import UTC, datetime
 
@@ -8,6 +9,8 @@ import dns.zone
 import pytest
 import trustme
 from click.testing import CliRunner
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from pillarbox.cli.commands import cli
 from pillarbox.mailauth import dmarc, keys
@@ -74,6 +77,88 @@ def test_a_zone_file_takes_it_as_it_is(pillarbox, tmp_path):
         assert keys.parse_record(said).bits == bits
     (tlsa,) = zone.find_rdataset("_25._tcp.mx1", "TLSA")
     assert (tlsa.usage, tlsa.selector, tlsa.mtype, len(tlsa.cert)) == (3, 1, 1, 32)
+
+
+def digest(pem):
+    """What a TLSA record says of the key of a certificate, or of a key."""
+    key = (
+        x509.load_pem_x509_certificate(pem).public_key()
+        if b"CERTIFICATE" in pem
+        else load_pem_private_key(pem, None).public_key()
+    )
+    octets = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(octets).hexdigest()
+
+
+def pinned(output):
+    """The digests of the TLSA records that were printed, each with what is said of it."""
+    found = json.loads(output)["records"]
+    return {one["data"].split()[-1]: one["about"] for one in found if one["type"] == "TLSA"}
+
+
+@pytest.fixture
+def issue(tmp_path):
+    """Have a certificate issued: `pem = issue("mx1", "mx1.example.org")`, in mx1.pem with its key."""
+    authority = trustme.CA()
+
+    def make(file, *names, kind=trustme.KeyType.ECDSA):
+        issued = authority.issue_cert(*names, key_type=kind)
+        issued.private_key_and_cert_chain_pem.write_to_path(str(tmp_path / f"{file}.pem"))
+        return issued.cert_chain_pems[0].bytes()
+
+    return make
+
+
+def test_the_key_is_that_of_the_certificate_which_the_host_shows(pillarbox, issue, tmp_path):
+    """Of both kinds, if it has both: each sender is shown the one that it can use."""
+    issue("web", "www.example.org")
+    ecdsa, rsa = (
+        issue(kind.name, "mx1.example.org", kind=kind)
+        for kind in (trustme.KeyType.ECDSA, trustme.KeyType.RSA)
+    )
+    wild = issue("wild", "*.example.net")
+    files = "".join(f'[[certificate]]\nchain = "{tmp_path}/{one}.pem"\n' for one in ("ECDSA", "RSA", "wild"))
+    more = f'[tls]\ncertificate = "{tmp_path}/web.pem"\nkey = "{tmp_path}/web.pem"\n{files}'
+    found = pinned(pillarbox("domain", "dns", "example.org", "--json", more=more))
+    assert set(found) == {digest(ecdsa), digest(rsa)}
+    assert found[digest(rsa)] == "the key that TLS shows now (RSA)"
+    other = pillarbox("domain", "dns", "example.org", "--host", "in.example.net", "--json", more=more)
+    assert set(pinned(other)) == {digest(wild)}
+
+
+def test_a_key_that_is_to_come_stands_beside_the_old_one(pillarbox, issue, tmp_path):
+    now, later = issue("now", "mx1.example.org"), issue("later", "mx1.example.org")
+    more = f'[tls]\ncertificate = "{tmp_path}/now.pem"\nkey = "{tmp_path}/now.pem"\n'
+    found = pillarbox(
+        "domain", "dns", "example.org", "--next", str(tmp_path / "later.pem"), "--json", more=more
+    )
+    assert list(pinned(found)) == [digest(now), digest(later)]
+    broken = tmp_path / "broken.pem"
+    broken.write_text("x")
+    said = pillarbox("domain", "dns", "example.org", "--next", str(broken), more=more, exit_code=65)
+    assert "neither a certificate nor a key" in said
+
+
+def test_the_key_of_the_next_certificate_is_known_before_it_is_issued(pillarbox, issue, tmp_path):
+    folder = tmp_path / "data/acme"
+    folder.mkdir()
+    now, _ = issue("now", "mx1.example.org"), (tmp_path / "now.pem").rename(folder / "ecdsa.pem")
+    issue("next", "x.example.org")
+    coming = (tmp_path / "next.pem").read_bytes().partition(b"-----BEGIN CERTIFICATE")[0]
+    (folder / "ecdsa.next.pem").write_bytes(coming)
+    more = '[acme]\ndirectory = "https://acme.example/dir"\nterms_agreed = true\n'
+    found = pinned(pillarbox("domain", "dns", "example.org", "--json", more=more))
+    assert list(found) == [digest(now), digest(coming)]
+    assert "publish it before the renewal" in found[digest(coming)]
+
+
+def test_a_policy_that_nobody_can_read_for_want_of_a_certificate_is_told(pillarbox, issue, tmp_path):
+    issue("mx", "mx1.example.org", "mta-sts.example.net")
+    tls = f'[tls]\ncertificate = "{tmp_path}/mx.pem"\nkey = "{tmp_path}/mx.pem"\n'
+    for domain, told in (("example.net", False), ("example.com", True)):
+        more = f'{tls}[domain."{domain}"]\ndeliver = "hold"\nmta_sts = {{ mode = "testing" }}\n'
+        said = pillarbox("domain", "dns", domain, more=more)
+        assert (f"no certificate of the server is for mta-sts.{domain}" in said) is told
 
 
 def test_what_was_asked_for_stands_in_it(pillarbox):

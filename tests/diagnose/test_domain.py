@@ -17,7 +17,7 @@ from pillarbox.diagnose.domain_hosts import Visit
 from pillarbox.mailauth import keys
 from pillarbox.mailauth.dns import Answer
 from pillarbox.mailauth.mta_sts import Mode, StsPolicy
-from pillarbox.mailauth.publish import Key, Record, sts_record
+from pillarbox.mailauth.publish import Key, Pin, Record, sts_record
 
 READERS = {
     "MX": lambda one: (one.preference, one.exchange.to_text(omit_final_dot=True).rstrip(".")),
@@ -417,6 +417,12 @@ def test_dane(chain):
     assert (found.level, "does not encrypt" in found.found) == (Level.ERROR, True)
     (found,) = ask(hosts.check_dane("d.test", HOST, [visit], now=NOW), right, secure=False)
     assert (found.level, "does not vouch" in found.found) == (Level.HINT, True)
+    pins = [
+        Pin("3 1 1 " + "11" * 32, "the key of the next certificate"),
+        Pin(proposed.record.data, "the present key"),
+    ]
+    (found,) = said(ask(hosts.check_dane("d.test", HOST, [visit], now=NOW, pins=pins), right, secure=True))
+    assert found == ("WARNING", "a.d.test has no TLSA record for the key of the next certificate")
     failing = ("_25._tcp.a.d.test",)
     (found,) = ask(hosts.check_dane("d.test", HOST, [visit], now=NOW), right, secure=True, failing=failing)
     assert (found.level, "do not deliver" in found.advice) == (Level.ERROR, True)

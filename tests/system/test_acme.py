@@ -140,6 +140,13 @@ def command(*arguments: str) -> tuple[int, Any]:
     return done.exit_code, json.loads(done.stdout)
 
 
+def next_keys(server: Any, which: str = "next") -> list[str]:
+    """The TLSA records for the keys of the certificates that are shown now, or come next."""
+    arguments = ["domain", "dns", "x.example", "--config", str(server.config), "--host", NAME, "--json"]
+    records = json.loads(CliRunner().invoke(cli, arguments).stdout)["records"]
+    return [one["data"] for one in records if one["type"] == "TLSA" and which in one["about"].split()]
+
+
 @pytest.mark.parametrize("challenge", ["http-01", "tls-alpn-01"])
 async def test_a_server_gets_its_certificates_and_renews_them(
     serve: Any, dial: Any, pebble: Pebble, challenge: str
@@ -160,6 +167,7 @@ async def test_a_server_gets_its_certificates_and_renews_them(
     assert loaded[0]["names"] == NAME
     first = await chain_shown(dial, server.port, pebble.root())
     assert ("DNS", NAME) in first["subjectAltName"]
+    coming = await asyncio.to_thread(next_keys, server)
     assert not list((server.data / "acme/answers").iterdir())
     status, said = await asyncio.to_thread(command, "list", "--config", str(server.config))
     assert (status, [one["key"] for one in said["certificates"]]) == (0, ["ECDSA", "RSA"])
@@ -170,6 +178,8 @@ async def test_a_server_gets_its_certificates_and_renews_them(
     status, said = await asyncio.to_thread(command, "renew", "--all", *config)
     assert (status, said["renewed"]) == (0, ["ecdsa", "rsa"])
     await server.until(lambda: len(server.events("certificate.loaded", key="ECDSA")) == 2 * workers)
+    shown = await asyncio.to_thread(next_keys, server, "now")
+    assert set(shown) == set(coming), "the keys whose records could be published before"
     assert (await chain_shown(dial, server.port, pebble.root()))["serialNumber"] != first["serialNumber"]
 
 

@@ -21,10 +21,11 @@ from pillarbox.cli.store import load_config, named_config
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
 
+    from pillarbox.config import Config
     from pillarbox.diagnose.domain import Exchanger, Exchangers, Remark
     from pillarbox.diagnose.domain_hosts import Visit
     from pillarbox.mailauth.dns import Plan
-    from pillarbox.mailauth.publish import Key
+    from pillarbox.mailauth.publish import Key, Pin
     from pillarbox.net.resolver import Resolver
 
 T = TypeVar("T")
@@ -42,6 +43,8 @@ class _Look(msgspec.Struct):
     selectors: tuple[str, ...]
     sending: tuple[str, ...]
     keys: tuple[Key, ...]
+    own: str  # the name of our server, if its configuration is known
+    pins: tuple[Pin, ...]  # the TLSA records of that
     helo: str
     limit_s: float
     smtp: bool
@@ -145,11 +148,25 @@ def _prepare(domain: str, options: dict[str, object], *, shows: bool) -> _Look:
     except ValueError as error:
         fail(str(error), Exit.USAGE)
     file = config if isinstance(config, Path) else named_config()
-    keys = stored(Path(load_config(file).data), name) if file is not None else ()
+    settings = load_config(file) if file is not None else None
     return _Look(
-        name, resolver, private, selectors, sending, keys, helo or own_name(), limit_s,
+        name, resolver, private, selectors, sending,
+        () if settings is None else stored(Path(settings.data), name),
+        "" if settings is None else a_labels(settings.hostname),
+        () if settings is None else _pins(settings),
+        helo or own_name(), limit_s,
         bool(options["smtp"]), int(str(options["smtp_port"])), int(str(options["https_port"])), str(options["ca_file"]), shows,
     )  # fmt: skip
+
+
+def _pins(settings: Config) -> tuple[Pin, ...]:
+    """The TLSA records of our server; none if its certificates are not for everybody to read."""
+    from pillarbox.cli.domain_dns import PinError, pins
+
+    try:
+        return pins(settings, settings.hostname)
+    except PinError:
+        return ()
 
 
 async def _look_at(look: _Look) -> list[Remark]:
@@ -218,7 +235,12 @@ async def _hosts(look: _Look, found: Exchangers) -> list[Remark]:
     now = time.time()
     remarks = judge_visits(visits, now=now)
     look.step(f"{look.domain}: DANE, MTA-STS, TLS-RPT")
-    plans = [look.follow(check_dane(look.domain, host, visits, now=now)) for host in found.hosts]
+    plans = [
+        look.follow(
+            check_dane(look.domain, host, visits, now=now, pins=look.pins if host.name == look.own else ())
+        )
+        for host in found.hosts
+    ]
     more = (*plans, _sts(look, found.hosts, visits), look.follow(check_tls_reports(look.domain)))
     for part in await asyncio.gather(*more):
         remarks += part

@@ -5,6 +5,7 @@ What the records say is the business of `mailauth.publish`; whether the world se
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pillarbox.config import Config
-    from pillarbox.mailauth.publish import Facts, Hint, Key, Record
+    from pillarbox.mailauth.publish import Facts, Hint, Key, Pin, Record
+    from pillarbox.net.chains import Shown
 
 
 @click.command("dns")
@@ -42,6 +44,14 @@ if TYPE_CHECKING:
 @click.option(
     "--spf", "senders", multiple=True, metavar="TERM", help='Who else sends, such as "include:x.example".'
 )
+@click.option(
+    "--next",
+    "coming",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A certificate or key that the server will use later: print its TLSA record too.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(
     "--data", type=click.Path(path_type=Path), metavar="DIR", help="The server's data folder, for its keys."
@@ -54,6 +64,7 @@ def dns(  # noqa: PLR0913 - one argument for each option
     reports_to: str,
     dmarc: str,
     senders: tuple[str, ...],
+    coming: tuple[Path, ...],
     data: Path | None,
     config: Path | None,
     as_json: bool,
@@ -74,6 +85,7 @@ def dns(  # noqa: PLR0913 - one argument for each option
         fail("which server? Name its configuration with --config, or its name with --host", Exit.USAGE)
     known = {a_labels(one): found for one, found in settings.domains.items()} if settings is not None else {}
     folder = data or (Path(settings.data) if settings is not None else sandbox_folder())
+    tlsa, covered = _of_tls(settings, a_labels(host), name, coming)
     facts = Facts(
         name,
         a_labels(host or (settings.hostname if settings is not None else "")),
@@ -82,7 +94,8 @@ def dns(  # noqa: PLR0913 - one argument for each option
         reports_to=reports_to,
         dmarc_policy=dmarc,
         sts_policy=_policy(settings, name),
-        tlsa=_tlsa(settings),
+        sts_certificate=covered,
+        tlsa=tlsa,
         senders=senders,
     )
     found = list(records(facts))
@@ -96,6 +109,27 @@ def dns(  # noqa: PLR0913 - one argument for each option
         )
         return
     _show(facts, found)
+
+
+def _of_tls(
+    settings: Config | None, host: str, domain: str, coming: Sequence[Path]
+) -> tuple[tuple[Pin, ...], bool]:
+    """The TLSA records, and whether a certificate is for the host of the domain's MTA-STS policy."""
+    from pillarbox.mailauth.publish import Pin
+
+    try:
+        if settings is None:
+            return tuple(Pin(_pin_of(file), f"the key in {file}") for file in coming), True
+        return pins(settings, host or settings.hostname, coming), _covers(settings, f"mta-sts.{domain}")
+    except PinError as error:
+        fail(str(error), error.status)
+
+
+def _covers(settings: Config, name: str) -> bool:
+    """Whether a certificate is for a name; without any, another server shows them."""
+    found = _certificates(settings)
+    wanted = {name, f"*.{name.partition('.')[2]}"}
+    return not found or any(wanted.intersection(one.names) for one in found)
 
 
 def _policy(settings: Config | None, domain: str) -> str:
@@ -144,20 +178,73 @@ def stored(folder: Path, domain: str) -> tuple[Key, ...]:
     return tuple(Key(one.name, one.record, one.state) for one in stored if one.domain == domain)
 
 
-def _tlsa(settings: Config | None) -> tuple[str, ...]:
-    """A TLSA record for the key of the server's certificate."""
-    if settings is None or not settings.tls.certificate:
-        return ()
-    from cryptography.hazmat.primitives.serialization import Encoding
+class PinError(Exception):
+    """A certificate or a key can't be read: the exit status, and why."""
+
+    def __init__(self, status: Exit, text: str) -> None:
+        """Keep both."""
+        super().__init__(text)
+        self.status = status
+
+
+def pins(settings: Config, host: str, coming: Sequence[Path] = ()) -> tuple[Pin, ...]:
+    """TLSA records for what a host of ours shows, and for what it is going to show. Raises PinError."""
+    from pillarbox.diagnose.domain_hosts import tlsa_of
+    from pillarbox.mailauth.publish import Pin
+    from pillarbox.net.certificates import shown_for
+
+    shown = shown_for(_certificates(settings), host, time.time())
+    found = [Pin(tlsa_of(one.octets), f"the key that TLS shows now ({one.kind})") for one in shown]
+    if any(one.source.setting == "acme" for one in shown):
+        found += _coming_by_acme(settings)
+    found += [Pin(_pin_of(file), f"the key in {file}, which is to come") for file in coming]
+    return tuple({one.data: one for one in reversed(found)}.values())[::-1]
+
+
+def _certificates(settings: Config) -> list[Shown]:
+    """The certificates of the server that are there. Raises PinError."""
+    from pillarbox.config.certificates import certificates_of
+    from pillarbox.net.chains import ChainError, read_shown
+
+    found = []
+    for source in certificates_of(settings).sources:
+        try:
+            found.append(read_shown(source))
+        except ChainError as error:
+            made = source.setting in ("acme", "tls.self_signed")  # by the server, later
+            if not made or Path(source.chain).exists():
+                raise PinError(Exit.NO_INPUT, str(error)) from error
+    return found
+
+
+def _coming_by_acme(settings: Config) -> list[Pin]:
+    """The keys of the next certificates, which are made beforehand."""
+    from pillarbox.mailauth.publish import Pin
+    from pillarbox.net.renewal import next_key_file
+
+    files = [(kind, next_key_file(Path(settings.data), kind)) for kind in settings.acme.keys]
+    return [
+        Pin(_pin_of(file), f"the key of the next certificate ({kind.upper()}); publish it before the renewal")
+        for kind, file in files
+        if file.exists()
+    ]
+
+
+def _pin_of(file: Path) -> str:
+    """The TLSA record for a certificate or a key in PEM."""
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
     from cryptography.x509 import load_pem_x509_certificate
 
-    from pillarbox.diagnose.domain_hosts import tlsa_of
+    from pillarbox.diagnose.domain_hosts import tlsa_of_key
 
-    file = Path(settings.tls.certificate)
     try:
-        certificate = load_pem_x509_certificate(file.read_bytes())
+        octets = file.read_bytes()
+        if b"CERTIFICATE-----" in octets:
+            return tlsa_of_key(load_pem_x509_certificate(octets).public_key())
+        if b"PUBLIC KEY-----" in octets:
+            return tlsa_of_key(load_pem_public_key(octets))
+        return tlsa_of_key(load_pem_private_key(octets, None).public_key())
     except OSError as error:
-        fail(f"cannot read {file}: {error.strerror}", Exit.NO_INPUT)
-    except ValueError as error:
-        fail(f"{file}: {error}", Exit.CONFIG)
-    return (tlsa_of(certificate.public_bytes(Encoding.DER)),)
+        raise PinError(Exit.NO_INPUT, f"cannot read {file}: {error.strerror}") from error
+    except (ValueError, TypeError) as error:
+        raise PinError(Exit.DATA, f"{file}: neither a certificate nor a key in PEM: {error}") from error

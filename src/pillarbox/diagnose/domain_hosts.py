@@ -17,9 +17,11 @@ from msgspec.structs import replace
 from pillarbox.diagnose.domain import Exchanger, Level, Remark, unclear
 from pillarbox.mailauth import certificates, dane, mta_sts
 from pillarbox.mailauth.dns import Query
-from pillarbox.mailauth.publish import Record, sts_record, tls_report_record
+from pillarbox.mailauth.publish import Pin, Record, sts_record, tls_report_record
 
 if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
+
     from pillarbox.mailauth.dns import Plan
 
 _PORT = 25
@@ -123,8 +125,13 @@ def check_tls_reports(domain: str) -> Plan[list[Remark]]:
     return [Remark("TLS-RPT", Level.OK, found[0])]
 
 
-def check_dane(domain: str, host: Exchanger, visits: Sequence[Visit], *, now: float) -> Plan[list[Remark]]:
-    """Whether the TLSA records of a host, if it has any, fit what it shows (RFC 7672)."""
+def check_dane(
+    domain: str, host: Exchanger, visits: Sequence[Visit], *, now: float, pins: Sequence[Pin] = ()
+) -> Plan[list[Remark]]:
+    """Whether the TLSA records of a host, if it has any, fit what it shows (RFC 7672).
+
+    `pins` are the records that it should have, if it is a host of ours.
+    """
     found = yield from dane.find_tlsa(host.name, _PORT)
     if found.failed:
         advice = "Senders that use DANE do not deliver. Often the name servers choke on the question, or a signature is wrong."
@@ -137,6 +144,8 @@ def check_dane(domain: str, host: Exchanger, visits: Sequence[Visit], *, now: fl
         advice = "Mail knows usages 2 and 3 alone (RFC 7672 3.1); so hosts must encrypt, but nothing proves who they are."
         return [Remark("DANE", Level.WARNING, f"no TLSA record of {host.name} can be used: {shown}", advice)]
     remarks = [_judge_match(domain, found, one, now) for one in met]
+    known = {*map(str, found.records), *(tlsa_of(one.chain[0]) for one in met if one.chain)}
+    remarks += [_not_published(found.base, pin) for pin in pins if pin.data not in known]
     if not host.secure:
         unsigned = (
             f"TLSA records of {host.name} do not count for {domain}: DNSSEC does not vouch for its MX record"
@@ -161,6 +170,14 @@ def _without_records(host: Exchanger, met: Sequence[Visit]) -> Plan[list[Remark]
     return [Remark("DANE", Level.HINT, f"{host.name} has no TLSA record", advice, wanted)]
 
 
+def _not_published(base: str, pin: Pin) -> Remark:
+    found = f"{base} has no TLSA record for {pin.about}"
+    advice = (
+        "Senders that use DANE do not deliver to a host that shows it. Publish the record beside the others."
+    )
+    return Remark("DANE", Level.WARNING, found, advice, Record(f"_{_PORT}._tcp.{base}", "TLSA", pin.data))
+
+
 def _judge_match(domain: str, found: dane.Finding, one: Visit, now: float) -> Remark:
     wanted = Record(f"_{_PORT}._tcp.{found.base}", "TLSA", tlsa_of(one.chain[0])) if one.chain else None
     if not one.encrypts:
@@ -176,7 +193,11 @@ def _judge_match(domain: str, found: dane.Finding, one: Visit, now: float) -> Re
 
 def tlsa_of(certificate: bytes) -> str:
     """The data of the TLSA record for a certificate in DER: DANE-EE, its public key, by SHA-256 (RFC 7672 3.1.1)."""
-    key = x509.load_der_x509_certificate(certificate).public_key()
+    return tlsa_of_key(x509.load_der_x509_certificate(certificate).public_key())
+
+
+def tlsa_of_key(key: PublicKeyTypes) -> str:
+    """The data of the TLSA record for a public key."""
     octets = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return f"3 1 1 {sha256(octets).hexdigest()}"
 

@@ -49,6 +49,13 @@ class Key(msgspec.Struct, frozen=True):
     state: str = "signs"
 
 
+class Pin(msgspec.Struct, frozen=True):
+    """The data of a TLSA record, and whose key it names."""
+
+    data: str
+    about: str
+
+
 class Facts(msgspec.Struct, frozen=True):
     """What is known of a domain and of the server that takes its mail."""
 
@@ -59,7 +66,8 @@ class Facts(msgspec.Struct, frozen=True):
     reports_to: str = ""  # a mail address; "" for postmaster of the domain
     dmarc_policy: str = "none"
     sts_policy: str = ""  # the text of the MTA-STS policy that is served; "" for none
-    tlsa: tuple[str, ...] = ()  # data of TLSA records that fit the server's certificate
+    sts_certificate: bool = True  # there is a certificate for the host that serves it
+    tlsa: tuple[Pin, ...] = ()  # for the keys that the server's TLS shows, and is going to show
     senders: tuple[str, ...] = ()  # further terms of SPF, such as "include:spf.example.net"
 
 
@@ -183,16 +191,23 @@ def _transport(facts: Facts) -> Iterator[Record | Hint]:
     reports_to = facts.reports_to or f"postmaster@{facts.domain}"
     if facts.sts_policy:
         yield sts_record(facts.domain, facts.sts_policy)
+        if not facts.sts_certificate:
+            yield Hint(
+                "MTA-STS",
+                f"no certificate of the server is for mta-sts.{facts.domain}, so nobody can read the policy: add the name to "
+                "acme.names, or name a certificate",
+            )
         if facts.hostname != f"mta-sts.{facts.domain}":
             yield Record(f"mta-sts.{facts.domain}", "CNAME", f"{facts.hostname}.", "who serves the policy")
     yield tls_report_record(facts.domain, reports_to)
-    for data in facts.tlsa:
-        yield Record(f"_25._tcp.{facts.hostname}", "TLSA", data, "the key that the server's TLS must show")
+    for one in facts.tlsa:
+        yield Record(f"_25._tcp.{facts.hostname}", "TLSA", one.data, one.about)
     if facts.tlsa:
         yield Hint(
             "TLSA",
-            f"it counts only if DNSSEC signs the zone of {facts.hostname}, and that of {facts.domain}; before the key "
-            "changes, publish the new one's record beside it and wait for the old one's time to live",
+            f"it counts only if DNSSEC signs the zone of {facts.hostname}, and that of {facts.domain}. A key may change only "
+            f"when its record has stood beside the old one for {2 * TTL_S // 3600} hours (--next prints it), and the old one is "
+            "removed after that",
         )
     else:
         yield Hint("TLSA", "the configuration names no certificate, so there is no TLSA record to publish")

@@ -9,14 +9,14 @@ import asyncio
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from pillarbox import observe
 from pillarbox.net.chains import Chain, ChainError, Source, give, read_authorities, read_chain, trust
 from pillarbox.net.tls import new_context, watch_certificates
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from pillarbox.net.tls import CertificateSettings, ListenerContext, TlsSettings
 
@@ -24,6 +24,27 @@ if TYPE_CHECKING:
 LOOK_S = 2.0
 _WARN_S = 14 * 86_400.0  # before a certificate ends; those who renew do so much earlier
 _WARN_EVERY_S = 86_400.0
+
+T = TypeVar("T")
+
+
+class Named(Protocol):
+    """What is known of a certificate that is chosen."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Host names, in small letters."""
+
+    @property
+    def kind(self) -> str:
+        """Of the key."""
+
+    @property
+    def expires(self) -> float:
+        """Its last moment."""
+
+
+C = TypeVar("C", bound=Named)
 
 Stamp = tuple[tuple[int, int, int], ...] | None
 
@@ -208,20 +229,9 @@ class _Table:
     def __init__(self, chains: Sequence[Chain], authorities: bytes | None) -> None:
         self.authorities = authorities
         self._made: dict[tuple[int, ...], tuple[ListenerContext, ListenerContext]] = {}
-        now = time.time()
-        by_name: dict[str, dict[str, Chain]] = {}
-        for chain in chains:
-            for name in chain.names:
-                kinds = by_name.setdefault(name, {})
-                rival = kinds.get(chain.kind)
-                if rival is None or (rival.expires <= now < chain.expires):
-                    kinds[chain.kind] = chain
+        by_name, default = sort_by_name(chains, time.time())
         self._by_name = {name: self._contexts(kinds) for name, kinds in by_name.items()}
-        self._default = None
-        if chains:
-            first = chains[0]
-            beside = by_name.get(first.names[0], {}) if first.names else {}
-            self._default = self._contexts(beside | {first.kind: first})
+        self._default = self._contexts(default) if default else None
 
     def _contexts(self, kinds: dict[str, Chain]) -> tuple[ListenerContext, ListenerContext]:
         """One that asks no client for a certificate, and one that does."""
@@ -242,9 +252,35 @@ class _Table:
         return context
 
     def find(self, name: str, *, asks: bool) -> ListenerContext | None:
-        name = name.rstrip(".").lower()
-        found = self._by_name.get(name) or self._by_name.get(f"*.{name.partition('.')[2]}") or self._default
+        found = _of_host(self._by_name, name) or self._default
         return found[asks] if found is not None else None
+
+
+def sort_by_name(certificates: Sequence[C], now: float) -> tuple[dict[str, dict[str, C]], dict[str, C]]:
+    """Which certificates, one for each kind of key, belong to which name, and which to all others."""
+    by_name: dict[str, dict[str, C]] = {}
+    for one in certificates:
+        for name in one.names:
+            kinds = by_name.setdefault(name, {})
+            rival = kinds.get(one.kind)
+            if rival is None or (rival.expires <= now < one.expires):
+                kinds[one.kind] = one
+    if not certificates:
+        return by_name, {}
+    first = certificates[0]
+    beside = by_name.get(first.names[0], {}) if first.names else {}
+    return by_name, beside | {first.kind: first}
+
+
+def shown_for(certificates: Sequence[C], name: str, now: float) -> list[C]:
+    """What clients that ask for a host are shown: a certificate for each kind of key."""
+    by_name, default = sort_by_name(certificates, now)
+    return list((_of_host(by_name, name) or default).values())
+
+
+def _of_host(by_name: Mapping[str, T], name: str) -> T | None:
+    name = name.rstrip(".").lower()
+    return by_name.get(name) or by_name.get(f"*.{name.partition('.')[2]}")
 
 
 def _stamp(source: Source) -> Stamp:

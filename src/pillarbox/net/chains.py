@@ -72,6 +72,25 @@ class Chain(msgspec.Struct, frozen=True, eq=False):
         return f"Chain({self.source.chain!r}, {self.names!r}, {self.kind!r})"
 
 
+class Shown(msgspec.Struct, frozen=True):
+    """A certificate as clients see it."""
+
+    source: Source
+    names: tuple[str, ...]
+    kind: str
+    expires: float
+    octets: bytes  # in DER
+
+
+def read_shown(source: Source) -> Shown:
+    """Read a certificate without its key, which not everybody may read. Raises ChainError."""
+    from cryptography.hazmat.primitives.serialization import Encoding  # noqa: PLC0415 - as below
+
+    leaf = _first_certificate(source, _read(source.setting, source.chain))
+    expires = leaf.not_valid_after_utc.timestamp()
+    return Shown(source, _names(leaf), _kind(leaf), expires, leaf.public_bytes(Encoding.DER))
+
+
 def read_chain(source: Source) -> Chain:
     """Read a chain and see that its key belongs to it. Raises ChainError."""
     octets = _read(source.setting, source.chain)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
-    from pillarbox.net.acme import AcmeClient, Binding
+    from pillarbox.net.acme import AcmeClient, Binding, Key
     from pillarbox.net.chains import Chain
 
 FOLDER = "acme"  # in the data folder
@@ -202,9 +202,20 @@ class Renewal:
             for kind in kinds:
                 url, order = client.order(self._names)
                 self._prove(client, [str(one) for one in order["authorizations"]])
-                key = acme.new_key(kind)
+                key = self._next_key(kind) or acme.new_key(kind)
                 chain = client.finish(url, order, acme.signing_request(key, self._names))
                 write_private(self.file(kind), acme.key_octets(key) + chain)
+                write_private(next_key_file(self._folder.parent, kind), acme.key_octets(acme.new_key(kind)))
+
+    def _next_key(self, kind: str) -> Key | None:
+        """The key that was made beforehand, so that its TLSA record could be published."""
+        from cryptography.hazmat.primitives.serialization import load_pem_private_key  # noqa: PLC0415 - as above
+
+        try:
+            octets = next_key_file(self._folder.parent, kind).read_bytes()
+            return cast("Key", load_pem_private_key(octets, None))
+        except (OSError, ValueError):
+            return None
 
     def _binding(self) -> Binding | None:
         """What the authority has given out for our account. Raises AcmeError or OSError."""
@@ -255,6 +266,11 @@ class Renewal:
 def chain_file(data: Path, kind: str) -> Path:
     """Where the certificate with one kind of key lies."""
     return data / FOLDER / f"{kind}.pem"
+
+
+def next_key_file(data: Path, kind: str) -> Path:
+    """Where the key of the next certificate lies: it is made when the one before it is issued."""
+    return data / FOLDER / f"{kind}.next.pem"
 
 
 @contextlib.contextmanager
