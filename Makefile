@@ -56,6 +56,7 @@ lint: venv  ## style, format, types, layers
 
 .PHONY: test
 test: venv peers  ## all tests; ARGS="-k name" chooses some
+	@$(BIN)/python -m compileall -q src  # they start servers by the hundred
 	$(PYTEST) -n $(WORKERS) --dist loadgroup $(ARGS)
 
 .PHONY: crash

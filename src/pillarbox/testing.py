@@ -9,7 +9,6 @@ import asyncio
 import re
 import ssl
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -425,7 +424,7 @@ class FakeResolver:
         found = await self.addresses(query.name)
         six = tuple(address for address in found.records if ":" in address)
         four = tuple(address for address in found.records if ":" not in address)
-        return replace(found, records={"A": four, "AAAA": six}.get(query.kind, ()))
+        return msgspec.structs.replace(found, records={"A": four, "AAAA": six}.get(query.kind, ()))
 
     def _other(self, query: Query) -> Answer:
         """TLSA and TXT records; a name of another port's records is that of the host behind two labels."""
