@@ -353,15 +353,12 @@ class Service:
 
     def _policy_host(self) -> Callable[[], asyncio.Protocol]:
         """What serves the MTA-STS policies of our domains, as they are when somebody asks."""
-        from pillarbox.inbound.sts_host import StsHost, StsProtocol, published  # noqa: PLC0415 - few serve any
-
-        config, texts = self.config, dict(published(self.config.domains, self.config.hostname))
+        from pillarbox.inbound.sts_host import StsHost, StsProtocol, policy_of  # noqa: PLC0415 - few serve any
 
         def find(domain: str) -> str:
-            nonlocal config, texts
-            if config is not self.config:  # it was read again
-                config, texts = self.config, dict(published(self.config.domains, self.config.hostname))
-            return texts.get(domain, "")
+            settings = self._policy.directory.settings_of(domain)
+            found = policy_of(settings.mta_sts, self.config.hostname) if settings is not None else None
+            return str(found) if found is not None else ""
 
         host = StsHost(find)
         return lambda: StsProtocol(host)

@@ -22,6 +22,11 @@ def test_domains_and_their_aliases_are_kept(run):
     (listed,) = run("domain", "list", "--json").json
     assert (listed["name"], listed["accounts"], listed["aliases"]) == ("bücher.example", "1", 1)
     assert "bücher.example  store" in run("domain", "list").out
+    assert run("domain", "sts", "bücher.example", "testing", "--mx", "mx.example.org").status == 0
+    assert run("domain", "list", "--json").json[0]["mta_sts"] == "testing"
+    shown = run("domain", "dns", "bücher.example", "--host", "mx.example.org").out
+    assert "_mta-sts.xn--bcher-kva.example. 3600 IN TXT" in shown
+    assert run("domain", "sts", "bücher.example", "enforce", "--mx", "not a host").status == 65
     assert run("domain", "alias", "remove", "info@bücher.example").status == 0
     assert run("domain", "remove", "bücher.example").status == 0
     assert run("domain", "remove", "bücher.example").status == 1

@@ -8,7 +8,7 @@ import pytest
 import trustme
 
 from pillarbox.config import parse
-from pillarbox.inbound.sts_host import StsHost, StsProtocol, published
+from pillarbox.inbound.sts_host import StsHost, StsProtocol, policy_of
 from pillarbox.mailauth.mta_sts import Mode, StsPolicy, parse_policy
 from pillarbox.net.https import FetchError, fetch
 
@@ -88,11 +88,13 @@ deliver = "hold"
 """,
         "pillarbox.toml",
     )
-    found = {name: parse_policy(text.encode()) for name, text in published(config.domains, config.hostname)}
+    found = {name: policy_of(one.mta_sts, config.hostname) for name, one in config.domains.items()}
     assert found == {
         "example.org": StsPolicy(Mode.TESTING, 604800, ("mx.example.org",)),
-        "xn--bcher-kva.example": StsPolicy(Mode.ENFORCE, 86400, ("*.example.org", "mx.example.net")),
+        "b\u00fccher.example": StsPolicy(Mode.ENFORCE, 86400, ("*.example.org", "mx.example.net")),
+        "example.com": None,
     }
+    assert all(parse_policy(str(one).encode()) == one for one in found.values() if one is not None)
 
 
 async def test_a_running_server_tells_the_policies_of_its_domains_over_tls(tmp_path, serve_policies):

@@ -5,11 +5,12 @@ import pytest
 
 from pillarbox.mail.address import parse_address
 from pillarbox.mail.catalogue import envelope
+from pillarbox.mail.units import Seconds
 from pillarbox.policy.account import Account
 from pillarbox.policy.account_store import _TABLES, FILE, AccountError, AccountStore
 from pillarbox.policy.directory import Directory
 from pillarbox.policy.domain_store import DomainStore, StoredDomain, StoredNames
-from pillarbox.policy.domains import DomainSettings
+from pillarbox.policy.domains import DomainSettings, StsSettings
 from pillarbox.policy.names import DirectorySettings
 
 
@@ -126,6 +127,23 @@ def test_a_way_that_can_not_work_is_not_taken(store, way):
     with pytest.raises(AccountError):
         store.put(StoredDomain("example.org", way), replace=False)
     assert store.domains() == []
+
+
+def test_a_policy_is_told_and_forgotten(server, store):
+    store.put(StoredDomain("b\u00fccher.example", "hold"), replace=False)
+    policy = StsSettings(mode="enforce", mx=("mx.example.org", "*.example.net"), max_age_s=Seconds(86_400))
+    store.put_policy("b\u00fccher.example", policy)
+    directory, stored = server
+    stored.take(stored.read())
+    assert directory.settings_of("xn--bcher-kva.example").mta_sts == policy
+    store.put(StoredDomain("b\u00fccher.example", "discard"), replace=True)
+    (kept,) = store.domains()
+    assert (kept.deliver, kept.mta_sts) == ("discard", policy)
+    store.put_policy("b\u00fccher.example", StsSettings())
+    stored.take(stored.read())
+    assert directory.settings_of("xn--bcher-kva.example").mta_sts.mode == "off"
+    with pytest.raises(AccountError, match="there is no domain"):
+        store.put_policy("example.org", policy)
 
 
 def test_a_file_of_the_release_before_gets_its_new_tables(tmp_path):

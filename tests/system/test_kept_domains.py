@@ -51,6 +51,25 @@ async def test_a_domain_is_served_without_a_restart(serve, dial, tmp_path):
         await answered(caller, b"ann@example.org", b"550 5.7.1")
 
 
+async def test_a_policy_is_served_without_a_restart(serve):
+    server = await serve('[[listen]]\naddress = "127.0.0.1:0"\nrole = "policy"\ntls = "none"\n')
+
+    async def fetched():
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(b"GET /.well-known/mta-sts.txt HTTP/1.1\r\nHost: mta-sts.example.org\r\n\r\n")
+        answer = await reader.read()
+        writer.close()
+        return answer
+
+    command(server, "domain", "add", "example.org", "--deliver", "hold")
+    assert (await fetched()).startswith(b"HTTP/1.1 404 ")
+    for mode in ("testing", "enforce"):
+        command(server, "domain", "sts", "example.org", mode, "--mx", "mx.example.org")
+        async with asyncio.timeout(LIMIT_S):
+            while f"mode: {mode}\r\nmx: mx.example.org\r\n".encode() not in await fetched():
+                await asyncio.sleep(0.05)
+
+
 async def test_a_file_of_accounts_is_read_again(serve, dial, tmp_path):
     file = tmp_path / "accounts.toml"
 

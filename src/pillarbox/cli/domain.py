@@ -13,6 +13,7 @@ import click
 
 from pillarbox.cli.domain_dns import dns
 from pillarbox.cli.outcome import Exit
+from pillarbox.cli.queue import Age
 from pillarbox.cli.show import Group, fail, show_json, show_table
 from pillarbox.cli.store import configured_domains, data_folder, store_options
 from pillarbox.cli.user import handled
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pillarbox.policy.domain_store import DomainStore
+    from pillarbox.policy.domains import StsMode
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -124,6 +126,54 @@ def remove_command(name: str, data: Path | None, config: Path | None) -> None:
     click.echo(f"Mail for {name} is not taken any more.")
 
 
+@domain.command("sts")
+@_named
+@click.argument("mode", type=click.Choice(["off", "none", "testing", "enforce"]))
+@click.option(
+    "--mx",
+    multiple=True,
+    metavar="HOST",
+    help="A host that takes its mail, repeatable. Default: this server's name.",
+)
+@click.option(
+    "--max-age",
+    "age_s",
+    type=Age(),
+    default=604_800.0,
+    metavar="TIME",
+    help='How long it may be kept. Default: "7d".',
+)
+@store_options
+def sts_command(
+    name: str, mode: StsMode, mx: tuple[str, ...], age_s: float, data: Path | None, config: Path | None
+) -> None:
+    """Publish an MTA-STS policy for a domain that is kept here: the listeners with role "policy" serve it.
+
+    "none" takes it back and is served for as long as the one before was to be kept; "off" then forgets it. After each change
+    publish what `pillarbox domain dns` prints.
+    """
+    from pillarbox.mail.units import Seconds
+    from pillarbox.mailauth.mta_sts import Mode, PolicyError, StsPolicy, parse_policy
+    from pillarbox.policy.domains import StsSettings
+
+    if name in configured_domains(data, config):
+        fail(f"{name} is in the configuration, and that counts", Exit.NOTHING)
+    hosts = tuple(host.strip().rstrip(".").lower() for host in mx)
+    if mode != "off":
+        try:
+            parse_policy(str(StsPolicy(Mode(mode), int(age_s), hosts or ("mx.example",))).encode())
+        except (PolicyError, UnicodeEncodeError) as error:
+            fail(str(error), Exit.DATA)
+    with _domains(data, config) as store:
+        store.put_policy(name, StsSettings(mode=mode, mx=hosts, max_age_s=Seconds(age_s)))
+    if mode == "off":
+        click.echo(f"No policy of {name} is served any more.")
+    else:
+        click.echo(
+            f"The policy of {name} says {mode}; now publish what `pillarbox domain dns {name}` prints."
+        )
+
+
 @domain.command("list")
 @_as_json
 @store_options
@@ -133,7 +183,7 @@ def list_command(data: Path | None, config: Path | None, *, as_json: bool) -> No
     from pillarbox.policy.known_names import KnownNames
 
     rows = [
-        (name, "configuration", one.deliver, "", len(one.aliases))
+        (name, "configuration", one.deliver, "", len(one.aliases), one.mta_sts.mode)
         for name, one in configured_domains(data, config).items()
     ]
     folder = data or data_folder(config)
@@ -142,20 +192,30 @@ def list_command(data: Path | None, config: Path | None, *, as_json: bool) -> No
             names = KnownNames({"accounts": store.account_names()})
             for one in store.domains():
                 users = "*" if one.every_name else str(len(names.of(one.ascii_name)))
-                rows.append((one.name, "store", one.deliver, users, len(one.aliases)))
+                rows.append((one.name, "store", one.deliver, users, len(one.aliases), one.mta_sts.mode))
     if as_json:
         show_json(
             [
-                {"name": name, "kept_in": where, "deliver": way, "accounts": users, "aliases": aliases}
-                for name, where, way, users, aliases in rows
+                {
+                    "name": name,
+                    "kept_in": where,
+                    "deliver": way,
+                    "accounts": users,
+                    "aliases": aliases,
+                    "mta_sts": policy,
+                }
+                for name, where, way, users, aliases, policy in rows
             ]
         )
     elif not rows:
         click.echo("No domain.")
     else:
         show_table(
-            ("NAME", "KEPT IN", "DELIVER", "ACCOUNTS", "ALIASES"),
-            [(name, where, way, users, str(aliases)) for name, where, way, users, aliases in rows],
+            ("NAME", "KEPT IN", "DELIVER", "ACCOUNTS", "ALIASES", "MTA-STS"),
+            [
+                (name, where, way, users, str(aliases), policy)
+                for name, where, way, users, aliases, policy in rows
+            ],
             right=("ACCOUNTS", "ALIASES"),
         )
 

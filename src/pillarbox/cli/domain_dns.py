@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pillarbox.config import Config
     from pillarbox.mailauth.publish import Facts, Hint, Key, Pin, Record
     from pillarbox.net.chains import Shown
+    from pillarbox.policy.domains import DomainSettings, StsSettings
 
 
 @click.command("dns")
@@ -83,17 +84,18 @@ def dns(  # noqa: PLR0913 - one argument for each option
     settings = load_config(file) if file is not None else None
     if settings is None and not host:
         fail("which server? Name its configuration with --config, or its name with --host", Exit.USAGE)
-    known = {a_labels(one): found for one, found in settings.domains.items()} if settings is not None else {}
     folder = data or (Path(settings.data) if settings is not None else sandbox_folder())
+    known = _domains(settings, folder)
+    server = a_labels(host or (settings.hostname if settings is not None else ""))
     tlsa, covered = _of_tls(settings, a_labels(host), name, coming)
     facts = Facts(
         name,
-        a_labels(host or (settings.hostname if settings is not None else "")),
+        server,
         takes_mail=name not in known or not known[name].no_mail,
         keys=stored(folder, name),
         reports_to=reports_to,
         dmarc_policy=dmarc,
-        sts_policy=_policy(settings, name),
+        sts_policy=_policy(known[name].mta_sts, server) if name in known else "",
         sts_certificate=covered,
         tlsa=tlsa,
         senders=senders,
@@ -132,13 +134,28 @@ def _covers(settings: Config, name: str) -> bool:
     return not found or any(wanted.intersection(one.names) for one in found)
 
 
-def _policy(settings: Config | None, domain: str) -> str:
-    """The MTA-STS policy that the server publishes for a domain; "" for none."""
-    from pillarbox.inbound.sts_host import published
+def _domains(settings: Config | None, folder: Path) -> dict[str, DomainSettings]:
+    """Our domains by their names in A-labels: those that are kept in the data folder, and those of the configuration."""
+    from pillarbox.mailauth.names import a_labels
+    from pillarbox.policy.account_store import FILE
 
-    return (
-        dict(published(settings.domains, settings.hostname)).get(domain, "") if settings is not None else ""
-    )
+    found: dict[str, DomainSettings] = {}
+    if (folder / FILE).exists():  # a look makes none
+        from pillarbox.cli.user import handled
+        from pillarbox.policy.domain_store import DomainStore
+
+        with handled(folder / FILE, DomainStore) as store:
+            found = {one.ascii_name: one.settings for one in store.domains()}
+    configured = settings.domains if settings is not None else {}
+    return found | {a_labels(name): one for name, one in configured.items()}
+
+
+def _policy(settings: StsSettings, hostname: str) -> str:
+    """The MTA-STS policy that the server publishes for a domain; "" for none."""
+    from pillarbox.inbound.sts_host import policy_of
+
+    policy = policy_of(settings, hostname)
+    return str(policy) if policy is not None else ""
 
 
 def _show(facts: Facts, found: Sequence[Record | Hint]) -> None:

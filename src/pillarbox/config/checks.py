@@ -434,7 +434,7 @@ def unused(config: Config) -> Iterable[str]:
         yield (
             'a domain has an mta_sts policy, but no listener has role = "policy" to serve it'
             if published
-            else 'a listener has role = "policy", but no domain has an mta_sts policy'
+            else 'a listener has role = "policy", but no domain has an mta_sts policy, unless `pillarbox domain sts` keeps one'
         )
     for listener in config.listen:
         if listener.login_in_clear and not is_loopback(split_address(listener.address)[0]):

@@ -9,14 +9,12 @@ import asyncio
 from http import HTTPStatus
 from typing import TYPE_CHECKING, cast
 
-from pillarbox.mail.address import parse_domain
 from pillarbox.mailauth.mta_sts import Mode, StsPolicy
-from pillarbox.policy.domains import dns_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable
 
-    from pillarbox.policy.domains import DomainSettings, StsSettings
+    from pillarbox.policy.domains import StsSettings
 
 _PATH = "/.well-known/mta-sts.txt"
 _HOST = "mta-sts."
@@ -32,14 +30,6 @@ def policy_of(settings: StsSettings, hostname: str) -> StsPolicy | None:
         return None
     hosts = tuple(host.rstrip(".").lower() for host in settings.mx or (hostname,))
     return StsPolicy(Mode(settings.mode), int(settings.max_age_s), hosts)
-
-
-def published(domains: Mapping[str, DomainSettings], hostname: str) -> Iterator[tuple[str, str]]:
-    """The names of domains, in A-labels, and the texts of their policies."""
-    for name, settings in domains.items():
-        policy = policy_of(settings.mta_sts, hostname)
-        if policy is not None:
-            yield dns_name(parse_domain(name)), str(policy)
 
 
 class StsHost:

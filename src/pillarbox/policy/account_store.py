@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FILE = "accounts.db"
-_VERSION = 2
+_VERSION = 3
 _BUSY_MS = 2000
 _SHARE_S = 60.0  # how long the share of accounts without keys is remembered
 _USED_S = 60.0  # the last use of an app password is noted no more often
@@ -65,6 +65,15 @@ CREATE TRIGGER domain_removed AFTER DELETE ON domain BEGIN UPDATE names SET vers
 CREATE TRIGGER alias_added AFTER INSERT ON alias BEGIN UPDATE names SET version = version + 1; END;
 CREATE TRIGGER alias_changed AFTER UPDATE ON alias BEGIN UPDATE names SET version = version + 1; END;
 CREATE TRIGGER alias_removed AFTER DELETE ON alias BEGIN UPDATE names SET version = version + 1; END;
+"""
+_TABLES_OF_POLICIES = """
+CREATE TABLE mta_sts (
+  domain TEXT PRIMARY KEY REFERENCES domain ON DELETE CASCADE, mode TEXT NOT NULL, mx TEXT NOT NULL,
+  max_age REAL NOT NULL) STRICT, WITHOUT ROWID;
+
+CREATE TRIGGER policy_added AFTER INSERT ON mta_sts BEGIN UPDATE names SET version = version + 1; END;
+CREATE TRIGGER policy_changed AFTER UPDATE ON mta_sts BEGIN UPDATE names SET version = version + 1; END;
+CREATE TRIGGER policy_removed AFTER DELETE ON mta_sts BEGIN UPDATE names SET version = version + 1; END;
 """
 
 
@@ -123,8 +132,10 @@ class StoreFile:
         if found == 0:
             self._db.execute(_TABLES)
             self._db.execute("INSERT INTO nobody VALUES (?)", (secrets.token_bytes(32),))
-        if found < _VERSION:
+        if found < 2:
             self._db.execute(_TABLES_OF_NAMES)
+        if found < _VERSION:
+            self._db.execute(_TABLES_OF_POLICIES)
             self._db.pragma("user_version", _VERSION)
 
     @contextmanager

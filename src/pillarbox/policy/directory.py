@@ -77,6 +77,11 @@ class Directory:
         """Serve domains that are kept elsewhere than in the configuration; which of them can't be served, and why."""
         return list(self._names.take_stored(domains))
 
+    def settings_of(self, domain: str) -> DomainSettings | None:
+        """What is set for a domain of ours, whose name is in A-labels."""
+        found = self._names.domains.get(domain)
+        return found.settings if found is not None else None
+
     def serves(self, domain: str) -> bool:
         """Whether a domain is one of ours."""
         return dns_name(domain) in self._names.domains

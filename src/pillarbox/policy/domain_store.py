@@ -15,9 +15,10 @@ import msgspec
 from pillarbox import observe
 from pillarbox.mail.address import parse_address
 from pillarbox.mail.reply import Reply
+from pillarbox.mail.units import Seconds
 from pillarbox.policy.account_store import AccountError, StoreFile
 from pillarbox.policy.directory import Directory
-from pillarbox.policy.domains import DomainSettings, dns_name, fold
+from pillarbox.policy.domains import DomainSettings, StsSettings, dns_name, fold
 from pillarbox.policy.known_names import KnownNames
 from pillarbox.policy.names import DirectorySettings
 
@@ -37,6 +38,7 @@ class StoredDomain(msgspec.Struct, frozen=True):
     every_name: bool = False
     catch_all: str | None = None
     aliases: dict[str, list[str]] = {}
+    mta_sts: StsSettings = StsSettings()
 
     @property
     def ascii_name(self) -> str:
@@ -52,6 +54,7 @@ class StoredDomain(msgspec.Struct, frozen=True):
             users_from=() if self.every_name else ("accounts",),
             aliases=dict(self.aliases),
             catch_all=self.catch_all,
+            mta_sts=self.mta_sts,
         )
 
 
@@ -90,9 +93,22 @@ class DomainStore(StoreFile):
             "SELECT domain, name, goes_to FROM alias ORDER BY domain, name"
         ):
             aliases.setdefault(domain, {})[name] = goes_to.split()
+        policies = {
+            domain: StsSettings(mode=mode, mx=tuple(mx.split()), max_age_s=Seconds(max_age_s))
+            for domain, mode, mx, max_age_s in self._db.execute(
+                "SELECT domain, mode, mx, max_age FROM mta_sts"
+            )
+        }
         rows = self._db.execute("SELECT name, deliver, every_name, catch_all FROM domain ORDER BY name")
         return [
-            StoredDomain(name, deliver, bool(every_name), catch_all, aliases.get(name, {}))
+            StoredDomain(
+                name,
+                deliver,
+                bool(every_name),
+                catch_all,
+                aliases.get(name, {}),
+                policies.get(name, StsSettings()),
+            )
             for name, deliver, every_name, catch_all in rows
         ]
 
@@ -114,6 +130,17 @@ class DomainStore(StoreFile):
             self._must_have(name)
             self._db.execute("DELETE FROM domain WHERE name = ?", (name,))
             self._check()
+
+    def put_policy(self, domain: str, policy: StsSettings) -> None:
+        """Keep the MTA-STS policy of a domain, or forget it if it is off."""
+        with self.writing():
+            self._must_have(domain)
+            self._db.execute("DELETE FROM mta_sts WHERE domain = ?", (domain,))
+            if policy.mode != "off":
+                self._db.execute(
+                    "INSERT INTO mta_sts VALUES (?, ?, ?, ?)",
+                    (domain, policy.mode, " ".join(policy.mx), float(policy.max_age_s)),
+                )
 
     def put_alias(self, domain: str, name: str, goes_to: Sequence[str]) -> None:
         """Let a name stand for others, in place of what it stood for. Raises AccountError if it leads nowhere."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import unicodedata
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import msgspec
 
@@ -38,10 +38,13 @@ CATCH_ALL = "@catch_all"  # no local part that is looked up begins like this
 POSTMASTER = "@postmaster"
 
 
+StsMode: TypeAlias = Literal["off", "none", "testing", "enforce"]
+
+
 class StsSettings(Settings, frozen=True):
     """The MTA-STS policy of one of our domains: `[domain."example.org".mta_sts]`. A listener with `role = "policy"` serves it."""
 
-    mode: Literal["off", "none", "testing", "enforce"] = "off"
+    mode: StsMode = "off"
     """"off" publishes nothing; "testing" asks others to report what would fail, "enforce" to keep mail from hosts that do
     not meet the policy; "none" takes a policy back, and has to be served as long as `max_age` of the one before."""
     mx: tuple[str, ...] = ()
