@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from pillarbox.cli.show import format_due
+
 
 def send(sandbox, *arguments: str):
     return sandbox.run("send", "--server", sandbox.address, *arguments)
@@ -36,6 +38,18 @@ def test_a_message_is_followed_from_send_to_trace(sandbox, pillarbox) -> None:
     assert (
         pillarbox("trace", queue_id, "--data", sandbox.data, "--json").json["steps"][0]["kind"] == "received"
     )
+
+
+def test_a_mistyped_command_is_understood(pillarbox) -> None:
+    ran = pillarbox("queu", "list")
+    assert ran.status == 64
+    assert "No such command 'queu'. Did you mean 'queue'?" in ran.err
+    assert "Did you mean" not in pillarbox("fetch").err
+
+
+def test_what_is_due_is_due_now_however_long_it_waited() -> None:
+    assert format_due(0.0, 1000.0) == format_due(1000.5, 1000.0) == "now"
+    assert format_due(1060.0, 1000.0) == "in 1m"
 
 
 def test_messages_are_chosen_by_sender_recipient_and_age(sandbox) -> None:

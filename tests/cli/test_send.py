@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import socket
+import subprocess
+import sys
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -165,6 +167,23 @@ def test_a_password_is_not_sent_in_clear_nor_shown(pillarbox) -> None:
         ran = pillarbox("send", *arguments, input="s3cret\n")
     assert ran.status == 0
     assert "AUTH PLAIN <secret>" in ran.out
+
+
+def test_without_a_terminal_nobody_is_asked_for_a_password() -> None:
+    for command in (
+        ["send", "--server", "127.0.0.1:1", "--to", "a@b.example", "--auth", "me"],
+        ["user", "hash"],
+    ):
+        ran = subprocess.run(
+            [sys.executable, "-m", "pillarbox", *command],
+            capture_output=True,
+            text=True,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        assert ran.returncode == 64
+        assert ran.stderr == "pillarbox: there is no terminal to ask for the password; use --password-file\n"
 
 
 def test_wrong_input_is_told_before_anything_is_sent(tmp_path: Path, pillarbox) -> None:

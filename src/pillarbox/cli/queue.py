@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from pillarbox.cli.outcome import Exit
-from pillarbox.cli.show import Group, count, fail, format_time, format_when, iso_time, show_json, show_table
+from pillarbox.cli.show import (
+    Group,
+    count,
+    fail,
+    format_due,
+    format_time,
+    format_when,
+    iso_time,
+    show_json,
+    show_table,
+)
 from pillarbox.cli.store import opened, store_options
 from pillarbox.mail.units import approximate_size, parse_duration
 
@@ -130,7 +140,7 @@ def _row(message: ListedMessage, now: float) -> tuple[str, ...]:
         format_when(message.received_at, now).removesuffix(" ago"),
         approximate_size(message.octets),
         ", ".join(states),
-        format_when(first.due, now) if first is not None and first.state == 0 and not first.active else "",
+        format_due(first.due, now) if first is not None and first.state == 0 and not first.active else "",
         message.envelope.sender or "<>" if message.envelope is not None else "?",
         ", ".join(names),
         str(last) if last is not None else "",
@@ -247,7 +257,7 @@ def print_message(found: ListedMessage) -> None:
         for line in filter(None, trace.origin.split("\n")):
             click.echo("  " + _safe(" ".join(line.split())))
     for one in found.recipients:
-        when = f", next {format_when(one.due, now)}" if one.state == 0 and not one.active else ""
+        when = f", next {format_due(one.due, now)}" if one.state == 0 and not one.active else ""
         original = f" (for {one.original})" if one.original else ""
         click.echo(
             f"  to {_safe(one.address + original)}: {_state_word(one)}, {count(one.attempts, 'attempt')}{when}"

@@ -20,7 +20,7 @@ import msgspec
 
 from pillarbox.cli.dialogue import Dialogue, connect, own_name, split_server
 from pillarbox.cli.outcome import Exit, exit_for, worst
-from pillarbox.cli.show import fail, is_colourful, wrapped
+from pillarbox.cli.show import ask_password, fail, is_colourful, wrapped
 from pillarbox.diagnose.meaning import look_up
 from pillarbox.mail.address import AddressError, parse_address
 from pillarbox.mail.envelope import Body, Envelope, Notify, Recipient, Ret
@@ -241,7 +241,7 @@ def _password(given: dict[str, Any]) -> str:
         return ""
     if given["password_file"] is not None:
         return str(given["password_file"].readline()).rstrip("\r\n")
-    return str(click.prompt("Password", hide_input=True, err=True))
+    return ask_password()
 
 
 # --- the message

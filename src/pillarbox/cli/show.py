@@ -69,6 +69,24 @@ def decode(octets: bytes) -> str:
     return octets.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
 
 
+def ask_password(*, twice: bool = False) -> str:
+    """Ask for a password on the terminal; without one it is wrong use."""
+    from pillarbox.cli.outcome import Exit
+
+    if not _has_terminal():
+        fail("there is no terminal to ask for the password; use --password-file", Exit.USAGE)
+    return str(click.prompt("Password", hide_input=True, confirmation_prompt=twice, err=True))
+
+
+def _has_terminal() -> bool:
+    """Whether this process has one, even if its input comes from elsewhere."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR))
+    except OSError:
+        return False
+    return True
+
+
 def show_json(value: object) -> None:
     """Print a value for programs; in ASCII, so that it survives every pipe."""
     import json
@@ -116,6 +134,11 @@ def format_when(at: float, now: float) -> str:
     if abs(at - now) < 1:
         return "now"
     return f"{format_duration(now - at)} ago" if at < now else f"in {format_duration(at - now)}"
+
+
+def format_due(at: float, now: float) -> str:
+    """When something is to be done: "in 2h5m", or "now" from its time on."""
+    return "now" if at <= now else format_when(at, now)
 
 
 def format_time(at: float) -> str:

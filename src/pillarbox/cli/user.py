@@ -16,7 +16,7 @@ import click
 
 from pillarbox.cli.outcome import Exit
 from pillarbox.cli.passwd_file import PasswdFileError, read_passwd_file
-from pillarbox.cli.show import Group, fail, format_time, iso_time, show_json, show_table
+from pillarbox.cli.show import Group, ask_password, fail, format_time, iso_time, show_json, show_table
 from pillarbox.cli.store import auth_mechanisms, data_folder, store_options
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def _ask_password(password_file: TextIO | None) -> str:
     elif PASSWORD_VARIABLE in os.environ:
         password = os.environ[PASSWORD_VARIABLE]
     else:
-        password = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
+        password = ask_password(twice=True)
     if not password:
         fail("an empty password is none", Exit.DATA)
     return password
