@@ -3,6 +3,7 @@
 import asyncio
 import socket
 
+import msgspec
 import pytest
 
 from pillarbox.mailauth.dns import Answer, Query, follow
@@ -71,8 +72,8 @@ async def test_an_alias_loop_is_no_answer_and_not_no_domain(serve):
 )
 async def test_not_there_and_no_answer_are_told_apart(serve, said, answer):
     _, resolver = await serve({"d.test. *": said})
-    assert await resolver.mx("d.test") == answer
-    assert await resolver.addresses("d.test") == answer
+    assert msgspec.structs.replace(await resolver.mx("d.test"), ttl_s=0.0) == answer
+    assert msgspec.structs.replace(await resolver.addresses("d.test"), ttl_s=0.0) == answer
 
 
 async def test_of_several_name_servers_the_one_that_answers_is_asked_first_from_then_on(serve):
