@@ -26,7 +26,8 @@ _WORDS = {
     "array": "a list in [ ]", "list": "a list in [ ]", "dict": "a table", "object": "a table",
     "datetime": "a date", "date": "a date", "time": "a time",
 }  # fmt: skip
-_EXPECTED = re.compile(r"Expected `([^`]*)`, got `([^`]*)`(?: - at `\$\[(\d+)\])?")
+_EXPECTED = re.compile(r"Expected `([^`]*)`, got `([^`]*)`")
+_INSIDE = re.compile(r" - at `\$\[(\d+)\]")
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -192,6 +193,10 @@ def _places(kind: type[Settings], path: Path = ()) -> dict[str, list[Path]]:
 
 def _explain(error: str, value: object, kind: Any, path: Path) -> Finding:
     """Put an error of the converter into words."""
+    inside = _INSIDE.search(error)
+    if inside is not None and isinstance(value, list):
+        number = int(inside[1])
+        return _explain(error[: inside.start()], value[number], typing.get_args(kind)[0], (*path, number))
     choices = list(_choices(kind))
     if choices and isinstance(value, str):
         close = nearest(value, choices)
@@ -202,11 +207,10 @@ def _explain(error: str, value: object, kind: Any, path: Path) -> Finding:
     found = _EXPECTED.search(error)
     if found is None:
         return objection(path, error.partition(" - at `$")[0])
-    where = (*path, int(found[3])) if found[3] else path
     wanted = " or ".join(
         dict.fromkeys(_WORDS.get(name, name) for name in found[1].split(" | ") if name != "null")
     )
-    return Finding(where, f"must be {wanted}, not {_WORDS.get(found[2], found[2])}")
+    return Finding(path, f"must be {wanted}, not {_WORDS.get(found[2], found[2])}")
 
 
 def _choices(kind: Any) -> Iterator[str]:

@@ -28,7 +28,7 @@ def check_aliases(names: Names) -> None:
             continue
         postmaster = names.look_up(domain, "postmaster", Need.GUESS)
         if postmaster == Meaning(POSTMASTER, "", (elsewhere,)):
-            _check_entry(names, domain, POSTMASTER, (elsewhere,), "postmaster")
+            _check_entry(names, domain, POSTMASTER, (elsewhere,), _key(domain, POSTMASTER))
             chains[domain.name, POSTMASTER] = _next(names, domain, POSTMASTER, (elsewhere,))
         elif domain.deliver is None and postmaster == Meaning("postmaster", ""):
             raise ValueError(
@@ -39,7 +39,10 @@ def check_aliases(names: Names) -> None:
             following = _next(names, domain, name, values)
             if following:
                 chains[domain.name, name] = following
-    _refuse_loops(chains)
+    if ring := _find_loop(chains):
+        first, name = ring[0]
+        shown = " -> ".join(f"{name.lstrip('@')}@{domain}" for domain, name in ring)
+        raise ValueError(f"{_key(names.domains[first], name)}: aliases form a loop: {shown}")
 
 
 def _check_entry(names: Names, domain: Domain, name: str, values: tuple[str, ...], key: str) -> None:
@@ -103,20 +106,20 @@ def _next(names: Names, domain: Domain, name: str, values: tuple[str, ...]) -> l
 
 def _key(domain: Domain, name: str) -> str:
     """How the configuration names an entry."""
+    if name == POSTMASTER:
+        return "postmaster"
     return f'domain."{domain.shown}".' + ("catch_all" if name == CATCH_ALL else f'aliases."{name}"')
 
 
-def _refuse_loops(chains: dict[tuple[str, str], list[tuple[str, str]]]) -> None:
-    """Raise ValueError that shows the way round, if aliases lead back to themselves. Linear in their number."""
+def _find_loop(chains: dict[tuple[str, str], list[tuple[str, str]]]) -> list[tuple[str, str]]:
+    """A way round that ends where it began, if aliases lead back to themselves. Linear in their number."""
     done: set[tuple[str, str]] = set()
     for start in chains:
         path: dict[tuple[str, str], Iterator[tuple[str, str]]] = {}  # the names on the way here, in order
         entered = start
         while True:
             if entered in path:
-                ring = [*list(path)[list(path).index(entered) :], entered]
-                shown = " -> ".join(f"{name.lstrip('@')}@{domain}" for domain, name in ring)
-                raise ValueError(f"aliases form a loop: {shown}")
+                return [*list(path)[list(path).index(entered) :], entered]
             if entered not in done:
                 path[entered] = iter(chains.get(entered, ()))
             while path:
@@ -130,3 +133,4 @@ def _refuse_loops(chains: dict[tuple[str, str], list[tuple[str, str]]]) -> None:
                 break
             assert following is not None  # the inner loop ended on it
             entered = following
+    return []
