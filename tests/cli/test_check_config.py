@@ -66,6 +66,25 @@ def test_files_of_a_domain_are_looked_at_and_keep_no_server_from_starting(
     assert "line 1" in check(domain(folder, f'users = ["ann"]\n{key} = "{folder}/nothing"'))
 
 
+def test_what_the_file_names_is_told_with_its_line(check: Any, folder: Path) -> None:
+    told = check(f'[tls]\ncertificate = "{folder}/no.pem"\nkey = "{folder}/no.key"\n', status=78)
+    assert f"{folder}/pillarbox.toml:3: tls.certificate: {folder}/no.pem cannot be read" in told
+    told = check(f'[program."a b"]\nlimit = "1m"\ncommand = ["{folder}/no"]\n', status=78)
+    assert f'pillarbox.toml:4: program."a b".command: {folder}/no cannot be run' in told
+    told = check('[[listen]]\naddress = "127.0.0.1:0"\n[[listen]]\n\naddress = "192.0.2.1:25"', status=78)
+    assert "pillarbox.toml:6: listen[2].address: " in told
+
+
+def test_a_function_that_python_does_not_find_and_a_route_that_never_applies_are_warned_of(
+    check: Any,
+) -> None:
+    told = check('[domain."a.example"]\ndeliver = "python:no.such:call"\naliases = { x = "python:os:no" }\n')
+    assert 'warning: domain."a.example".deliver: there is no Python module "no.such"; its mail waits' in told
+    assert '"os"' not in told
+    told = check('[[route]]\nmatch = "*"\nvia = "hold"\n[[route]]\nmatch = "*"\nvia = "discard"\n')
+    assert 'warning: route[2]: it never applies, for [[route]] number 1 has match = "*" too' in told
+
+
 def test_the_folder_of_the_mailboxes_has_to_exist(check: Any, folder: Path) -> None:
     (folder / "mail").rmdir()
     told = check(domain(folder, 'users = ["ann"]'))

@@ -55,7 +55,7 @@ def check_config(file: Path, *, as_json: bool) -> None:
         _report(error.problems, [], [], as_json=as_json)
         sys.exit(Exit.CONFIG)
     problems = list(_problems(config, str(file)))
-    warnings = [*unused(config), *_warnings(config, file), *_domain_warnings(config)]
+    warnings = [*unused(config), *_warnings(config, file), *_domain_warnings(config), *_way_warnings(config)]
     _report(problems, warnings, list(_summary(config)), as_json=as_json)
     sys.exit(Exit.CONFIG if problems else Exit.OK)
 
@@ -85,7 +85,9 @@ def _report(
 def _problems(config: Config, file: str) -> Iterator[Problem]:
     """What would keep the server from starting here, as far as it can be seen without starting it."""
     from pillarbox.config import Problem
+    from pillarbox.config.source import find_lines, format_key
 
+    lines = {format_key(path): line for path, line in find_lines(Path(file).read_text("utf-8")).items()}
     found = (
         *_certificates(config),
         *_files(config),
@@ -95,7 +97,7 @@ def _problems(config: Config, file: str) -> Iterator[Problem]:
         *_signing_keys(config),
     )
     for key, problem, advice in found:
-        yield Problem(file, 0, key, problem, advice)
+        yield Problem(file, lines.get(key, 0), key, problem, advice)
 
 
 def _certificates(config: Config) -> Iterator[tuple[str, str, str]]:
@@ -134,6 +136,8 @@ def _certificates(config: Config) -> Iterator[tuple[str, str, str]]:
 
 
 def _files(config: Config) -> Iterator[tuple[str, str, str]]:
+    from pillarbox.config.source import format_key
+
     for key, path in (
         ("relay.ca_file", config.relay.ca_file),
         ("acme.ca_file", config.acme.ca_file),
@@ -146,17 +150,22 @@ def _files(config: Config) -> Iterator[tuple[str, str, str]]:
     yield from _accounts_file(config)
     for name, program in config.programs.items():
         if not os.access(program.command[0], os.X_OK):
-            yield f"program.{name}.command", f"{program.command[0]} cannot be run", "check its path and mode"
+            key = format_key(("program", name, "command"))
+            yield key, f"{program.command[0]} cannot be run", "check its path and mode"
     for name, webhook in config.webhooks.items():
         if webhook.ca_file and not os.access(webhook.ca_file, os.R_OK):
-            yield f"webhook.{name}.ca_file", f"{webhook.ca_file} cannot be read", ""
+            yield format_key(("webhook", name, "ca_file")), f"{webhook.ca_file} cannot be read", ""
     for hook in config.hooks:
-        try:
-            found = find_spec(hook)
-        except (ImportError, ValueError):
-            found = None
-        if found is None:
+        if not _is_module(hook):
             yield "hooks", f"there is no Python module {hook!r}", "check PYTHONPATH"
+
+
+def _is_module(name: str) -> bool:
+    """Whether Python finds a module; those above it are imported for that."""
+    try:
+        return find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
 
 
 def _addresses(config: Config) -> Iterator[tuple[str, str, str]]:
@@ -260,6 +269,18 @@ def _domain_warnings(config: Config) -> Iterator[str]:
         root = Path(parse_spec(domain.deliver).root) if domain.deliver else Path()
         if not root.is_dir():
             yield f"{key}.deliver: {root} is no folder; make it, and give it to the server's user"
+
+
+def _way_warnings(config: Config) -> Iterator[str]:
+    """Functions that mail is to be handed to, and Python does not find."""
+    from pillarbox.config.checks import ways
+    from pillarbox.config.source import format_key
+
+    for path, value in ways(config):
+        transport, _, target = value.partition(":")
+        module = target.partition(":")[0]
+        if transport == "python" and not _is_module(module):
+            yield f'{format_key(path)}: there is no Python module "{module}"; its mail waits until there is one'
 
 
 def _summary(config: Config) -> Iterator[str]:

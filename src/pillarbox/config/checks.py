@@ -21,6 +21,7 @@ from pillarbox.policy.directory import Directory
 from pillarbox.policy.dns_lists import parse_answers
 from pillarbox.policy.origin_settings import MIN_RSA_BITS
 from pillarbox.policy.rules import Role
+from pillarbox.relay.plan import parse_fixed_host
 from pillarbox.smtp.sasl import TRAITS, Strength
 from pillarbox.smtp.scram import parse_keys
 
@@ -250,8 +251,17 @@ def _check_asked(config: Config) -> Iterator[Finding]:
 
 
 def _check_names(config: Config) -> Iterator[Finding]:
-    """Programs and web services that are named somewhere must be defined."""
-    for path, value in _ways(config):
+    """Programs and web services that are named somewhere must be defined, and hosts be ones to connect to."""
+    for path, value in ways(config):
+        if value.startswith(("smtp://", "lmtp://")):
+            try:
+                parse_fixed_host(value.partition(":")[2])
+            except ValueError as error:
+                yield Finding(
+                    path,
+                    f'"{value}": {error}',
+                    'write one such as "smtp://mx.example.net:587" or "smtp://mx.example.net?tls=required"',
+                )
         for prefix, table, defined in (
             ("pipe:", "program", config.programs),
             ("webhook:", "webhook", config.webhooks),
@@ -263,7 +273,7 @@ def _check_names(config: Config) -> Iterator[Finding]:
                 yield Finding(path, f'nothing defines "{value}"', advice)
 
 
-def _ways(config: Config) -> Iterator[tuple[Path, str]]:
+def ways(config: Config) -> Iterator[tuple[Path, str]]:
     """Every value that may name a way out."""
     for name, domain in config.domains.items():
         yield ("domain", name, "deliver"), domain.deliver
@@ -426,6 +436,11 @@ def unused(config: Config) -> Iterable[str]:
     ):
         yield "tls.self_signed: nobody can verify such a certificate; it is for tests"
     yield from _idle_checks(config)
+    matched: dict[str, int] = {}
+    for number, route in enumerate(config.routes, 1):
+        first = matched.setdefault(route.match.lower(), number)
+        if first != number:
+            yield f'route[{number}]: it never applies, for [[route]] number {first} has match = "{route.match}" too'
     ldap = config.ldap
     if ldap.url.startswith("ldap://") and not ldap.start_tls and not is_loopback(_host(ldap.url)):
         yield "ldap.start_tls = false lets everybody on the way read passwords"

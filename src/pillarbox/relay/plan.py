@@ -81,7 +81,7 @@ def parse_fixed_host(target: str) -> FixedHost:
     user = unquote(parts.username or "")
     port = parts.port or SMTP_PORT
     if "tls" in options:
-        tls = Tls(options["tls"][-1])
+        tls = _read_tls(options["tls"][-1], target)
         if tls is Tls.SECURE or (tls is Tls.DANE and port == SUBMISSIONS_PORT):
             raise ValueError(f"tls={tls} can't be had of {printable(target)}; write tls=required")
     elif port == SUBMISSIONS_PORT:
@@ -89,6 +89,15 @@ def parse_fixed_host(target: str) -> FixedHost:
     else:
         tls = Tls.REQUIRED if user else Tls.OPPORTUNISTIC
     return FixedHost(parts.hostname, port, user, tls)
+
+
+def _read_tls(word: str, target: str) -> Tls:
+    """Raises ValueError."""
+    try:
+        return Tls(word)
+    except ValueError:
+        known = ", ".join(level for level in Tls if level is not Tls.SECURE)
+        raise ValueError(f"no such tls={printable(word)} in {printable(target)}; there are {known}") from None
 
 
 def parse_unix_socket(target: str) -> Hop | None:
