@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import gzip
 import io
+import itertools
 import zipfile
 import zlib
+from importlib import resources
+from ipaddress import ip_address
 
 import msgspec
 import pytest
-from hypothesis import given
+import xmlschema
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pillarbox.inbound.counted import Counting
 from pillarbox.mail.message import scan_head
-from pillarbox.mailauth import aggregate, dmarc, packed, report_mail, tls_report, xml_tree
+from pillarbox.mailauth import aggregate, dkim, dmarc, packed, report_mail, spf, tls_report, xml_tree
 from pillarbox.mailauth.aggregate import AggregateReport, DkimResult, DmarcRow, ReportError, SpfResult
 from pillarbox.mailauth.failure_report import FailureReport
 from pillarbox.mailauth.report_mail import Outgoing, build, read_reports
 from pillarbox.mailauth.tls_report import TlsFailure, TlsReport, TlsRow
+from pillarbox.policy.author import DmarcSettings
+from pillarbox.policy.origin import OriginPolicy, Verdicts
+from pillarbox.policy.origin_settings import ArcSettings, DkimSettings, SpfSettings
 
 RECORD = "v=DMARC1; p=reject; sp=quarantine; np=reject; adkim=s; t=y; fo=1; rua=mailto:d@sender.test"
 ROW = DmarcRow(
@@ -95,7 +103,71 @@ def test_an_aggregate_report_says_what_rfc_9990_wants():
     assert places == sorted(places)
 
 
+@pytest.fixture(scope="module")
+def schema():
+    """The schema of RFC 9990, appendix A, as the library of somebody else has it."""
+    return xmlschema.XMLSchema(
+        resources.files("dmarc.report").joinpath("schemas/dmarc-2.0.xsd").read_text("utf-8")
+    )
+
+
+def test_an_aggregate_report_is_valid_by_the_schema(schema):
+    schema.validate(aggregate.format_report(REPORT).decode())
+    two = msgspec.structs.replace(REPORT, errors=("one", "two"))
+    schema.validate(aggregate.format_report(two).decode())
+    assert not schema.is_valid(aggregate.format_report(REPORT).decode().replace("quarantine<", "junk<"))
+
+
+SPF_RESULTS = ("none", "neutral", "pass", "fail", "softfail", "temperror", "permerror")
+DKIM_RESULTS = ("pass", "fail", "policy", "neutral", "temperror", "permerror")
+ADDRESSES = ("192.0.2.1", "2001:db8::1", "::1", "2001:db8:0:1:2:3:4:5", "::ffff:192.0.2.1", "fe80::1%eth0")
+MATTERS = DmarcSettings(check=True, except_domains=("odd.test",), except_networks=("192.0.2.0/24",))
+
+
+@pytest.mark.parametrize("matters", [MATTERS, DmarcSettings(check=True, reject="junk"), DmarcSettings(check=True, enforce=False)])  # fmt: skip
+def test_whatever_is_counted_is_valid_by_the_schema(schema, run_plan, matters):
+    """Each result of SPF with each of DKIM, from each form of address, under policies that are heeded and that are not."""
+    rows = []
+    policy = OriginPolicy(SpfSettings(), DkimSettings(), matters, ArcSettings())
+    counting = Counting(lambda row: rows.append((row, 1)), suffixes=False)
+    wishes = itertools.cycle(
+        ("none", "reject", "quarantine; t=y", "bogus", "reject; psd=n; np=reject; fo=1:d:s")
+    )
+    for (of_spf, of_dkim), address, wish in zip(
+        itertools.product(SPF_RESULTS, DKIM_RESULTS), itertools.cycle(ADDRESSES), wishes, strict=False
+    ):
+        for domain, sender in (("sender.test", "a@sender.test"), ("odd.test", "")):
+            zone = {(f"_dmarc.{domain}", "TXT"): [f"v=DMARC1; p={wish}; rua=mailto:d@sender.test"]}
+            spf_verdict = spf.Verdict(of_spf, "mailfrom", domain, "x <&> \0")
+            dkim_verdict = dkim.Verdict(of_dkim, "list.test", "s", "why \x1b")
+            discovery = run_plan(dmarc.discover(domain), zone)
+            verdict = run_plan(dmarc.judge(discovery, spf_verdict, (dkim_verdict,)), zone)
+            found = Verdicts(spf_verdict, (dkim_verdict,), (verdict,))
+            counting(found, policy.judge(found, address), address, sender)
+    assert len(rows) > len(SPF_RESULTS)
+    for row, number in rows:
+        assert ip_address(row.source)
+        assert "%" not in row.source
+        record = dmarc.parse_record(row.record)
+        published = aggregate.published(row.domain, record, row.method)
+        report = msgspec.structs.replace(
+            REPORT, policy=published, rows=((row, number),), errors=(), contact=""
+        )
+        schema.validate(aggregate.format_report(report).decode())
+
+
 texts = st.text(max_size=40)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(texts, texts)
+def test_whatever_text_stands_in_a_row_is_valid_by_the_schema(schema, name, detail):
+    results = (DkimResult(name, detail, "fail", detail),)
+    row = msgspec.structs.replace(ROW, header_from=name, envelope_from=detail, dkim=results)
+    report = msgspec.structs.replace(
+        REPORT, rows=((row, 1),), organization=name, errors=(detail,), contact=name
+    )
+    schema.validate(aggregate.format_report(report).decode())
 
 
 @given(texts, texts, st.integers(1, 1 << 39))

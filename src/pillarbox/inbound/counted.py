@@ -43,7 +43,7 @@ def _rows(found: Verdicts, judgement: Judgement, client: str, sender: str, metho
         yield DmarcRow(
             one.found_at,
             one.record,
-            client,
+            client.partition("%")[0],  # without the zone of a link-local address (RFC 3986 3.2.2)
             one.domain,
             disposition.done,
             "dkim" in one.aligned,

@@ -176,8 +176,8 @@ def _metadata(report: AggregateReport) -> Iterator[str]:
         yield _leaf("extra_contact_info", report.contact)
     yield _leaf("report_id", report.report_id)
     yield f"<date_range>{_leaf('begin', report.begins)}{_leaf('end', report.ends)}</date_range>"
-    for error in report.errors:
-        yield _leaf("error", error)
+    if report.errors:
+        yield _leaf("error", "; ".join(report.errors))  # the schema allows for one
     if report.generator:
         yield _leaf("generator", report.generator)
 
