@@ -8,7 +8,7 @@ import hashlib
 
 import pytest
 
-from pillarbox.inbound.origin import OriginChecks
+from pillarbox.inbound.origin import Checked, OriginChecks
 from pillarbox.mail.message import scan_head
 from pillarbox.mailauth.dns import Answer
 from pillarbox.policy.author import DmarcSettings
@@ -48,7 +48,12 @@ def check(octets, zone=None, asked=None):
 
     checks = OriginChecks(POLICY, lookup, hostname="mx.test")
     client = Client("s", "192.0.2.1", 25, "mx", helo="mail.sender.test")
-    return asyncio.run(checks.check(client, "eve@sender.test", scan_head(octets, 1 << 24), Draft(octets)))
+
+    async def find():
+        found = checks.begin(client, "eve@sender.test", scan_head(octets, 1 << 24), Draft(octets))
+        return found if isinstance(found, Checked) else await found
+
+    return asyncio.run(find())
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -182,7 +183,7 @@ class Door:
         if refusal is not None:
             return self._refuse(letter, refusal)
         if self._origin is not None and letter.client.stranger:
-            return asyncio.ensure_future(self._admit_checked(self._origin, letter, head))
+            return self._admit_checked(self._origin, letter, head)
         if self._keys is not None and _is_ours(letter.client):
             letter.signers = self._keys.for_authors(head.get_all("from", 2))
             draft = letter.draft
@@ -202,39 +203,68 @@ class Door:
             return asyncio.ensure_future(self._admit_by_hooks(letter, head))
         return self._commit(letter, head)
 
-    async def _admit_checked(self, origin: OriginChecks, letter: Letter, head: message.Head) -> Reply:
-        """Find out first who really sent it."""
+    def _admit_checked(
+        self, origin: OriginChecks, letter: Letter, head: message.Head
+    ) -> asyncio.Future[Reply]:
+        """Find out first who really sent it; a task is made only if something has to be waited for."""
         draft = letter.draft
         assert draft is not None  # a complete letter has one
         try:
             sealer = self._sealer(letter) if origin.seals else None
-            checked = await origin.check(letter.client, letter.sender, head, draft, sealer)
-            for warning in checked.warnings:
-                letter.warned.append(str(warning))
-                observe.CHECK_WARNED.note(
-                    session=letter.client.session,
-                    cause=warning.cause_id,
-                    stage="body",
-                    client=letter.client.address,
-                    reply=str(warning),
-                )
-            if checked.refusal is not None:
-                observe.CHECK_PROVEN.note(
-                    session=letter.client.session,
-                    cause=checked.refusal.cause_id,
-                    stage="body",
-                    client=letter.client.address,
-                    answers="; ".join(" ".join(line.split()) for line in checked.told.split("\n") if line),
-                )
-                return await self._refuse(letter, checked.refusal)
-            letter.origin = checked
-            origin.disown_results(head, draft)
+            checked = origin.begin(letter.client, letter.sender, head, draft, sealer)
+            if isinstance(checked, Awaitable):
+                return asyncio.ensure_future(self._admit_later(origin, letter, head, draft, checked))
+            refusal = self._take_findings(origin, letter, head, draft, checked)
+        except SpoolError as error:
+            return _answered(self._not_kept(error, letter))
+        except BaseException:
+            draft.discard()
+            raise
+        return self._admit(letter, head) if refusal is None else self._refuse(letter, refusal)
+
+    async def _admit_later(
+        self,
+        origin: OriginChecks,
+        letter: Letter,
+        head: message.Head,
+        draft: Draft,
+        checking: Awaitable[Checked],
+    ) -> Reply:
+        try:
+            refusal = self._take_findings(origin, letter, head, draft, await checking)
         except SpoolError as error:
             return self._not_kept(error, letter)
         except BaseException:
             draft.discard()
             raise
-        return await self._admit(letter, head)
+        return await (self._admit(letter, head) if refusal is None else self._refuse(letter, refusal))
+
+    @staticmethod
+    def _take_findings(
+        origin: OriginChecks, letter: Letter, head: message.Head, draft: Draft, checked: Checked
+    ) -> Reply | None:
+        """The refusal that follows from what was found, or None, and then it is kept with the letter."""
+        for warning in checked.warnings:
+            letter.warned.append(str(warning))
+            observe.CHECK_WARNED.note(
+                session=letter.client.session,
+                cause=warning.cause_id,
+                stage="body",
+                client=letter.client.address,
+                reply=str(warning),
+            )
+        if checked.refusal is not None:
+            observe.CHECK_PROVEN.note(
+                session=letter.client.session,
+                cause=checked.refusal.cause_id,
+                stage="body",
+                client=letter.client.address,
+                answers="; ".join(" ".join(line.split()) for line in checked.told.split("\n") if line),
+            )
+            return checked.refusal
+        letter.origin = checked
+        origin.disown_results(head, draft)
+        return None
 
     def _sealer(self, letter: Letter) -> Signer | None:
         """The key to seal a letter with that is forwarded to another host: that of the first such recipient."""
@@ -253,9 +283,7 @@ class Door:
             sender=letter.sender,
             reply=str(refusal),
         )
-        answered: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        answered.set_result(refusal)
-        return answered
+        return _answered(refusal)
 
     def _refusal(self, head: message.Head, letter: Letter) -> Reply | None:
         """What is wrong with the header section, if anything."""
@@ -439,6 +467,13 @@ def _client_name(letter: Letter) -> str:
     if letter.client.name:  # as a trusted host told it, or the mark that there is none
         return known({"NAME": letter.client.name}, "NAME")
     return letter.origin.client_name if letter.origin is not None else ""
+
+
+def _answered(reply: Reply) -> asyncio.Future[Reply]:
+    """An answer that nobody has to wait for."""
+    answered: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+    answered.set_result(reply)
+    return answered
 
 
 def _warnings(warned: list[str]) -> str:

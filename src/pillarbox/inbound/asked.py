@@ -37,6 +37,13 @@ class Work(NamedTuple):
     key: Hashable = None  # for whom it comes to the same; None if for nobody else
 
 
+class Begun(NamedTuple):
+    """Plans that were begun."""
+
+    results: list[Any]
+    waiting: dict[int, Coroutine[Any, Any, Any]]  # whose results are still to come; to be awaited
+
+
 class Asked:
     """The questions of one check, and what was answered."""
 
@@ -46,8 +53,8 @@ class Asked:
         self._conclusions = conclusions
         self._trails: list[dict[Query, Answer]] = []
 
-    async def run(self, works: Sequence[Work]) -> list[Any]:
-        """The results of plans that run together; those for which memory is enough cost no task."""
+    def begin(self, works: Sequence[Work]) -> Begun:
+        """Run plans together as far as memory answers; those for which it is enough cost no task."""
         results: list[Any] = []
         waiting: dict[int, Coroutine[Any, Any, Any]] = {}
         for number, work in enumerate(works):
@@ -61,12 +68,18 @@ class Asked:
             if isinstance(begun, Done):
                 results.append(self._conclude(work, begun.result, trail))
             else:
-                results.append(None)
+                results.append(work.late)
                 waiting[number] = self._within_limit(work, begun, trail)
-        if waiting:
-            for number, result in zip(waiting, await asyncio.gather(*waiting.values()), strict=True):
-                results[number] = result
-        return results
+        return Begun(results, waiting)
+
+    @staticmethod
+    async def finish(begun: Begun) -> list[Any]:
+        """The results of all, once DNS has answered."""
+        if begun.waiting:
+            done = await asyncio.gather(*begun.waiting.values())
+            for number, result in zip(begun.waiting, done, strict=True):
+                begun.results[number] = result
+        return begun.results
 
     async def _within_limit(self, work: Work, query: Query, trail: dict[Query, Answer]) -> Any:
         """The result of a plan that waits for an answer."""

@@ -8,15 +8,16 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import msgspec
 
-from pillarbox.inbound.asked import LATE, Asked, Lines, Work
+from pillarbox.inbound.asked import Asked, Begun, Lines
+from pillarbox.inbound.case import Case
 from pillarbox.mail import message
 from pillarbox.mail.reply import Reply
-from pillarbox.mailauth import arc, dkim, dmarc, iprev, spf
+from pillarbox.mailauth import arc, dkim, dmarc, spf
 from pillarbox.mailauth.canonical import BodyHash, hash_body
 from pillarbox.mailauth.dns import Conclusions, Lookup, Recall
 from pillarbox.mailauth.results import (
@@ -88,39 +89,64 @@ class OriginChecks:
         """Whether forwarded mail is sealed."""
         return self._policy.arc.check and self._policy.arc.seal
 
-    async def check(
+    def begin(
         self, client: Client, sender: str, head: message.Head, draft: Draft, sealer: dkim.Signer | None = None
-    ) -> Checked:
-        """Look everything up that the settings want to know, and say what follows; with `sealer` seal that (RFC 8617)."""
-        policy = self._policy
+    ) -> Checked | Awaitable[Checked]:
+        """Find out what the settings want to know, and what follows; with `sealer` seal that (RFC 8617).
+
+        If all answers are remembered and the body is small, nothing is waited for. Raises SpoolError.
+        """
+        origin = spf.Client(client.address, client.helo, sender, self._hostname, time.time())
         asked = Asked(self._lookup, self._recall, self._conclusions)
-        spf_client = spf.Client(client.address, client.helo, sender, self._hostname, time.time())
-        body = _Body(dkim.Header(head.section), draft, head.body_at)
+        case = Case(self._policy, origin, head, asked, self._organization)
         if sealer is not None:
-            body.to_seal = BodyHash()
-        found = await self._gather(spf_client, head, body, asked)
+            case.seal()
+        if case.hashes:
+            if draft.file is not None:
+                return self._check_large(case, draft.file, head.body_at, sealer)
+            hash_body((draft.inline()[head.body_at :],), case.hashes)
+        begun = asked.begin(case.works())
+        if begun.waiting:
+            return self._check(case, begun, sealer)
+        begun = asked.begin(case.judging(begun.results))
+        if begun.waiting:
+            return self._judge(case, begun, sealer)
+        return self._conclude(case, case.verdicts(begun.results), sealer)
+
+    async def _check_large(self, case: Case, file: Path, body_at: int, sealer: dkim.Signer | None) -> Checked:
+        await asyncio.to_thread(_hash_file, file, body_at, case.hashes)
+        return await self._check(case, case.asked.begin(case.works()), sealer)
+
+    async def _check(self, case: Case, begun: Begun, sealer: dkim.Signer | None) -> Checked:
+        results = await case.asked.finish(begun)
+        return await self._judge(case, case.asked.begin(case.judging(results)), sealer)
+
+    async def _judge(self, case: Case, begun: Begun, sealer: dkim.Signer | None) -> Checked:
+        return self._conclude(case, case.verdicts(await case.asked.finish(begun)), sealer)
+
+    def _conclude(self, case: Case, found: Verdicts, sealer: dkim.Signer | None) -> Checked:
+        """What follows, and the fields that say so."""
+        policy, client, name = self._policy, case.client, self._hostname
         judgement = policy.judge(found, client.address)
         if self._count is not None:
-            self._count(found, judgement, client.address, sender)
+            self._count(found, judgement, client.address, client.sender)
         findings = policy.findings(found, judgement)
         told = [format_finding(one) for one in findings]
-        said = join_findings(self._hostname, told)
-        prefix = f"Authentication-Results: {said}\r\n".encode("utf-8", "surrogateescape")
-        if found.spf is not None and policy.spf.check:
-            one, name = found.spf, self._hostname
+        prefix = f"Authentication-Results: {join_findings(name, told)}\r\n".encode("utf-8", "surrogateescape")
+        one = found.spf
+        if one is not None and policy.spf.check:
             prefix += format_received_spf(
-                one.result, one.identity, client.address, sender, client.helo, name, one.detail
+                one.result, one.identity, client.address, client.sender, client.helo, name, one.detail
             )
         if judgement.suspect == "junk":
             prefix += message.JUNK_FIELD
-        if sealer is not None and body.to_seal is not None and found.arc is not None:
-            digest, chain = body.to_seal.digest(), found.arc.result
-            now, name = spf_client.now, self._hostname
+        if sealer is not None and case.to_seal is not None and found.arc is not None:
+            digest, chain, now = case.to_seal.digest(), found.arc.result, client.now
             prefix = (
-                arc.seal(body.header, digest, sealer, server=name, findings=findings, chain=chain, now=now)
+                arc.seal(case.header, digest, sealer, server=name, findings=findings, chain=chain, now=now)
                 + prefix
             )
-        told += self._lines.of(asked.evidence())
+        told += self._lines.of(case.asked.evidence())
         return Checked(
             judgement.refusal,
             judgement.warnings,
@@ -129,45 +155,6 @@ class OriginChecks:
             "\n".join(told),
             judgement.suspect == "hold",
             found.iprev.name if found.iprev is not None and found.iprev.result == "pass" else "",
-        )
-
-    async def _gather(self, client: spf.Client, head: message.Head, body: _Body, asked: Asked) -> Verdicts:
-        policy, now, header = self._policy, client.now, body.header
-        signatures = dkim.signatures(header) if policy.wants_dkim else []
-        chain = arc.parse_chain(header) if policy.arc.check else arc.Chain()
-        bodies = await body.hash_for([*signatures, *chain.bodies])
-        works: list[Work] = []
-        if policy.iprev:
-            works.append(_iprev_work(client.address))
-        if policy.wants_spf:
-            works.append(_spf_work(client))
-        works += [Work(dkim.verify(one, header, bodies, now=now), _late_dkim(one)) for one in signatures]
-        if policy.arc.check:
-            works.append(Work(arc.verify(chain, header, bodies, now=now), arc.Verdict("temperror", LATE)))
-        authors = _authors(head) if policy.dmarc.check else []
-        works += [_dmarc_work(domain, self._organization) for domain in authors]
-        done = iter(await asked.run(works))
-        iprev_verdict = next(done) if policy.iprev else None
-        spf_verdict = next(done) if policy.wants_spf else None
-        dkim_verdicts = tuple([policy.weigh(next(done)) for _ in signatures])
-        arc_verdict = next(done) if policy.arc.check else None
-        judged = await asked.run(
-            [
-                Work(
-                    dmarc.judge(discovery, spf_verdict, dkim_verdicts, self._organization),
-                    dmarc.Verdict("temperror", discovery.domain, detail=LATE),
-                )
-                for discovery in done
-            ]
-        )
-        if not authors:
-            judged.append(dmarc.Verdict("permerror", detail="no author"))
-        return Verdicts(
-            spf_verdict,
-            dkim_verdicts if policy.wants_dkim else None,
-            tuple(judged) if policy.dmarc.check else None,
-            arc_verdict,
-            iprev_verdict,
         )
 
     def disown_results(self, head: message.Head, draft: Draft) -> None:
@@ -184,58 +171,6 @@ class OriginChecks:
                 draft.overwrite(found.start(1), FORMER_RESULTS)
 
 
-class _Body:
-    """The body of one letter, read once for all that need a hash of it."""
-
-    def __init__(self, header: dkim.Header, draft: Draft, start: int) -> None:
-        self.header = header
-        self.to_seal: BodyHash | None = None  # for a seal of ours
-        self._draft = draft
-        self._start = start
-
-    async def hash_for(self, signatures: Sequence[dkim.Signature]) -> dict[tuple[str, int | None], BodyHash]:
-        """The hashes that these signatures need, and ours."""
-        bodies = dkim.body_hashes(signatures)
-        wanted = [*bodies.values(), *([self.to_seal] if self.to_seal is not None else [])]
-        if wanted:
-            await _feed(wanted, self._draft, self._start)
-        return bodies
-
-
-def _authors(head: message.Head) -> list[str]:
-    """The domains in From; "" beside them if there is more than one From field, which no honest message has."""
-    fields = head.get_all("from", 4)
-    found = dmarc.author_domains(fields)[: dmarc.MAX_AUTHORS]
-    return found if len(fields) < 2 else [*found, ""]
-
-
-def _iprev_work(address: str) -> Work:
-    return Work(iprev.check(address), iprev.Verdict("temperror", address, detail=LATE), ("iprev", address))
-
-
-def _spf_work(client: spf.Client) -> Work:
-    key = spf.key(client)
-    _, identity, domain = key
-    return Work(spf.check(client), spf.Verdict("temperror", identity, domain, LATE), ("spf", key))
-
-
-def _dmarc_work(domain: str, organization: dmarc.Organization | None) -> Work:
-    late = dmarc.Discovery(domain, domain, problem=LATE, failed=True)
-    return Work(dmarc.discover(domain, organization), late, ("dmarc", domain))
-
-
-def _late_dkim(one: dkim.Signature) -> dkim.Verdict:
-    return dkim.Verdict("temperror", one.domain.lower(), one.selector, LATE, one.algorithm)
-
-
-async def _feed(hashes: Iterable[BodyHash], draft: Draft, start: int) -> None:
-    """Hash the body: at once if it is small, in a thread piece by piece if it lies in a file."""
-    if draft.file is None:
-        hash_body((draft.inline()[start:],), hashes)
-    else:
-        await asyncio.to_thread(_hash_file, draft.file, start, tuple(hashes))
-
-
 def _hash_file(path: Path, start: int, hashes: Sequence[BodyHash]) -> None:
     with path.open("rb", buffering=0) as file:
         file.seek(start)
@@ -247,7 +182,8 @@ def _hash_file(path: Path, start: int, hashes: Sequence[BodyHash]) -> None:
 async def hash_to_sign(draft: Draft, start: int) -> bytes:
     """What a signature says of a large body, worked out in a thread."""
     one = BodyHash()
-    await _feed((one,), draft, start)
+    assert draft.file is not None  # a small body is hashed at once
+    await asyncio.to_thread(_hash_file, draft.file, start, (one,))
     return one.digest()
 
 

@@ -24,6 +24,7 @@ MAX_AUTHORS = 4  # different domains in From that are looked at
 _MAX_WALK = 8  # queries of one tree walk (RFC 9989 4.10)
 _MAX_WALKS = 6  # for identifiers that may be aligned
 _MAX_REMEMBERED = 1024  # characters of a record that is kept parsed
+_MAX_DOMAIN = 1024  # characters of a name, with white space around it
 _POLICIES = ("none", "quarantine", "reject")
 _SPECIAL = frozenset('"(),:;\\')  # what an ordinary list of mailboxes does not have
 Organization: TypeAlias = Callable[[str], str]
@@ -187,6 +188,11 @@ def _end_mailbox(bare: list[str], found: list[str]) -> None:
 
 def _normal(domain: str) -> str:
     """The domain of an address as DNS knows it; "" for an address literal or nonsense."""
+    return _remembered_domain(domain) if len(domain) <= _MAX_DOMAIN else ""
+
+
+@lru_cache(maxsize=4096)
+def _remembered_domain(domain: str) -> str:
     domain = a_labels(domain.strip())
     return domain if domain.replace("-", "").replace("_", "").replace(".", "").isalnum() else ""
 
