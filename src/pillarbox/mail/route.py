@@ -6,6 +6,7 @@ Choosing the way is `policy.directory`'s job, walking it that of `relay`.
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import lru_cache
 
 import msgspec
 
@@ -42,6 +43,7 @@ class Route(msgspec.Struct, frozen=True):
         return f"{self.transport}:{self.target}"
 
 
+@lru_cache(1024)
 def parse_route(text: str) -> Route:
     """Read what `str(route)` wrote; a transport alone, such as "discard", is allowed. Raises ValueError."""
     transport, _, target = text.partition(":")

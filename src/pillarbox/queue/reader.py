@@ -14,12 +14,13 @@ import msgspec
 from pillarbox.mail.catalogue import delivery
 from pillarbox.mail.route import parse_route
 from pillarbox.queue import suppressed
+from pillarbox.queue.bulk import Bulk
 from pillarbox.queue.records import DamagedError, unpack_envelope
 from pillarbox.queue.sent import Sent, SentRecipient
 from pillarbox.queue.spool import Content, Pending, Queued, SpoolError, State, Verb, format_id
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
     from pillarbox.mail.route import Route
     from pillarbox.queue.drafts import Bodies
@@ -61,10 +62,17 @@ _NEXT_DEADLINE = (
     "SELECT min(deadline) FROM recipient INDEXED BY waiting_deadline"
     " WHERE slot = ? AND deadline IS NOT NULL AND state = 0 AND claimed = 0"
 )
-_BODY = "FROM message LEFT JOIN body ON body.message = message.id WHERE message.id = ?"
-_CONTENT = f"SELECT prefix, octets, body.message, content {_BODY}"
+_BODY = "FROM message LEFT JOIN body ON body.message = message.id WHERE message.id"
+_CONTENT = f"SELECT prefix, octets, body.message, content {_BODY} = ?"
 _ENVELOPE = "SELECT envelope, received_at FROM message WHERE id = ?"
-_ENVELOPE_AND_CONTENT = f"SELECT envelope, received_at, prefix, octets, body.message, content {_BODY}"
+_LETTER = f"SELECT envelope, received_at, prefix, octets, body.message, content {_BODY} = ?"
+_ENVELOPES = Bulk("WITH v (id) AS (", 1, ") SELECT id, envelope, received_at FROM message WHERE id IN v")
+_LETTERS = Bulk(
+    "WITH v (id) AS (",
+    1,
+    f") SELECT message.id, envelope, received_at, prefix, octets, body.message, content {_BODY} IN v",
+)
+_READ_TOGETHER = 50  # messages
 
 _OPEN = (
     ("waiting_due", "state = 0 AND claimed = 0"),
@@ -216,15 +224,24 @@ class Reader:
         for row in chosen:
             by_message[row[0]].append(row)
         pick, octets = Pick(), 0
-        for message, rows in by_message.items():
-            try:
-                queued = self._queued(message, rows, eager=octets < _EAGER_OCTETS)
-            except DamagedError as error:
-                pick.damaged.append((message, str(error)))
-            else:
-                pick.queued.append(queued)
-                octets += queued.content.octets if queued.content and queued.content.inline else 0
+        for messages in _batches(list(by_message), _READ_TOGETHER):
+            kept = self._kept(_LETTERS if octets < _EAGER_OCTETS else _ENVELOPES, messages)
+            for message in messages:
+                try:
+                    queued = self._queued(message, by_message[message], kept.get(message))
+                except DamagedError as error:
+                    pick.damaged.append((message, str(error)))
+                else:
+                    pick.queued.append(queued)
+                    octets += queued.content.octets if queued.content and queued.content.inline else 0
         return pick
+
+    def _kept(self, read: Bulk, messages: list[int]) -> dict[int, tuple[Any, ...]]:
+        """The rows of messages; none at all if some lie on a bad page, so that they have to be read one by one."""
+        try:
+            return {row[0]: row[1:] for row in read.run(self._connection, messages)}
+        except apsw.CorruptError:
+            return {}
 
     def _choose(self, slot: int, now: float, limit: int, barred: set[str]) -> list[_Row]:
         """The rows of one slot, no destination over its share while others wait."""
@@ -274,9 +291,8 @@ class Reader:
         self._turn[slot] = name
         return chosen[:limit]
 
-    def _queued(self, message: int, rows: list[_Row], *, eager: bool) -> Queued:
-        sql = _ENVELOPE_AND_CONTENT if eager else _ENVELOPE
-        found = self._row(sql, message)
+    def _queued(self, message: int, rows: list[_Row], found: tuple[Any, ...] | None) -> Queued:
+        found = found or self._row(_LETTER, message)
         if found is None:
             raise DamagedError("no envelope in the store")
         envelope, received_at, *kept = found
@@ -295,3 +311,8 @@ class Reader:
             )
         content = self._check_content(message, *kept) if kept else None
         return Queued(message, envelope, received_at, pending, content)
+
+
+def _batches(messages: list[int], size: int) -> Iterator[list[int]]:
+    for start in range(0, len(messages), size):
+        yield messages[start : start + size]

@@ -48,9 +48,9 @@ class _Envelope(msgspec.Struct, array_like=True):
 
     sender: bytes
     recipients: list[_Recipient]
-    body: str
+    body: Body
     smtputf8: bool
-    ret: str | None
+    ret: Ret | None
     envid: bytes
     terms: _Terms | None = None
 
@@ -68,6 +68,7 @@ class _Result(msgspec.Struct, array_like=True):
     tls: str = ""
 
 
+_NOTIFY = {number: Notify(number) for number in range(16)}  # to look one up costs less than to make it
 _envelope = msgspec.msgpack.Decoder(_Envelope)
 _trace = msgspec.msgpack.Decoder(list[bytes])
 _result = msgspec.msgpack.Decoder(_Result)
@@ -128,20 +129,20 @@ def unpack_envelope(blob: bytes) -> Envelope:
             tuple(
                 Recipient(
                     _text(one.address),
-                    Notify(one.notify),
+                    _NOTIFY[one.notify],
                     _text(one.orcpt),
                     _text(one.original),
                     None if one.valid_since is None else ValidSince(*one.valid_since),
                 )
                 for one in kept.recipients
             ),
-            Body(kept.body),
+            kept.body,
             kept.smtputf8,
-            None if kept.ret is None else Ret(kept.ret),
+            kept.ret,
             _text(kept.envid),
             NO_TERMS if kept.terms is None else _terms(kept.terms),
         )
-    except (msgspec.MsgspecError, ValueError, TypeError) as error:
+    except (msgspec.MsgspecError, LookupError, TypeError, ValueError) as error:
         msg = f"envelope not readable: {error}"
         raise DamagedError(msg) from error
 
