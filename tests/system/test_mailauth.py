@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import re
 import signal
 
 import dkim as oracle
@@ -70,6 +73,80 @@ async def test_a_reload_takes_new_settings_and_keys(serve, send, mailbox, tmp_pa
     records = {one["name"]: one["record"].encode() for one in server.command("dkim", "list")}
     whole = signed[0].replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
     assert oracle.verify(whole, dnsfunc=lambda name, timeout=5: records[name.decode().rstrip(".")])
+
+
+class Signed:
+    """A server that signs mail of example.org, and a name server with the records that were published."""
+
+    def __init__(self, server, names, send, mailbox):
+        self.server = server
+        self.names = names
+        self.send = send
+        self.mailbox = mailbox
+        self.seen = []
+
+    def dkim(self, *arguments, status=0):
+        """Run `pillarbox dkim` on the server's keys."""
+        done = CliRunner().invoke(cli, ["dkim", *arguments, "--data", str(self.server.data), "--json"])
+        assert done.exit_code == status, done.output
+        return json.loads(done.stdout) if status == 0 else done.output
+
+    def publish(self, keys):
+        for one in keys:
+            text = one["record"]
+            strings = " ".join(f'"{text[at : at + 200]}"' for at in range(0, len(text), 200))
+            self.names.zone[f"{one['name']}. TXT"] = [(f"{one['name']}.", 300, "IN", "TXT", strings)]
+
+    async def reload(self):
+        before = len(self.server.events("config.reloaded"))
+        self.server.signal(signal.SIGHUP)
+        await self.server.until(lambda: len(self.server.events("config.reloaded")) > before)
+
+    def find(self, name, timeout=5):
+        """What DNS has."""
+        ((*_, strings),) = self.names.zone.get(f"{name.decode()} TXT", [("",)])
+        return strings.strip('"').replace('" "', "").encode()
+
+    async def selectors(self):
+        """Those of the signatures on a new message, each of which must verify now."""
+        message = b"From: alice@example.org\r\nSubject: x\r\n\r\nhello\r\n"
+        await self.send(self.server.port, "alice@example.org", sender="alice@example.org", message=message)
+        (raw,) = await self.server.until(lambda: [raw for raw in self.mailbox.raw if raw not in self.seen])
+        self.seen.append(raw)
+        found = oracle.DKIM(raw.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n"))
+        fields = [one.decode() for one in re.findall(rb"[;\s]s=([^;]+);", raw)]
+        assert [found.verify(number, dnsfunc=self.find) for number in range(len(fields))] == [True] * len(
+            fields
+        )
+        return sorted(fields)
+
+
+async def test_keys_are_changed_as_an_operator_would(serve, serve_dns, send, mailbox, tmp_path):
+    """New ones beside the old, published, in use, and the old ones gone: each message verifies by what DNS has then."""
+    trusted = START.replace("relay_networks = []", 'relay_networks = ["127.0.0.0/8"]')
+    names = await serve_dns({})
+    signed = Signed(await serve(trusted + office(tmp_path)), names, send, mailbox("alice"))
+    old = signed.dkim("new", "example.org")
+    signed.publish(old)
+    await signed.reload()
+    assert await signed.selectors() == sorted(one["selector"] for one in old)
+    new = signed.dkim("rotate", "example.org")
+    again = signed.dkim("rotate", "example.org")
+    assert sorted(one["record"] for one in again) == sorted(one["record"] for one in new), "they wait already"
+    activate = ("rotate", "--activate", "example.org", "--resolver", names.address)
+    assert "is not published" in await asyncio.to_thread(signed.dkim, *activate, status=1)
+    signed.publish(new)
+    await asyncio.to_thread(signed.dkim, *activate)
+    await signed.reload()
+    selectors = sorted(one["selector"] for one in new)
+    assert await signed.selectors() == selectors
+    signed.dkim("remove", "example.org", status=1)  # mail with them may be on its way
+    gone = signed.dkim("remove", "example.org", "--older-than", "0s")["removed"]
+    assert sorted(gone) == sorted(one["name"] for one in old)
+    for name in gone:
+        del names.zone[f"{name}. TXT"]
+    await signed.reload()
+    assert await signed.selectors() == selectors
 
 
 async def test_forwarded_mail_tells_the_next_host_what_was_found(serve, serve_dns, send, tmp_path):

@@ -20,6 +20,7 @@ from pillarbox.mail.address import Address, AddressError, parse_address
 from pillarbox.mail.catalogue import envelope, mailbox
 from pillarbox.mail.srs import VALID_DAYS, Flaw, Kept, Rewriter
 from pillarbox.mail.units import Settings
+from pillarbox.policy.key_files import flaw
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -144,8 +145,8 @@ def add_key(folder: Path, *, now: float) -> tuple[int, int]:
 
 def _read(file: Path) -> list[tuple[float, bytes]]:
     with file.open("rb") as opened:
-        if os.fstat(opened.fileno()).st_mode & 0o077:
-            raise ForwardingError(f"{file}: others may read these keys; chmod 600 it and add a new one")
+        if problem := flaw(os.fstat(opened.fileno()), file.parent):
+            raise ForwardingError(f"{file}: {problem}")
         lines = opened.read(65_536).decode("utf-8", "replace").splitlines()
     found = [_parse(file, line) for line in lines if line.strip() and not line.startswith("#")]
     if not found:

@@ -17,6 +17,7 @@ import msgspec
 from pillarbox.mailauth import dkim, keys
 from pillarbox.mailauth.dmarc import author_domains
 from pillarbox.mailauth.names import a_labels
+from pillarbox.policy.key_files import flaw, flaw_of_folder, unreadable
 from pillarbox.policy.origin_settings import KEYS_FOLDER
 
 _STATES = {".key": "signs", ".next": "waits", ".old": "retired"}
@@ -36,6 +37,7 @@ class StoredKey(msgspec.Struct, frozen=True):
     state: str  # signs, waits, retired
     kind: str  # rsa, ed25519
     made_at: float  # Unix time
+    since: float  # when its state changed last, or anything else about the file
     file: Path
     key: keys.PrivateKey
 
@@ -95,6 +97,9 @@ def stored_keys(folder: Path) -> list[StoredKey]:
     if not folder.is_dir():
         return []
     files = sorted(file for file in folder.glob("*/*") if file.suffix in _STATES)
+    for home in (folder, *sorted({file.parent for file in files})):
+        if problem := flaw_of_folder(home, folder.parent):
+            raise SigningError(f"{home}: {problem}")
     return [_load(file) for file in files]
 
 
@@ -102,15 +107,16 @@ def _load(file: Path) -> StoredKey:
     try:
         with file.open("rb") as opened:
             about = os.fstat(opened.fileno())
-            if about.st_mode & 0o077:
-                raise SigningError(f"{file}: others may read this key; chmod 600 it, or make a new one")
+            if problem := flaw(about, file.parents[2]):
+                raise SigningError(f"{file}: {problem}")
             key = keys.load_key(opened.read(65_536))
     except OSError as error:
-        raise SigningError(f"{file}: cannot be read: {error.strerror}") from error
+        raise SigningError(f"{file}: {unreadable(error, file)}") from error
     except keys.BadKey as error:
         raise SigningError(f"{file}: {error}") from error
     kind = keys.algorithm(key).partition("-")[0]
-    return StoredKey(file.parent.name, file.stem, _STATES[file.suffix], kind, about.st_mtime, file, key)
+    state, made_at, since = _STATES[file.suffix], about.st_mtime, about.st_ctime
+    return StoredKey(file.parent.name, file.stem, state, kind, made_at, since, file, key)
 
 
 def make_keys(folder: Path, domain: str, *, now: float, kinds: Sequence[str] = _KINDS) -> list[StoredKey]:
@@ -169,3 +175,30 @@ def activate(folder: Path, domain: str) -> tuple[list[StoredKey], list[StoredKey
     for one in retired:
         one.file.rename(one.file.with_suffix(".old"))
     return waiting, retired
+
+
+def remove(folder: Path, domain: str, selectors: Sequence[str], *, before: float) -> list[StoredKey]:
+    """Forget keys that sign no more: the named ones, or all that were retired before that moment.
+
+    Raises SigningError for one that signs, or was retired later.
+    """
+    domain = a_labels(domain)
+    present = {one.selector: one for one in stored_keys(folder) if one.domain == domain}
+    unknown = next((one for one in selectors if one not in present), None)
+    if unknown is not None:
+        raise SigningError(f"{domain} has no key {unknown}; `pillarbox dkim list` shows all")
+    chosen = [present[one] for one in dict.fromkeys(selectors)] if selectors else [
+        one for one in present.values() if one.state == "retired" and one.since < before
+    ]  # fmt: skip
+    for one in chosen:
+        if one.state == "signs":
+            raise SigningError(
+                f"{one.name} signs; `pillarbox dkim rotate {domain}` gives it a successor first"
+            )
+        if one.state == "retired" and one.since >= before:
+            raise SigningError(
+                f"{one.name} signed until a short while ago, and mail with its signatures may be on its way"
+            )
+    for one in chosen:
+        one.file.unlink()
+    return chosen
