@@ -365,6 +365,11 @@ CERTIFICATE_LOADED = Event(
 CERTIFICATE_REFUSED = Event(
     "certificate.refused", Level.ERROR, "{file} cannot be used: it {problem}; in use stays {kept}"
 )
+CERTIFICATE_FOR_TESTS = Event(
+    "certificate.self_signed",
+    Level.WARNING,
+    "tls.self_signed: clients are shown a certificate that nobody vouches for",
+)
 AUTHORITIES_LOADED = Event(
     "certificate.authorities", Level.INFO, "{file} was read again: whom to trust about clients"
 )

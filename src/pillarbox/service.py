@@ -383,6 +383,8 @@ class Service:
     def _open_desks(self) -> None:
         """Give each listener what its sessions share; sessions that are open keep what they had."""
         config, policy = self.config, self._policy
+        if config.tls.self_signed and any(one.role is not Role.SANDBOX for one in config.listen):
+            observe.CERTIFICATE_FOR_TESTS.note()
         self._terms = TermRules(
             config.extensions, policy.rules, policy.directory, delay_s=self.manager.delay_s
         )

@@ -390,6 +390,31 @@ async def test_the_sandbox_makes_a_certificate_when_it_is_asked_for_tls(
     assert made.read_bytes() == before
 
 
+async def test_a_server_for_the_world_makes_no_certificate_unless_it_is_told_to_and_then_says_so(
+    serve: Any, dial: Any, authority: Authority
+) -> None:
+    listener = '[[listen]]\naddress = "127.0.0.1:0"\n'
+    server = await serve(listener)
+    caller = await dial(server.port)
+    await caller.reply()
+    assert b"STARTTLS" not in await caller.ask(b"EHLO client.example")
+    assert (await caller.ask(b"STARTTLS")).startswith(b"502 5.5.1")
+    # neither does it when those that it should show can't be read
+    server.configure(authority.tls("none") + listener)
+    server.signal(signal.SIGHUP)
+    await server.logged("config.refused")
+    await server.stop()
+    await server.start()
+    await server.logged("certificate.refused", kept="nothing")
+    caller = await greeted(dial, server.port)
+    assert (await caller.ask(b"STARTTLS")).startswith(b"454 4.7.0")
+    assert not list(server.data.glob("*.pem"))
+    assert not server.events("certificate.self_signed")
+    server.configure("tls.self_signed = true\n" + listener)
+    server.signal(signal.SIGHUP)
+    await server.logged("certificate.self_signed", level="warning")
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("testssl") is None, reason="testssl.sh is not installed")
 async def test_testssl_finds_no_weakness(serve: Any, authority: Authority, tmp_path: Path) -> None:
