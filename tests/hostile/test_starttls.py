@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 
 import pytest
 
 from pillarbox import observe
-from pillarbox.testing import ScriptedPeer, StartTls
 
-LETTER = b"MAIL FROM:<a@sender.example>\r\nRCPT TO:<alice@example.org>\r\nDATA\r\nSubject: x\r\n\r\nx\r\n.\r\n"
+LETTER = (
+    b"MAIL FROM:<a@sender.example>\r\nRCPT TO:<alice@example.org>\r\nDATA\r\nSubject: x\r\n\r\nx\r\n.\r\n"
+)
 INJECTED = {
     "a whole message": b"EHLO injected.example\r\n" + LETTER,
     "a body without an end": b"EHLO injected.example\r\n" + LETTER.removesuffix(b".\r\n"),
-    "a login": b"EHLO injected.example\r\nAUTH PLAIN " + base64.b64encode(b"\0bob@example.org\0builder") + b"\r\n",
+    "a login": b"EHLO injected.example\r\nAUTH PLAIN "
+    + base64.b64encode(b"\0bob@example.org\0builder")
+    + b"\r\n",
     "half a login": b"AUTH LOGIN\r\n",
     "half a command": b"EHLO injected.example\r\nMAIL FROM:<a",
     "an end": b"QUIT\r\n",
@@ -61,7 +63,7 @@ async def test_what_comes_in_clear_where_a_handshake_should_begin_ends_the_sessi
     assert b"250" not in said
     assert b"235" not in said
     await until(lambda: len(office.connections) == 0)
-    ((name, facts),) = [one for one in noted if one[0] == "tls.failed"]
+    ((_, facts),) = [one for one in noted if one[0] == "tls.failed"]
     assert (facts["client"], facts["problem"]) in {
         ("127.0.0.1", "wrong version number"),
         ("127.0.0.1", "http request"),

@@ -93,6 +93,24 @@ async def test_E454_1_too_many_handshakes(open_office, begin, certificates, unti
     assert (await second.ask(b"EHLO client.example"))[:3] == b"250"
 
 
+async def test_one_address_cannot_have_all_handshakes(open_office, begin, certificates):
+    """Who says STARTTLS and nothing more holds its place for long; others still get theirs."""
+    office = await open_office(tls="offered", max_handshakes=8)
+    for _ in range(2):
+        _, reply = await begin(office, b"STARTTLS")
+        assert reply[:3] == b"220"
+    _, reply = await begin(office, b"STARTTLS")
+    assert reply[:9] == b"454 4.7.0"
+    reader, writer = await asyncio.open_connection("127.0.0.1", office.port, local_addr=("127.0.0.2", 0))
+    for line, code in ((b"EHLO client.example\r\n", b"220"), (b"STARTTLS\r\n", b"250"), (b"", b"220")):
+        while (reply := await asyncio.wait_for(reader.readline(), 20))[3:4] == b"-":
+            pass
+        assert reply[:3] == code
+        writer.write(line)
+    await writer.start_tls(certificates.client, server_hostname="mx.example.org")
+    writer.close()
+
+
 async def test_E454_2_a_damaged_file_of_accounts_says_nothing_about_the_password(
     open_office, begin, certificates, tmp_path, noted
 ):

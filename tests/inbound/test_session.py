@@ -12,6 +12,7 @@ from pillarbox.inbound import session as driver
 from pillarbox.mail.catalogue import content, envelope
 from pillarbox.mail.catalogue import session as causes
 from pillarbox.mail.units import Octets, Seconds
+from pillarbox.net import handshakes
 from pillarbox.net.listener import ConnectionLimits
 from pillarbox.policy.hooks import Action
 from pillarbox.policy.rules import Role
@@ -587,7 +588,7 @@ async def test_a_handshake_that_fails_gives_its_place_back(open_office, begin, u
 
 
 async def test_a_handshake_that_stalls_is_given_up(open_office, begin, until, monkeypatch):
-    monkeypatch.setattr(driver, "_HANDSHAKE_S", 0.05)
+    monkeypatch.setattr(handshakes, "HANDSHAKE_S", 0.05)
     office = await open_office(tls="offered")
     await begin(office, b"STARTTLS")
     await until(lambda: len(office.connections) == 0)

@@ -321,7 +321,7 @@ async def test_only_so_many_are_told_that_there_is_no_place(open_office, until, 
 async def test_E421_41_who_does_not_begin_with_tls_is_told_so(
     open_office, dial, noted, monkeypatch, sent, problem
 ):
-    monkeypatch.setattr(arrivals, "_HANDSHAKE_S", 0.05)
+    monkeypatch.setattr(arrivals, "HANDSHAKE_S", 0.05)
     office = await open_office(tls="implicit")
     caller = await dial(office.port)
     await caller.send(sent)
@@ -338,7 +338,7 @@ async def test_E421_41_who_does_not_begin_with_tls_is_told_so(
 async def test_a_handshake_that_comes_to_nothing_is_noted(
     open_office, dial, noted, until, monkeypatch, sent, problem
 ):
-    monkeypatch.setattr(arrivals, "_HANDSHAKE_S", 0.05)
+    monkeypatch.setattr(arrivals, "HANDSHAKE_S", 0.05)
     office = await open_office(tls="implicit")
     caller = await dial(office.port)
     await caller.send(sent)

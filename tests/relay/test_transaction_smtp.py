@@ -506,11 +506,53 @@ async def test_starttls_is_used_where_it_is_offered(courier_for, server_tls):
     assert peer.commands[:3] == ["EHLO here.test", "STARTTLS", "EHLO here.test"]
 
 
-async def test_what_was_said_in_clear_behind_the_answer_to_starttls_is_dropped(courier_for, server_tls):
-    injected = StartTls(server_tls, b"250-evil.test\r\n250-CHUNKING\r\n250 AUTH PLAIN\r\n354 go\r\n250-half")
-    async with ScriptedPeer({"STARTTLS": injected}, extensions=WITH_TLS) as peer:
+@pytest.mark.parametrize(
+    "injected",
+    [
+        b"250-evil.test\r\n250-CHUNKING\r\n250 AUTH PLAIN\r\n354 go\r\n250-half",
+        b"250-evil.test\r\n250-PIPELINING\r\n250 CHUNKING\r\n" + b"250 2.0.0 ok\r\n" * 4,
+        b"550 5.7.1 go away\r\n" * 3,
+        b"421 4.3.2 evil.test closing\r\n",
+    ],
+    ids=["half", "the whole transaction", "refusals", "an end"],
+)
+async def test_what_was_said_in_clear_behind_the_answer_to_starttls_is_dropped(
+    courier_for, server_tls, injected
+):
+    script = {"STARTTLS": StartTls(server_tls, injected)}
+    async with ScriptedPeer(script, extensions=WITH_TLS) as peer:
         assert told(await courier_for(route_to(peer)).deliver(letter())) == {0: "body 250 2.0.0"}
         assert peer.visits[0].encrypted
+        assert len(peer.visits) == 1
+    verbs = [line.split()[0] for line in peer.commands[:6]]
+    assert verbs == ["EHLO", "STARTTLS", "EHLO", "MAIL", "RCPT", "DATA"]
+
+
+async def test_replies_in_clear_where_the_handshake_of_the_host_should_be_are_no_replies(courier_for):
+    """They come once the client has begun to shake hands, so nothing of them waits in front of it."""
+    heard = []
+
+    async def serve(reader, writer):
+        writer.write(b"220 there.test\r\n")
+        answers = {b"EHLO": b"250-there.test\r\n250 STARTTLS\r\n", b"STAR": b"220 go\r\n"}
+        while line := await reader.readline():
+            heard.append(line[:4])
+            writer.write(answers.get(line[:4], b""))
+            if line[:4] == b"STAR":
+                heard.append((await reader.read(65_536))[:1])
+                writer.write(b"250-evil.test\r\n250 CHUNKING\r\n" + b"250 2.0.0 ok\r\n" * 9)
+                break
+        heard.append(await reader.read())
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        route = f"smtp://127.0.0.1:{port}?tls=required"
+        results = await courier_for(route, patience=HASTY).deliver(letter())
+    assert results[0].reply.temporary
+    assert results[0].stage.value == "tls"
+    assert heard[:3] == [b"EHLO", b"STAR", b"\x16"]
+    assert b"MAIL" not in b"".join(heard)
 
 
 @pytest.mark.parametrize("answer", ["454 4.7.0 not now", "502 5.5.1 no"])

@@ -22,6 +22,7 @@ from pillarbox.inbound.presented import add_up, describe_origin, take_client
 from pillarbox.mail.catalogue import content, extensions, peers, session
 from pillarbox.mail.message import protocol_name
 from pillarbox.mail.reply import Reply
+from pillarbox.net.handshakes import start_tls
 from pillarbox.net.tls import certified_names, end_point
 from pillarbox.policy.hooks import Client
 from pillarbox.policy.rules import Role
@@ -57,7 +58,6 @@ if TYPE_CHECKING:
 
 _MAX_WAITING_OCTETS = 65_536  # kept while a decision is being made; more stays in the kernel
 _MAX_EVENTS_A_TURN = 25  # one client's flood of commands must not hold up the others
-_HANDSHAKE_S = 30.0
 _CLOSED, _BUSY = Signal.CLOSED, Signal.BUSY  # asked about at each turn, as in the core
 _LINGER_S = 2.0
 _MAX_LINGERING = 500  # more than that are an attack, and nobody there waits for our reply
@@ -622,7 +622,7 @@ class SmtpProtocol(asyncio.Protocol):
             await self._greet_later()
 
     def _on_tls_wanted(self, _event: TlsWanted) -> Reply | Awaitable[Reply | None]:
-        if self._desk.handshakes.full:
+        if self._desk.handshakes.is_full_for(self._client.address):
             return self._refused(session.TLS_BUSY.reply(), "starttls")
         assert self._desk.tls is not None  # STARTTLS is offered only with it
         return self._start_tls(self._desk.tls)
@@ -632,7 +632,7 @@ class SmtpProtocol(asyncio.Protocol):
 
         Reading is paused before the 220 goes out, so that nothing slips in between (RFC 3207 6).
         """
-        loop, plain = asyncio.get_running_loop(), self._transport
+        plain = self._transport
         if not tls.ready and not await tls.prepare():
             return self._refused(session.TLS_UNAVAILABLE.reply(), "starttls")
         if plain.is_closing():
@@ -641,21 +641,13 @@ class SmtpProtocol(asyncio.Protocol):
         self._session.answer(session.START_TLS.reply())
         self._flush()
         self._session.tls_started(time.monotonic())
-        try:
-            with self._desk.handshakes:
-                encrypted = await loop.start_tls(
-                    plain,
-                    self,
-                    tls.context,
-                    server_side=True,
-                    ssl_handshake_timeout=_HANDSHAKE_S,
-                )
-        except (OSError, TimeoutError) as error:
-            plain.abort()
-            self.connection_lost(error)  # the loop tells it only to a connection that got as far as TLS
-            return None
-        if encrypted is None or encrypted.is_closing():  # the client went away during the handshake
-            self.connection_lost(None)
+        client = self._client
+        with self._desk.handshakes.counted(client.address):
+            encrypted = await start_tls(
+                plain, self, tls.context, session=client.session, client=client.address
+            )
+        if encrypted is None:
+            self.connection_lost(None)  # the loop tells it only to a connection that got as far as TLS
             return None
         self._transport = encrypted
         if self._paused:

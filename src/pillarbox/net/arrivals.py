@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from pillarbox import observe
 from pillarbox.mail.catalogue import session
 from pillarbox.net import proxy_header
-from pillarbox.net.handshakes import describe_failure
+from pillarbox.net.handshakes import HANDSHAKE_S, describe_failure
 from pillarbox.net.proxy_header import HeaderError
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 _ACCEPTED_AT_ONCE = 100
 _REST_S = 1.0  # without files for more connections
-_HANDSHAKE_S = 30.0
 _MAX_EXCUSED = 100  # connections for which there is no place, and which may begin all the same to be told so
 _EXCUSED_S = 5.0
 _NEVER_S = 3600.0  # the loop's own limit of a handshake: ours, which `Connections` watches, comes first
@@ -126,7 +125,7 @@ class _Arrival(asyncio.Protocol):
         self._excused = False
         self._stage = "header"  # then "hello", then "handshake", then "session"
         self._begun = time.monotonic()
-        self.deadline = self._begun + (_HANDSHAKE_S if proxies is None else proxies.header_limit_s)
+        self.deadline = self._begun + (HANDSHAKE_S if proxies is None else proxies.header_limit_s)
         self._late = False
 
     def begin(self, waiting: set[_Arrival]) -> None:
@@ -197,7 +196,7 @@ class _Arrival(asyncio.Protocol):
         tls = None
         if host.tls is not None:
             self._stage = "hello"
-            self.deadline = time.monotonic() + (_EXCUSED_S if self._excused else _HANDSHAKE_S)
+            self.deadline = time.monotonic() + (_EXCUSED_S if self._excused else HANDSHAKE_S)
             first = await _receive(connection, 1, socket.MSG_PEEK)
             if first != _TLS_HANDSHAKE:
                 if first:

@@ -10,25 +10,30 @@ import contextlib
 import ssl
 from typing import TYPE_CHECKING
 
+from pillarbox import observe
 from pillarbox.mail.catalogue import auth
 from pillarbox.net.certificates import LOOK_S
 from pillarbox.net.chains import ChainError, read_authorities
 from pillarbox.net.tls import is_certified, new_context
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from pillarbox.mail.reply import Cause
     from pillarbox.net.certificates import Certificates
     from pillarbox.net.tls import ListenerContext, TlsManner
 
+HANDSHAKE_S = 30.0  # for one, from the moment when it may begin
+
 
 class Handshakes:
-    """Counts the handshakes that go on."""
+    """Counts the handshakes that go on after STARTTLS."""
 
     def __init__(self, most: int) -> None:
-        """There should be at most `most`."""
+        """There should be at most `most`, and of one address at most a quarter of them."""
         self._most = most
+        self._share = max(most // 4, 1)
+        self._by_address: dict[str, int] = {}
         self._going_on = 0
 
     @property
@@ -36,13 +41,39 @@ class Handshakes:
         """Whether there are as many as there should be."""
         return self._going_on >= self._most
 
-    def __enter__(self) -> None:
-        """One begins."""
-        self._going_on += 1
+    def is_full_for(self, address: str) -> bool:
+        """Whether there are as many as there should be, in all or of one address: who is silent holds its place for long."""
+        return self.full or self._by_address.get(address, 0) >= self._share
 
-    def __exit__(self, *_error: object) -> None:
-        """One has ended."""
-        self._going_on -= 1
+    @contextlib.contextmanager
+    def counted(self, address: str) -> Iterator[None]:
+        """One goes on meanwhile."""
+        self._going_on += 1
+        self._by_address[address] = self._by_address.get(address, 0) + 1
+        try:
+            yield
+        finally:
+            self._going_on -= 1
+            self._by_address[address] -= 1
+            if not self._by_address[address]:
+                del self._by_address[address]
+
+
+async def start_tls(
+    plain: asyncio.Transport, protocol: asyncio.Protocol, context: ssl.SSLContext, **facts: object
+) -> asyncio.Transport | None:
+    """Shake hands on an open connection, within a time. None if that came to nothing: it is noted with `facts`."""
+    loop = asyncio.get_running_loop()
+    try:
+        encrypted = await loop.start_tls(
+            plain, protocol, context, server_side=True, ssl_handshake_timeout=HANDSHAKE_S
+        )
+    except OSError as error:
+        observe.TLS_FAILED.note(problem=describe_failure(error), **facts)
+        plain.abort()
+        return None
+    # without any if the client went away during the handshake
+    return None if encrypted is None or encrypted.is_closing() else encrypted
 
 
 def new_contexts(manners: Iterable[TlsManner | None], client_ca: str) -> list[ListenerContext | None]:

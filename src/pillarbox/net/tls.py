@@ -44,7 +44,8 @@ class TlsSettings(Settings, frozen=True):
     """Make a certificate that nobody vouches for, in the data folder, when the first client asks for TLS: for tests. The
     sandbox does; a server for the world should not."""
     max_handshakes: int = 100
-    """Handshakes after STARTTLS that may go on at once; further ones are put off (454)."""
+    """Handshakes after STARTTLS that may go on at once, and from one address a quarter of them; further ones are put off
+    (454)."""
     min_version: TlsVersion = "1.2"
     """The oldest TLS that is good enough. A client that knows only an older one may shake hands with 1.2, and is then told
     why it is refused (554). A listener may ask for more by its own `min_tls`."""
