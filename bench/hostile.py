@@ -25,6 +25,7 @@ CONFIG = """hostname = "mx.example.org"
 data = "{folder}/data"
 connections.total = {total}
 connections.per_address = {total}
+connections.memory = "{memory}"
 limits.min_free = 0
 attachments.deny = ["exe"]
 [[listen]]
@@ -43,10 +44,10 @@ LINE = b"x" * 76 + b"\r\n"
 class Server:
     """The server's process."""
 
-    def __init__(self, folder: str, clients: int) -> None:
+    def __init__(self, folder: str, clients: int, memory: str) -> None:
         self.port = 25250
         config = Path(folder) / "x.toml"
-        config.write_text(CONFIG.format(folder=folder, port=self.port, total=clients + 10))
+        config.write_text(CONFIG.format(folder=folder, port=self.port, total=clients + 10, memory=memory))
         command = [sys.executable, "-m", "pillarbox", "serve", "--config", str(config)]
         self.process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
 
@@ -66,7 +67,7 @@ class Server:
 
     def stop(self) -> None:
         self.process.send_signal(signal.SIGTERM)
-        self.process.wait(30)
+        self.process.wait(60)
 
 
 class Attacker(asyncio.Protocol):
@@ -142,7 +143,7 @@ async def slow_readers(port: int, clients: int, seconds: float) -> list[Attacker
     attackers = await crowd(port, clients, HELLO)
     for one in attackers:
         one.transport.pause_reading()
-        one.transport.write((b"HELP\r\n" * 40 + b"VRFY a@there.example\r\n") * 200)
+        one.transport.write((b"HELP\r\n" * 40 + b"VRFY a@there.example\r\n") * 800)
     await asyncio.sleep(seconds)
     return attackers
 
@@ -209,6 +210,25 @@ async def held_headers(port: int, clients: int, seconds: float) -> list[Attacker
     return attackers
 
 
+async def held_bodies(port: int, clients: int, seconds: float) -> list[Attacker]:
+    """A message of 60 KiB, which stays in memory, from each; its end never comes."""
+    attackers = await crowd(port, clients, OPENED + b"DATA\r\nSubject: x\r\n\r\n" + LINE * 780)
+    await asyncio.sleep(seconds)
+    return attackers
+
+
+async def held_recipients(port: int, clients: int, seconds: float) -> list[Attacker]:
+    """1,000 recipients from each, and then nothing."""
+    attackers = await crowd(port, clients, OPENED)
+    for number in range(999):
+        for one in attackers:
+            if not one.gone:
+                one.transport.write(b"RCPT TO:<someone-%d@somewhere-%d.example>\r\n" % (number, number))
+        await asyncio.sleep(0)
+    await asyncio.sleep(seconds)
+    return attackers
+
+
 def message(head: bytes, body: bytes) -> bytes:
     return OPENED + b"DATA\r\nFrom: a@here.example\r\n" + head + b"\r\n" + body + b"\r\n.\r\nQUIT\r\n"
 
@@ -247,6 +267,8 @@ ATTACKS: dict[str, Attack] = {
         endless_line,
         endless_header,
         held_headers,
+        held_bodies,
+        held_recipients,
     )
 } | {
     name: (lambda port, _clients, _seconds, octets=octets: one_message(port, octets))
@@ -318,37 +340,40 @@ async def measure(server: Server, name: str, clients: int, seconds: float) -> No
     await asyncio.sleep(3)
 
 
-async def run(server: Server, names: list[str], clients: int, seconds: float) -> None:
-    """Wait for the server, then one attack after the other."""
-    for _ in range(100):
-        with contextlib.suppress(OSError):
-            (await call(server.port)).transport.abort()
-            break
-        await asyncio.sleep(0.1)
-    watching = Bystander(server.port)
-    await asyncio.sleep(3)
-    print(f"nobody attacks: {watching.stop()}, {server.memory('VmRSS'):.1f} MiB")
-    for name in names:
-        await measure(server, name, clients, seconds)
+async def run(name: str, given: argparse.Namespace) -> None:
+    """One attack, on a server of its own: what an attack has taken is not always given back to the system."""
+    with tempfile.TemporaryDirectory(prefix="hostile-") as folder:
+        os.chmod(folder, 0o700)  # noqa: PTH101 - the server looks at it
+        server = Server(folder, given.clients, given.memory)
+        try:
+            for _ in range(100):
+                with contextlib.suppress(OSError):
+                    (await call(server.port)).transport.abort()
+                    break
+                await asyncio.sleep(0.1)
+            watching = Bystander(server.port)
+            await asyncio.sleep(2)
+            print(f"{'nobody yet':15} {server.memory('VmRSS'):.1f} MiB  {watching.stop()}")
+            await measure(server, name, given.clients, given.seconds)
+        finally:
+            server.stop()
 
 
 def main() -> None:
     options = argparse.ArgumentParser()
     options.add_argument("--clients", type=int, default=2000)
     options.add_argument("--seconds", type=float, default=20)
+    options.add_argument(
+        "--memory", default="256M", help="what the clients may have the server keep; 0 for no bound"
+    )
     options.add_argument("--bystander", type=int, help=argparse.SUPPRESS)
     options.add_argument("attacks", nargs="*", choices=[*ATTACKS, []])
     given = options.parse_args()
     if given.bystander:
         asyncio.run(bystander(given.bystander))
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
-    with tempfile.TemporaryDirectory(prefix="hostile-") as folder:
-        os.chmod(folder, 0o700)  # noqa: PTH101 - the server looks at it
-        server = Server(folder, given.clients)
-        try:
-            asyncio.run(run(server, given.attacks or list(ATTACKS), given.clients, given.seconds))
-        finally:
-            server.stop()
+    for name in given.attacks or list(ATTACKS):
+        asyncio.run(run(name, given))
 
 
 if __name__ == "__main__":

@@ -290,6 +290,11 @@ ACCEPT_FAILED = Event("session.not_accepted", Level.ERROR, "no connection can be
 TLS_FAILED = Event("tls.failed", Level.INFO, "no TLS with {client}: {problem}", labels=("problem",))
 SESSION_CLOSED = Event("session.closed", Level.DEBUG, "connection from {client} closed")
 SESSION_REFUSED = Event("session.refused", Level.INFO, "connection from {client} refused", labels=("cause",))
+MEMORY_SHORT = Event(
+    "session.memory_short",
+    Level.WARNING,
+    "clients held {held} octets in memory; {sessions} that held most are cut off",
+)
 REPLY_REFUSED = Event("reply.refused", Level.INFO, "refused {client}: {reply}", labels=("cause", "stage"))
 SCANNER_FAILED = Event("scanner.failed", Level.ERROR, "a scanner gives no verdict: {problem}")
 CHECK_WARNED = Event(

@@ -113,6 +113,55 @@ async def test_when_places_run_short_the_silent_lose_theirs_first(open_office, b
     assert all(line.startswith(b"421 4.4.2 ") for line in sent_away)
 
 
+NO_MEMORY = b"421 4.3.1 mx.example.org is short of memory, closing, try again later\r\n"
+HELD = ConnectionLimits(memory_octets=Octets(200_000))
+
+
+async def test_E421_33_those_who_hold_most_are_sent_away(open_office, begin, until):
+    """Messages that stop halfway are in memory up to 64 KiB each. Others go on."""
+    office = await open_office(connections=HELD)
+    small = await begin(office, OPENED + b"DATA\r\n")
+    await small.send(b"Subject: x\r\n\r\n")
+    large = [await begin(office, OPENED + b"DATA\r\n") for _ in range(4)]
+    for number, caller in enumerate(large):
+        await caller.send(b"Subject: x\r\n\r\n" + LINE * (800 + number))
+    assert (
+        await large[3].reply() == await large[2].reply() == NO_MEMORY
+    )  # 16 KiB of each are kept as its beginning, too
+    assert sum(one.held_octets for one in office.protocols) <= 150_000
+    for caller in (small, large[0], large[1]):
+        assert (await caller.ask(b".")).startswith(b"250 ")
+    assert office.drafts == []
+
+
+async def test_recipients_take_memory_too(open_office, begin):
+    office = await open_office(connections=HELD)
+    caller = await begin(office, OPENED + b"RCPT TO:<alice@example.org>\r\n" * 400)
+    assert await caller.reply() == NO_MEMORY
+
+
+@pytest.mark.parametrize(
+    "held", [ConnectionLimits(memory_octets=Octets(1 << 20)), ConnectionLimits(memory_octets=Octets(0))]
+)
+async def test_answers_that_nobody_reads_and_what_waits_behind_them_take_memory_too(
+    open_office, begin, until, held
+):
+    office = await open_office(connections=held, limits=Limits(empty_commands=1_000_000))
+    other = await begin(office)
+    deaf = [await begin(office) for _ in range(8)]
+    for caller in deaf:
+        caller.writer.transport.pause_reading()
+        caller.writer.write(b"HELP\r\n" * 100_000)
+    if held.memory_octets:
+        await until(lambda: len(office.connections) < 9)
+    else:
+        await until(lambda: all(one._choked for one in office.protocols[1:]))
+        assert len(office.connections) == 9
+    assert await other.ask(b"NOOP") == b"250 2.0.0 OK\r\n"
+    for caller in deaf:
+        caller.cut()
+
+
 async def test_only_so_many_linger_after_a_refusal(open_office, begin, dial, until, monkeypatch):
     """Who was refused is read for a moment, so that the refusal is not lost; a flood of them holds no places."""
     monkeypatch.setattr(driver, "_MAX_LINGERING", 3)

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import ssl
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -759,3 +760,23 @@ async def test_a_hook_sees_the_whole_message_and_the_client(open_office, begin, 
     client, message = seen
     assert (client.address, client.role, client.tls) == ("127.0.0.1", Role.MX, True)
     assert (message.client.helo, message.octets, message.body) == ("client.example", len(MESSAGE), MESSAGE)
+
+
+@pytest.mark.parametrize("stage", ["decide_hello", "decide_mail", "decide_client", "decide_rcpt"])
+async def test_who_leaves_while_it_is_decided_upon_is_no_incident(open_office, dial, until, noted, stage):
+    """Otherwise anybody could fill the log with bugs that are none."""
+    came, decided = asyncio.Event(), asyncio.Event()
+
+    async def decide(*_about):
+        came.set()
+        await decided.wait()
+
+    office = await open_office(plugins=(SimpleNamespace(**{stage: decide}),))
+    caller = await dial(office.port)
+    await caller.send(b"EHLO x.example\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<alice@example.org>\r\n")
+    await came.wait()
+    caller.cut()
+    await until(lambda: not len(office.connections))
+    decided.set()
+    await until(lambda: office.protocols[0]._task is None)
+    assert not [name for name, _ in noted if name == "incident"]

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 _NO_PARAMETERS = MailParameters()
 _ELSEWHERE = frozenset({Transport.MX, Transport.SMTP})  # ways to hosts of others
 KEPT_HEAD_OCTETS = 16_384  # of a message on its way, beside its draft; few header sections are longer
+_RECIPIENT_OCTETS = 600  # what a recipient takes in memory, about
 _LOOK_S = 1.0  # free space is looked at no more often than this
 
 
@@ -78,6 +79,18 @@ class Letter(msgspec.Struct):
     origin: Checked | None = None  # what was found about who really sent it
     signers: tuple[Signer, ...] = ()  # whose keys it is signed with
     body_hash: bytes = b""  # what they sign of a large body
+
+    @property
+    def octets(self) -> int:
+        """How much of its body has come."""
+        return self.draft.octets if self.draft is not None else 0
+
+    @property
+    def held_octets(self) -> int:
+        """About how much of it is in memory."""
+        draft = self.draft
+        body = draft.octets if draft is not None and draft.file is None else 0
+        return min(len(self.head), KEPT_HEAD_OCTETS) + body + len(self.recipients) * _RECIPIENT_OCTETS
 
     def keep_head(self, piece: bytes, limit: int) -> None:
         """Remember the beginning of the message until the header section is complete, or longer than `limit`.

@@ -1,6 +1,6 @@
-"""Greet strangers slowly: the first line at once, the last after a while, and refuse clients that do not wait for it.
+"""Refuse clients in the greeting; greet strangers slowly, and refuse those that do not wait for its end.
 
-Refusals in the greeting itself are the business of `inbound.session` and of the checks that look at a client.
+What has to wait for an answer before a client is greeted is the business of the checks that look at it.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 from pillarbox.mail.catalogue import policy, session
 from pillarbox.mail.units import Seconds, Settings
 from pillarbox.policy.hooks import Action
+from pillarbox.policy.rules import Role
 
 if TYPE_CHECKING:
+    from pillarbox.inbound.desk import Desk
     from pillarbox.mail.reply import Reply
     from pillarbox.policy.hooks import Client, Hooks
     from pillarbox.smtp.profile import Profile
@@ -28,6 +30,28 @@ class GreetSettings(Settings, frozen=True):
     """What to do with clients that speak before the end of a greeting that is kept back (554)."""
     strict_pipelining: bool = False
     """Refuse clients of `mx` listeners that send on where they have to wait for an answer (554)."""
+
+
+def refuse_at_once(
+    desk: Desk, address: str, transport: asyncio.BaseTransport, *, presented: bool = False
+) -> Reply | None:
+    """Why a client is not served, as far as that is known without waiting. One presented by XCLIENT needs no place."""
+    say, connections = desk.profile.say, desk.connections
+    if desk.role is Role.NO_MAIL:
+        return say(session.NO_MAIL_HERE)
+    if desk.rules.denies(address):
+        return say(session.CLIENT_DENIED)
+    if desk.implicit_tls and desk.tls is not None:
+        objection = desk.tls.objection(transport.get_extra_info("ssl_object"))
+        if objection is not None:
+            return objection.reply()
+    if connections.draining:
+        return say(session.SHUTDOWN)
+    if connections.full and not presented:
+        return say(session.TOO_MANY_CONNECTIONS)
+    if connections.crowded(address):
+        return say(session.TOO_MANY_FROM_ADDRESS)
+    return None
 
 
 class SlowGreeting:

@@ -18,14 +18,15 @@ from msgspec.structs import replace
 from pillarbox import observe
 from pillarbox.inbound import login
 from pillarbox.inbound.accept import KEPT_HEAD_OCTETS, Accepted, Letter
+from pillarbox.inbound.agreement import agree
+from pillarbox.inbound.greeting import refuse_at_once
 from pillarbox.inbound.presented import add_up, describe_origin, take_client
-from pillarbox.mail.catalogue import content, extensions, peers, session
+from pillarbox.mail.catalogue import bounds, content, extensions, peers, session
 from pillarbox.mail.message import protocol_name
 from pillarbox.mail.reply import Reply
 from pillarbox.net.handshakes import start_tls
-from pillarbox.net.tls import certified_names, end_point
+from pillarbox.net.tls import certified_names, end_point, kept_octets
 from pillarbox.policy.hooks import Client
-from pillarbox.policy.rules import Role
 from pillarbox.queue.spool import SpoolError
 from pillarbox.smtp.events import (
     BodyChunk,
@@ -119,12 +120,11 @@ class SmtpProtocol(asyncio.Protocol):
             return
         desk = self._desk
         peer = self._peer or transport.get_extra_info("peername") or ("local", 0)
-        address = peer[0] if isinstance(peer, tuple) else "local"
-        port = peer[1] if isinstance(peer, tuple) else 0
+        address, port = peer[:2] if isinstance(peer, tuple) else ("local", 0)
         number = f"{_boot}-{next(_numbers)}"
         trusted = desk.rules.trusts(address)
         self._client = Client(number, address, port, desk.role, tls=desk.implicit_tls, trusted=trusted)
-        refusal = self._greeting_refusal(address)
+        refusal = refuse_at_once(desk, address, transport)
         self._session = ServerSession(
             desk.profile, now=time.monotonic(), tls=desk.implicit_tls, refusal=refusal
         )
@@ -147,27 +147,8 @@ class SmtpProtocol(asyncio.Protocol):
 
     def _give_rights(self, proxies: Proxies) -> None:
         """Let the client speak for others if its address may."""
-        current = self._session
-        current.channel = replace(current.channel, trusted_with=proxies.verbs(self._client.address))
-
-    def _greeting_refusal(self, address: str) -> Reply | None:
-        desk = self._desk
-        say, connections = desk.profile.say, desk.connections
-        if desk.role is Role.NO_MAIL:
-            return say(session.NO_MAIL_HERE)
-        if desk.rules.denies(address):
-            return say(session.CLIENT_DENIED)
-        if desk.implicit_tls and desk.tls is not None:
-            objection = desk.tls.objection(self._transport.get_extra_info("ssl_object"))
-            if objection is not None:
-                return objection.reply()
-        if connections.draining:
-            return say(session.SHUTDOWN)
-        if connections.full and self._told is None:  # XCLIENT opens no further connection
-            return say(session.TOO_MANY_CONNECTIONS)
-        if connections.crowded(address):
-            return say(session.TOO_MANY_FROM_ADDRESS)
-        return None
+        trusted_with = proxies.verbs(self._client.address)
+        self._session.channel = replace(self._session.channel, trusted_with=trusted_with)
 
     async def _greet_later(self) -> None:
         refusal = await self._ask("decide_connect")
@@ -186,8 +167,10 @@ class SmtpProtocol(asyncio.Protocol):
         self._session.receive(data, time.monotonic())
         if self._task is None and not self._choked:  # not _holds_back: this is asked for each command
             self._pump()
-        elif self._session.waiting_octets > _MAX_WAITING_OCTETS:
-            self._pause()
+        else:
+            self._desk.connections.put_aside(self, len(data))
+            if self._session.waiting_octets > _MAX_WAITING_OCTETS:
+                self._pause()
 
     def _pause(self) -> None:
         """Leave in the kernel what the client sends on."""
@@ -212,14 +195,14 @@ class SmtpProtocol(asyncio.Protocol):
         """The connection is gone: what was not committed is forgotten."""
         self._desk.connections.remove(self, self._client.address)
         if self._lingers_until:
-            self._lingers_until = 0.0
-            self._desk.connections.lingering -= 1
+            self._lingers_until, self._desk.connections.lingering = 0.0, self._desk.connections.lingering - 1
         self._forget_letter()
 
     def pause_writing(self) -> None:
         """The client does not read its replies: take no more commands from it."""
         self._choked = self._paused = True
         self._transport.pause_reading()
+        self._desk.connections.put_aside(self, self.held_octets)
 
     def resume_writing(self) -> None:
         """The client reads again."""
@@ -244,6 +227,25 @@ class SmtpProtocol(asyncio.Protocol):
             self._transport.abort()
         elif self._task is None:
             self._session.expire(now, deadline)
+            self._pump()
+
+    @property
+    def held_octets(self) -> int:
+        """About how much the client has us keep in memory."""
+        held, letter = self._session.waiting_octets + self._transport.get_write_buffer_size(), self._letter
+        if self._session.tls:
+            held += kept_octets(letter.octets if letter is not None else 0)
+        return held + letter.held_octets if letter is not None else held
+
+    def give_way(self) -> None:
+        """Close, because clients have us keep too much and this one most; what it sent is forgotten."""
+        self._forget_letter()
+        self._session.cut_short(
+            bounds.NO_MEMORY
+        )  # at once: the transport ends later, and meanwhile others send
+        if self._holds_back or self._lingers_until or self._transport.is_closing():
+            self._transport.abort()
+        else:
             self._pump()
 
     def drain(self) -> None:
@@ -286,7 +288,7 @@ class SmtpProtocol(asyncio.Protocol):
             self._hang_up()
         elif event is _BUSY:
             self._pause()
-            self._await(self._desk.connections.turns.wait())
+            self._await(self._desk.connections.wait_for_turn(self, self._session.waiting_octets))
 
     def _tarry(self, tarpit: Tarpit) -> bool:
         """Whether the answers are kept back for a while, because there are refusals among them."""
@@ -445,23 +447,17 @@ class SmtpProtocol(asyncio.Protocol):
 
     async def _mail_with_wish(self, event: MailFrom, reply: Reply) -> Reply:
         """MAIL asks for more than to carry the message."""
-        rules, wish = self._desk.terms, event.parameters.wish
+        wish = event.parameters.wish
         assert wish is not None  # that is why we are here
-        terms = rules.decide(self._client, event.parameters, time.time())
+        terms = await agree(self._desk, self._client, event.parameters)
         if isinstance(terms, Reply):
             return self._refused(terms, "mail")
-        if terms.hold_until:
-            try:
-                await self._desk.door.check_writable()
-            except SpoolError as error:
-                observe.SPOOL_TROUBLE.note(session=self._client.session, problem=str(error))
-                return self._refused(extensions.HOLD_NOT_NOW.reply(), "mail")
         if terms.priority != wish.priority:
             reply = extensions.PRIORITY_CHANGED.reply(priority=terms.priority)
         reply = await self._mail_by_hooks(event, reply)
         if reply.positive and self._letter is not None:
             self._letter.terms = terms
-            self._letter.max_octets = rules.max_octets(terms.priority)
+            self._letter.max_octets = self._desk.terms.max_octets(terms.priority)
         return reply
 
     async def _mail_by_hooks(self, event: MailFrom, reply: Reply) -> Reply:
@@ -493,19 +489,21 @@ class SmtpProtocol(asyncio.Protocol):
         if self._forwarded is not None:
             self._letter.forwarded, self._forwarded = describe_origin(self._forwarded), None
 
-    def _on_rcpt(self, event: RcptTo) -> Reply | Awaitable[Reply]:
+    def _on_rcpt(self, event: RcptTo) -> Reply | Awaitable[Reply | None]:
         if "decide_client" in self._desk.hooks.wanted:
             return self._client_by_hooks(event)
         return self._decide_recipient(event)
 
-    async def _client_by_hooks(self, event: RcptTo) -> Reply:
+    async def _client_by_hooks(self, event: RcptTo) -> Reply | None:
         opinion = await self._ask("decide_client", self._session.sender, event.recipient)
+        if self._letter is None:  # the client has left
+            return None
         if opinion is not None and not opinion.positive:
             return self._refused(opinion, "rcpt", recipient=str(event.recipient))
         answer = self._decide_recipient(event)
         return answer if isinstance(answer, Reply) else await answer
 
-    def _decide_recipient(self, event: RcptTo) -> Reply | Awaitable[Reply]:
+    def _decide_recipient(self, event: RcptTo) -> Reply | Awaitable[Reply | None]:
         assert self._letter is not None  # RCPT comes inside a transaction
         found = self._desk.rules.decide_rcpt(
             self._client, event.recipient, self._session.sender, self._letter.parameters.size
@@ -523,12 +521,15 @@ class SmtpProtocol(asyncio.Protocol):
         self._letter.recipients.append(Accepted(event, str(event.recipient), found))
         return self._desk.rules.acceptance(self._client, event.recipient)
 
-    async def _rcpt_by_hooks(self, event: RcptTo, found: tuple[Any, ...]) -> Reply:
-        assert self._letter is not None  # as above
-        client = msgspec.structs.replace(self._client, announced_octets=self._letter.parameters.size)
+    async def _rcpt_by_hooks(self, event: RcptTo, found: tuple[Any, ...]) -> Reply | None:
+        letter = self._letter
+        assert letter is not None  # as above
+        client = msgspec.structs.replace(self._client, announced_octets=letter.parameters.size)
         opinion = await self._desk.hooks.decide(
             "decide_rcpt", client, self._session.sender, event.recipient, warned=self._warned
         )
+        if self._letter is None:  # as above
+            return None
         if opinion is not None and not opinion.positive:
             return self._refused(opinion, "rcpt", recipient=str(event.recipient))
         return self._take_recipient(event, found)
@@ -608,7 +609,7 @@ class SmtpProtocol(asyncio.Protocol):
         self._certified = ()  # the certificate is that of the host in between
         self._warned.clear()
         self._standing_warnings = 0
-        refusal = self._greeting_refusal(client.address)
+        refusal = refuse_at_once(desk, client.address, self._transport, presented=True)
         desk.connections.rename(self, old, client.address)
         self._session.restart(refusal, login=client.login)
         self._session.channel = replace(self._session.channel, certified=False)
@@ -661,8 +662,7 @@ class SmtpProtocol(asyncio.Protocol):
 
     def _note_tls(self) -> None:
         """Learn what the handshake has agreed upon."""
-        secured = self._transport.get_extra_info("cipher")
-        self._tls_cipher = secured[0] if secured else ""
+        self._tls_cipher = (self._transport.get_extra_info("cipher") or ("",))[0]
         connection = self._transport.get_extra_info("ssl_object")
         self._certified = certified_names(connection)
         self._session.channel = Channel(

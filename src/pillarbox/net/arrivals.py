@@ -17,6 +17,7 @@ from pillarbox.mail.catalogue import session
 from pillarbox.net import proxy_header
 from pillarbox.net.handshakes import HANDSHAKE_S, describe_failure
 from pillarbox.net.proxy_header import HeaderError
+from pillarbox.net.tls import kept_octets
 
 if TYPE_CHECKING:
     import ssl
@@ -163,6 +164,15 @@ class _Arrival(asyncio.Protocol):
     def expire(self, _now: float, _deadline: float) -> None:
         """It takes too long."""
         self._late = True
+        self._task.cancel()
+
+    @property
+    def held_octets(self) -> int:
+        """What TLS takes, if it begins with it."""
+        return 0 if self._host.tls is None else kept_octets(0)
+
+    def give_way(self) -> None:
+        """Nothing was promised yet."""
         self._task.cancel()
 
     def drain(self) -> None:

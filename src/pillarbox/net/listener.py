@@ -10,10 +10,11 @@ import contextlib
 import ipaddress
 import socket
 import time
+from operator import itemgetter
 from typing import TYPE_CHECKING, Protocol
 
 from pillarbox import observe
-from pillarbox.mail.units import Seconds, Settings
+from pillarbox.mail.units import Octets, Seconds, Settings
 from pillarbox.net.turns import Turns
 from pillarbox.policy.lists import neighbourhood
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _SWEEP_S = 1.0  # how often deadlines are looked at; one sweep for all costs less than a timer each
 _BACKLOG = 1024
+_MOST_OCTETS = 1 << 20  # that one connection can have us keep, about
 
 
 class ConnectionLimits(Settings, frozen=True):
@@ -38,6 +40,11 @@ class ConnectionLimits(Settings, frozen=True):
     per_account: int = 0
     """Sessions that are logged in as one account; 0 for any number (454)."""
 
+    memory_octets: Octets = Octets(256 << 20)
+    """How much all clients of a worker may have it keep in memory, about: messages up to 64 KiB and header sections on their
+    way, recipients, commands that wait, answers that nobody reads, TLS. Beyond it those that hold most are sent away (421);
+    0 for no bound."""
+
 
 class Watched(Protocol):
     """What the listener asks of a connection."""
@@ -51,6 +58,13 @@ class Watched(Protocol):
 
     def expire(self, now: float, deadline: float) -> None:
         """The deadline has passed."""
+
+    @property
+    def held_octets(self) -> int:
+        """How much memory it takes, about."""
+
+    def give_way(self) -> None:
+        """Finish, because it takes too much memory."""
 
     def drain(self) -> None:
         """Finish soon."""
@@ -73,7 +87,8 @@ class Connections:
         ] = {}  # what those that are logged in count as, if accounts are counted
         self._emptied = asyncio.Event()  # set when the last one closes
         self.draining = False
-        self.turns = Turns()
+        self._turns = Turns()
+        self._put_aside = 0  # octets since memory was last looked at
         self.lingering = (
             0  # connections that we have hung up on, which are read until their clients have, too
         )
@@ -168,11 +183,48 @@ class Connections:
         else:
             del self._counts[key]
 
+    def wait_for_turn(self, connection: Watched, octets: int) -> asyncio.Future[None]:
+        """Let others go first; meanwhile so much of what the client sent waits."""
+        self.put_aside(connection, octets)
+        return self._turns.wait()
+
+    def put_aside(self, connection: Watched, octets: int) -> None:
+        """Note that a connection keeps so much more in memory; if it may have become too much, make room at once.
+
+        One turn of the loop may bring what a thousand clients send, so it can't wait for the next.
+        """
+        self._put_aside += octets
+        if self._put_aside > self._limits.memory_octets >> 3:
+            self._put_aside = 0
+            self.make_room(besides=connection)
+
+    def make_room(self, *, besides: Watched | None = None) -> None:
+        """Send away those that hold most if all together hold too much, until a quarter is free again.
+
+        One that is at work just now is left for the next time.
+        """
+        most = self._limits.memory_octets
+        if not most or len(self._open) * _MOST_OCTETS <= most:
+            return
+        holders = [(one.held_octets, one) for one in self._open if one is not besides]
+        held = left = sum(octets for octets, _ in holders)
+        if held <= most:
+            return
+        cut = 0
+        for octets, connection in sorted(holders, key=itemgetter(0), reverse=True):
+            if left <= most - (most >> 2):
+                break
+            left, cut = left - octets, cut + 1
+            with _one_only(connection):
+                connection.give_way()
+        observe.MEMORY_SHORT.note(held=held, sessions=cut)
+
     async def watch(self) -> None:
         """Expire connections whose deadline has passed, and tell how many there are, for ever."""
         while True:
             observe.SESSIONS_OPEN.set(len(self._open))
             await asyncio.sleep(_SWEEP_S)
+            self.make_room()
             now = time.monotonic()
             for connection, deadline in self._late(now):
                 with _one_only(connection):

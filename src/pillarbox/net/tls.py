@@ -20,7 +20,8 @@ TlsVersion = Literal["1.2", "1.3"]
 # RFC 9325 4.2: forward secrecy and authenticated encryption. Those of TLS 1.3 are all sound.
 _CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 
-
+_IDLE_OCTETS = 32_768  # measured: 25 KiB
+_READ_OCTETS = 262_144  # the buffer of uvloop, which fills with what comes at once
 _DER = 2  # ENCODING_DER of the module behind `ssl`
 _HANDSHAKE, _CERTIFICATE = 22, 11  # a kind of record and of message (RFC 8446 5.1, 4)
 _STARTS = (
@@ -140,6 +141,11 @@ def certificate_hash(certificate: bytes) -> bytes:
     if algorithm is None:
         return b""  # as with Ed25519: nothing is defined for it
     return read.fingerprint(hashes.SHA256() if algorithm.name in ("md5", "sha1") else algorithm)
+
+
+def kept_octets(read: int) -> int:
+    """What TLS keeps in memory for a connection, about, if it carries a message of which so much has come."""
+    return _IDLE_OCTETS + min(read, _READ_OCTETS)
 
 
 def end_point(connection: ssl.SSLObject) -> bytes:

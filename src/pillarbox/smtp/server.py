@@ -58,7 +58,6 @@ class ServerSession:
 
     __slots__ = (
         "_accepted",
-        "_domains",
         "_draining",
         "_events",
         "_exchange",
@@ -102,7 +101,6 @@ class ServerSession:
         self._transfer = Transfer(self._events)
         self._mail: MailFrom | None = None
         self._accepted = self._tried = 0
-        self._domains: set[str] = set()  # of the recipients, if they are limited
         self._refused = session.REFUSED
         self.state = State.CONNECTED
         self.parted = False  # whether the client asked for the end of the session
@@ -240,6 +238,11 @@ class ServerSession:
         self._draining = True
         self._finish_if_draining()
 
+    def cut_short(self, cause: Cause) -> None:
+        """Close the session at once, and forget what the client sent."""
+        self._lines.forget()
+        self._close(cause)
+
     def tls_started(self, now: float) -> None:
         """From here on all octets come encrypted: forget what the client said in clear (RFC 3207 4.2)."""
         self._lines.forget()
@@ -376,8 +379,8 @@ class ServerSession:
         self._mail = None
         self._transfer.end()
         self._accepted = self._tried = 0
-        if self._domains:
-            self._domains = set()
+        if self._used.domains:
+            self._used.domains.clear()
         if self.state not in _APART:
             self.state = self._idle_state()
 
@@ -482,9 +485,9 @@ class ServerSession:
 
     def _do_mail(self, argument: str) -> None:
         limits = self._profile.limits
-        spent = self._used.message(limits)
-        if spent is not None:
-            self._close(spent)
+        self._used.messages += 1
+        if self._used.messages > limits.messages:
+            self._close(session.TOO_MANY_MESSAGES)
             return
         event = grammar.parse_mail(argument, self.offered, self._profile.suspended)
         if self.hello_verb == "HELO" and self._profile.strict_pipelining and self._runs_ahead:
@@ -507,19 +510,13 @@ class ServerSession:
         elif isinstance(event, Reply):
             self._tried += 1
             self._say(event)
-        elif profile.limits.recipient_domains and self._one_domain_too_many(event):
+        elif profile.limits.recipient_domains and self._used.is_one_domain_too_many(
+            event.recipient.dns_domain, profile.limits
+        ):
             self._tried += 1
             self._out.append(envelope.TOO_MANY_DOMAINS.reply().wire)
         else:
             self._events.append(event)
-
-    def _one_domain_too_many(self, event: RcptTo) -> bool:
-        """Count the domains of the recipients (RFC 9422 4.3)."""
-        domain = event.recipient.dns_domain
-        if domain not in self._domains and len(self._domains) >= self._profile.limits.recipient_domains:
-            return True
-        self._domains.add(domain)
-        return False
 
     def _do_data(self, argument: str) -> None:
         assert self._mail is not None  # as above
@@ -554,7 +551,9 @@ class ServerSession:
 
     def _idle(self) -> None:
         """A command led nowhere."""
-        self._close_for(self._used.idle(self._profile.limits))
+        self._used.empty += 1
+        if self._used.empty > self._profile.limits.empty_commands:
+            self._close_for(self._used.mistake(self._profile.limits))
 
     def _do_quit(self, argument: str) -> None:
         if argument:

@@ -17,29 +17,27 @@ if TYPE_CHECKING:
 
 
 class Usage(msgspec.Struct, gc=False):
-    """The counts of one session. Each method counts one more, and says why to close the session if that is too many."""
+    """The counts of one session. What is counted for each command and message of a good client, the session counts itself."""
 
     errors: int = 0
     empty: int = 0  # commands since the last message that led nowhere
     messages: int = 0  # RFC 9422 4.1: failed ones count too
     failures: int = 0  # of logins
+    domains: set[str] = msgspec.field(default_factory=set)  # of a message's recipients, if they are limited
 
     def mistake(self, limits: Limits) -> Cause | None:
-        """A command was refused."""
+        """Count a refused command; the cause to close the session if it was one too many."""
         self.errors += 1
         return session.TOO_MANY_ERRORS if self.errors >= limits.errors else None
 
-    def idle(self, limits: Limits) -> Cause | None:
-        """A command led nowhere: so many of them count as mistakes, lest they go on for ever."""
-        self.empty += 1
-        return self.mistake(limits) if self.empty > limits.empty_commands else None
-
-    def message(self, limits: Limits) -> Cause | None:
-        """A message begins."""
-        self.messages += 1
-        return session.TOO_MANY_MESSAGES if self.messages > limits.messages else None
+    def is_one_domain_too_many(self, domain: str, limits: Limits) -> bool:
+        """Count the domains of a message's recipients (RFC 9422 4.3)."""
+        if domain not in self.domains and len(self.domains) >= limits.recipient_domains:
+            return True
+        self.domains.add(domain)
+        return False
 
     def failed_login(self, limits: Limits) -> Cause | None:
-        """A login was refused for good."""
+        """Count a login that was refused for good; the cause as above."""
         self.failures += 1
         return auth.TOO_MANY_FAILURES if self.failures >= limits.login_failures else None

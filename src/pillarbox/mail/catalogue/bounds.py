@@ -1,4 +1,4 @@
-"""Causes that end a session because its client takes more time or sends more octets than anybody needs."""
+"""Causes that end a session because its client takes more time, octets or memory than it can have."""
 
 from __future__ import annotations
 
@@ -37,4 +37,22 @@ TOO_MUCH = Cause(
     advice="Send a smaller message; EHLO tells the limit after SIZE.",
     setting="limits.message",
     scenarios=("E421-32",),
+)
+NO_MEMORY = Cause(
+    "bounds.no_memory",
+    421,
+    "4.3.1",
+    "{hostname} is short of memory, closing, try again later",
+    (Stage.ANY,),
+    "RFC 5321 3.8",
+    "All clients together had the server keep too much in memory, and this one most of it.",
+    explanation=(
+        "Messages that are not complete, commands that wait for their answer, and answers that nobody reads are kept in "
+        "memory, and so much was kept that whoever had most was sent away. Nothing of its message was accepted. That "
+        "happens under attack, or if the bound is too low for the number of clients."
+    ),
+    who=Who.OPERATOR,
+    advice="Wait; a mail server tries again by itself. The operator may raise the bound if that was no attack.",
+    setting="connections.memory",
+    scenarios=("E421-33",),
 )
