@@ -306,6 +306,7 @@ CHECK_TAGGED = Event(
 CHECK_PROVEN = Event(
     "check.proven", Level.INFO, "what was said of {client} rests on: {answers}", labels=("cause", "stage")
 )
+TARPIT_WARNED = Event("tarpit.warned", Level.INFO, "would have kept answers to {client} back for {seconds} s")
 LOGIN_OK = Event("login.ok", Level.INFO, "{login} logged in from {client}", labels=("mechanism",))
 ACCOUNTS_DOWN = Event("accounts.down", Level.ERROR, "accounts cannot be looked up: {problem}")
 LOGIN_FAILED = Event(

@@ -28,9 +28,9 @@ TRUSTED = ProxySettings(xclient_networks=("127.0.0.0/8",))
 
 def test_each_mistake_costs_more_than_the_one_before():
     tarpit = Tarpit(TarpitSettings(delay_s=Seconds(2), free=1, max_delay_s=Seconds(9)))
-    assert [tarpit.delay_s(number, number + 1) for number in range(7)] == [0, 2, 4, 6, 8, 9, 9]
-    assert tarpit.delay_s(0, 3) == 2 + 4
-    assert tarpit.delay_s(5, 5) == 0
+    assert [tarpit.length_s(number, number + 1) for number in range(7)] == [0, 2, 4, 6, 8, 9, 9]
+    assert tarpit.length_s(0, 3) == 2 + 4
+    assert tarpit.length_s(5, 5) == 0
 
 
 @pytest.fixture
@@ -125,6 +125,14 @@ async def test_a_few_wrong_addresses_now_and_then_are_no_harvest(open_office, co
         assert (await converse(office, EHLO, MAIL, NOBODY % number))[-1][:9] == b"550 5.1.1"
         now[0] += 15
     assert (await converse(office, EHLO, MAIL, RCPT))[-1][:3] == b"250"
+    assert held == []
+
+
+@pytest.mark.parametrize("action", [Action.WARN, Action.TAG])
+async def test_a_harvest_on_trial_keeps_nobody_waiting(open_office, converse, held, action):
+    office = await open_office(checks=harvest(action))
+    replies = await converse(office, EHLO, MAIL, *(NOBODY % number for number in range(6)), RCPT)
+    assert replies[-1][:3] == b"250"
     assert held == []
 
 

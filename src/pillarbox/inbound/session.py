@@ -293,7 +293,7 @@ class SmtpProtocol(asyncio.Protocol):
     def _tarry(self, tarpit: Tarpit) -> bool:
         """Whether the answers are kept back for a while, because there are refusals among them."""
         before, self._mistakes = self._mistakes, self._session.errors + self._refusals
-        delay_s = tarpit.delay_s(before, self._mistakes) if self._client.stranger else 0.0
+        delay_s = tarpit.delay_s(self._client, before, self._mistakes, self._warned)
         if delay_s:
             self._await(self._flush_later(tarpit, delay_s))
         return bool(delay_s)

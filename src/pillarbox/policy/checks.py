@@ -133,8 +133,8 @@ def _of_recipients(settings: CheckSettings, directory: Directory, tools: Tools) 
         yield FreshFiles(directory)
     if directory.asks:
         yield AskFirst(directory)
-    if settings.recipient.check_domains:
-        yield NullMx(directory, tools.lookup)
+    if settings.recipient.check_domains and settings.recipient.action is not Action.OFF:
+        yield NullMx(settings.recipient, directory, tools.lookup)
     if directory.has_verified and tools.probe is not None:
         yield NextHop(directory, tools.probe)
     if directory.has_limits:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from pillarbox.mail.catalogue import policy
 from pillarbox.mail.units import Octets, Settings
+from pillarbox.policy.hooks import Action
 
 if TYPE_CHECKING:
     from pillarbox.mail.reply import Reply
@@ -32,10 +33,14 @@ class EmergencySettings(Settings, frozen=True):
     max_load: float | None = None
     """A load average of the last minute over this, per processor."""
 
+    action: Action = Action.REJECT
+    """What to do then; "warn" only notes whom it would have been done to."""
+
     @property
     def watches(self) -> bool:
         """Whether anything is looked at."""
-        return (self.min_disk_octets, self.min_memory_octets, self.max_load) != (None, None, None)
+        watched = (self.min_disk_octets, self.min_memory_octets, self.max_load)
+        return watched != (None, None, None) and self.action is not Action.OFF
 
 
 class Emergency:
@@ -43,6 +48,7 @@ class Emergency:
 
     def __init__(self, settings: EmergencySettings, hostname: str, folder: Path) -> None:
         """Watch the disk on which `folder` lies."""
+        self.action = settings.action
         self._settings = settings
         self._hostname = hostname
         self._folder = folder

@@ -12,6 +12,7 @@ from pillarbox.mail.route import Transport
 from pillarbox.mail.units import Settings
 from pillarbox.mailauth.dns import Query
 from pillarbox.policy.evidence import ask
+from pillarbox.policy.hooks import Action
 
 if TYPE_CHECKING:
     from pillarbox.mail.address import Address
@@ -27,13 +28,16 @@ class RecipientSettings(Settings, frozen=True):
 
     check_domains: bool = False
     """Ask DNS about domains that are not ours at RCPT already, and refuse those that take no mail (556)."""
+    action: Action = Action.REJECT
+    """What to do with recipients in such domains; while DNS does not answer they are put off, or only tagged or noted."""
 
 
 class NullMx:
     """A check for the hooks."""
 
-    def __init__(self, directory: Directory, lookup: Lookup) -> None:
+    def __init__(self, settings: RecipientSettings, directory: Directory, lookup: Lookup) -> None:
         """`directory` knows which domains are found by their exchangers."""
+        self.action = settings.action
         self._directory = directory
         self._lookup = lookup
 

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from pillarbox.policy.memory import Memory, Notes
 
 
+_ACTING = (Action.REJECT, Action.DEFER)  # nobody waits for a check that is on trial or only tags
+
+
 class HarvestSettings(Settings, frozen=True):
     """Strangers who name recipients that do not exist: `[harvest]`."""
 
@@ -35,7 +38,8 @@ class HarvestSettings(Settings, frozen=True):
     block_s: Seconds = Seconds(3600)
     """For how long such a network is refused."""
     slow_after: int = 5
-    """After so many of them each further recipient is answered later: by `delay` at first, then by twice as long, and so on."""
+    """After so many of them each further recipient is answered later: by `delay` at first, then by twice as long, and so on.
+    Not while `action` is "tag" or "warn"."""
     delay_s: Seconds = Seconds(1)
     """How much longer each answer takes; 0 for no longer."""
     max_delay_s: Seconds = Seconds(10)
@@ -81,7 +85,7 @@ class Harvest:
         if blocked_s:
             return policy.HARVESTER.reply(network=network, seconds=math.ceil(blocked_s))
         over = number - self._settings.slow_after
-        if over > 0 and self._settings.delay_s:
+        if over > 0 and self._settings.delay_s and self.action in _ACTING:
             await self._patience.wait(min(over * self._settings.delay_s, self._settings.max_delay_s))
         return None
 

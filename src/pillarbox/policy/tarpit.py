@@ -5,8 +5,16 @@ What a mistake is, is known to the session; when there are too many of them it e
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Literal
+
+from pillarbox import observe
 from pillarbox.mail.units import Seconds, Settings
 from pillarbox.policy.patience import Patience
+
+if TYPE_CHECKING:
+    from pillarbox.policy.hooks import Client
+
+_WARNING = "answers to many mistakes, which [tarpit] would have kept back"
 
 
 class TarpitSettings(Settings, frozen=True):
@@ -14,6 +22,8 @@ class TarpitSettings(Settings, frozen=True):
 
     delay_s: Seconds = Seconds(0)
     """How much longer the answer to each further mistake takes than that to the one before; 0 for no tarpit."""
+    action: Literal["delay", "warn"] = "delay"
+    """Whether the answers are kept back, or only noted that they would be."""
     free: int = 3
     """Mistakes of one session that have no consequences: refused recipients, senders and commands alike."""
     max_delay_s: Seconds = Seconds(20)
@@ -30,8 +40,21 @@ class Tarpit:
         self._settings = settings
         self._patience = Patience(settings.max_waiting)
 
-    def delay_s(self, before: int, mistakes: int) -> float:
-        """How long to keep the answers back that brought a session from `before` to so many mistakes."""
+    def delay_s(self, client: Client, before: int, mistakes: int, warned: list[str]) -> float:
+        """How long to keep the answers back that brought a session from `before` to so many mistakes.
+
+        On trial it is noted and added to `warned`, and nobody waits.
+        """
+        delay_s = self.length_s(before, mistakes) if client.stranger else 0.0
+        if not delay_s or self._settings.action == "delay":
+            return delay_s
+        observe.TARPIT_WARNED.note(session=client.session, client=client.address, seconds=round(delay_s, 1))
+        if _WARNING not in warned:
+            warned.append(_WARNING)
+        return 0.0
+
+    def length_s(self, before: int, mistakes: int) -> float:
+        """How long the answers take by the settings alone."""
         settings = self._settings
         first, last = max(before - settings.free, 0), mistakes - settings.free
         if last <= first:
