@@ -228,8 +228,11 @@ def test_where_nobody_reads_metrics_nothing_is_counted_and_the_library_is_not_lo
 
 
 def test_workers_that_share_metrics_are_counted_together(tmp_path: Path) -> None:
-    (tmp_path / "metrics").mkdir()
-    (tmp_path / "metrics" / "counter_1.db").write_bytes(b"left behind by an earlier run")
+    left = tmp_path / "metrics" / "999999999"
+    left.mkdir(parents=True)
+    (left / "counter_1.db").write_bytes(b"left behind by a process that was killed")
+    running = tmp_path / "metrics" / str(os.getpid())
+    running.mkdir()
     code = """if True:
         import os, sys
         from pathlib import Path
@@ -251,3 +254,5 @@ def test_workers_that_share_metrics_are_counted_together(tmp_path: Path) -> None
     assert 'pillarbox_message_received_total{protocol="ESMTP"} 2.0' in text
     assert "pillarbox_sessions_open 5.0" in text  # the other one's connections ended with it
     assert 'pillarbox_queue_recipients{state="held"} 7.0' in text  # both see the same queue
+    assert not left.exists()
+    assert running.exists(), "another server that runs keeps its own"

@@ -206,19 +206,34 @@ def start_counting() -> None:
         metric.start()
 
 
-def share_metrics(folder: Path) -> None:
-    """Count from now on, several processes together through files in `folder`, which is emptied.
+def share_metrics(root: Path) -> Path:
+    """Count from now on, several processes together through files in a folder of this process below `root`: its path.
 
-    Call it in the parent before the workers start; they inherit it.
+    Call it in the parent before the workers start; they inherit it. What parents left there that were killed is removed.
     """
     if "prometheus_client" in sys.modules:
         msg = "metrics must be shared before counting starts"
         raise RuntimeError(msg)
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for stale in folder.glob("*.db"):
-        stale.unlink()
+    import shutil  # noqa: PLC0415 - only a parent of several workers needs it
+
+    folder = root / str(os.getpid())
+    for left in root.iterdir() if root.exists() else ():
+        if left == folder or not _is_running(left.name):
+            shutil.rmtree(left, ignore_errors=True)
+    folder.mkdir(mode=0o700, parents=True)
     os.environ[_MULTIPROCESS] = str(folder)
     start_counting()
+    return folder
+
+
+def _is_running(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except PermissionError:
+        return True
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def forget_worker(pid: int) -> None:

@@ -247,16 +247,17 @@ class _Supervisor:
 
     def run(self) -> int:
         """Start the workers, replace those that die, and end when all have ended after a signal. Raises StartError."""
-        import tempfile  # noqa: PLC0415 - a lone worker needs none
+        import shutil  # noqa: PLC0415 - a lone worker needs none
 
-        with tempfile.TemporaryDirectory(prefix="pillarbox-metrics-", ignore_cleanup_errors=True) as metrics:
-            if self._jobs[0].config.console.address:
-                observe.share_metrics(Path(metrics))
-            while self._workers or self._absent:
-                for number in [number for number, at in self._absent.items() if at <= time.monotonic()]:
-                    del self._absent[number]
-                    self._spawn(number)
-                self._handle_signal()
+        config = self._jobs[0].config
+        metrics = observe.share_metrics(Path(config.data) / "metrics") if config.console.address else None
+        while self._workers or self._absent:
+            for number in [number for number, at in self._absent.items() if at <= time.monotonic()]:
+                del self._absent[number]
+                self._spawn(number)
+            self._handle_signal()
+        if metrics is not None:
+            shutil.rmtree(metrics, ignore_errors=True)
         if self._failure is not None:
             raise self._failure
         return os.EX_OK

@@ -123,3 +123,18 @@ async def test_the_loss_of_a_worker_is_counted(monitored):
     await server.until(lambda: server.workers[0] != before[0])
     numbers = await monitor.until(worker_lost_total=1)
     assert numbers["pillarbox_worker_started_total"] == 3
+
+
+async def test_what_a_killed_parent_left_is_removed_by_the_next(serve, free_port):
+    server = await serve(LISTENERS.format(workers=2, console=free_port(), smtp=free_port()))
+    folders = server.data / "metrics"
+    (killed,) = folders.iterdir()
+    server.signal(signal.SIGKILL)
+    await server.ended()
+    assert killed.exists()
+    await server.start()
+    (current,) = folders.iterdir()
+    assert current.name == str(server.process.pid)
+    server.signal(signal.SIGTERM)
+    assert await server.ended() == 0
+    assert list(folders.iterdir()) == []
