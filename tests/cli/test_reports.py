@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zipfile
 
 import msgspec
 import pytest
@@ -66,6 +67,51 @@ def test_files_are_read_listed_and_shown(run, files):
         run("show", "99", status=1).stderr == "no report 99\n"
         or "no report 99" in run("show", "99", status=1).output
     )
+
+
+FAILURE = b"""From: <a@far.test>
+Content-Type: multipart/report; report-type=feedback-report; boundary=x
+
+--x
+Content-Type: message/feedback-report
+
+Feedback-Type: auth-failure
+Version: 1
+Source-IP: 192.0.2.7
+Reported-Domain: example.org
+Auth-Failure: dmarc
+
+--x
+Content-Type: text/rfc822-headers
+
+From: eve@example.org
+Subject: win now
+
+--x--
+"""
+
+
+def test_all_three_kinds_are_read_from_what_others_send(run, tmp_path, files):
+    """Packed or not, bare or in a mail."""
+    zipped, failure = tmp_path / "far.zip", tmp_path / "failure.eml"
+    with zipfile.ZipFile(zipped, "w", zipfile.ZIP_DEFLATED) as made:
+        made.writestr("report.xml", aggregate.format_report(DMARC))
+    failure.write_bytes(FAILURE)
+    run("read", str(zipped), str(failure), files[1])
+    found = {one["kind"]: one for one in json.loads(run("list", "--json").output)}
+    assert sorted(found) == ["dmarc", "failure", "tls"]
+    shown = run("show", str(found["failure"]["id"])).output
+    for word in ("192.0.2.7", "win now", "eve@example.org"):
+        assert word in shown
+
+
+def test_a_bomb_is_not_unpacked(run, tmp_path):
+    bomb = tmp_path / "bomb.xml.gz"
+    bomb.write_bytes(gzip.compress(b"<feedback>" + b" " * (65 << 20), 1))
+    said = run("read", str(bomb), status=65).output
+    assert "octets" in said
+    assert "unpack" in said
+    assert run("list").output == "No report.\n"
 
 
 def test_standard_input_and_what_is_no_report(run, tmp_path, files):

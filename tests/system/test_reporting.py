@@ -7,6 +7,8 @@ import time
 
 from pillarbox.mailauth.aggregate import AggregateReport, DmarcRow, Published, format_report
 from pillarbox.mailauth.report_mail import Outgoing, build, read_reports
+from pillarbox.mailauth.tls_report import PolicyResult, TlsReport
+from pillarbox.mailauth.tls_report import format_report as format_tls_report
 from pillarbox.policy.report_store import ReportStore, open_reports
 from pillarbox.policy.reporting import DAY_S, due_at
 
@@ -28,6 +30,13 @@ check = true
 """
 RECORD = "v=DMARC1; p=quarantine; rua=mailto:dmarc@example.org"
 MESSAGE = b"From: eve@example.org\r\nSubject: x\r\n\r\nhello\r\n"
+
+
+FAILURE = (
+    b"From: <a@far.test>\r\nContent-Type: multipart/report; report-type=feedback-report; boundary=x\r\n\r\n"
+    b"--x\r\nContent-Type: message/feedback-report\r\n\r\nFeedback-Type: auth-failure\r\nVersion: 1\r\n"
+    b"Reported-Domain: example.org\r\nAuth-Failure: dmarc\r\n\r\n--x--\r\n"
+)
 
 
 def zone(name, text):
@@ -123,7 +132,22 @@ async def test_mail_to_the_address_of_reports_is_read(serve, serve_dns, send, tm
     for message in (mail, mail, b"From: a@far.test\r\n\r\nHello, is anybody there?\r\n"):
         sent = await send(server.port, "rua@example.org", message=message)
         await server.reached("delivered", sent.id)
-    bad, good = server.command("reports", "list")
+    tls = TlsReport(
+        "Far",
+        "p@far.test",
+        "2@far.test",
+        86_400,
+        172_799,
+        (PolicyResult("example.org", "sts", successful=3),),
+    )
+    packed = Outgoing("tls", "example.org", "far.test", 86_400, 172_799, "2", format_tls_report(tls))
+    further = build(packed, packed.packed(), sender="p@far.test", to=["rua@example.org"], now=0, boundary="b")
+    for message in (further, FAILURE):
+        sent = await send(server.port, "rua@example.org", message=message)
+        await server.reached("delivered", sent.id)
+    failure, encryption, bad, good = server.command("reports", "list")
+    assert (encryption["kind"], encryption["total"]) == ("tls", 3)
+    assert (failure["kind"], failure["domain"]) == ("failure", "example.org")
     assert (good["kind"], good["organization"], good["total"], good["failed"]) == ("dmarc", "Far", 3, 0)
     assert bad["kind"] == "unreadable"
     assert bad["note"].endswith("no part of it is a report")
