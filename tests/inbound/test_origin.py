@@ -201,6 +201,18 @@ async def test_findings_stand_in_front_of_the_message(post):
     assert data.endswith(signed()[-len(MESSAGE) :])
 
 
+async def test_the_name_in_helo_can_be_asked_about_too(post):
+    zone = YES | txt(mail__sender="v=spf1 ~all", only__sender="v=spf1 -all")
+    assert (await post(zone, spf=SpfSettings(check=True, helo=True)))[:3] == "250"
+    data = (await stored(post)).decode()
+    assert "spf=pass smtp.mailfrom=sender.test;\r\n\tspf=softfail smtp.helo=mail.sender.test" in data
+    assert data.count("Received-SPF: ") == 2
+    assert "domain of mail.sender.test discourages" in data
+    strict = SpfSettings(check=True, helo=True, fail="reject")
+    refused = await post(zone, spf=strict, helo="only.sender.test")
+    assert refused == "550 5.7.23 only.sender.test does not let 127.0.0.1 send its mail (SPF fail)"
+
+
 async def test_the_trace_tells_what_dns_said(post):
     await post(YES | REJECT, spf=SpfSettings(check=True), dmarc=DmarcSettings(check=True))
     queued = post.office.queued[0]

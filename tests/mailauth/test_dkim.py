@@ -135,6 +135,16 @@ def test_a_bare_line_feed_is_no_line_end(verify):
 
 
 @pytest.mark.parametrize(
+    "odd",
+    [MESSAGE + b"one\ntwo\r\n", MESSAGE + b"one\rtwo\r\n", MESSAGE + b"one\r", b"X: a\nb\r\n" + MESSAGE],
+)
+def test_bare_line_ends_below_a_signature_are_reported(verify, odd):
+    for verdict in verify(signed(odd)):
+        assert (verdict.result, verdict.notes[0][:15]) == ("pass", "a bare CR or LF")
+    assert verify(signed())[0].notes == ()
+
+
+@pytest.mark.parametrize(
     ("tag", "result", "detail"),
     [
         (b"v=1", "permerror", "not of version 1"),

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
+
 from pillarbox.inbound.asked import LATE, Work
 from pillarbox.mailauth import arc, dkim, dmarc, iprev, spf
 from pillarbox.mailauth.canonical import BodyHash
@@ -24,10 +26,12 @@ class Case:
     """Call `works`, then `judging` with their results, then `verdicts` with the results of that."""
 
     __slots__ = (
+        "_asks_helo",
         "_authors",
         "_bodies",
         "_chain",
         "_found",
+        "_helo",
         "_organization",
         "_policy",
         "_signatures",
@@ -52,6 +56,8 @@ class Case:
         self.header = header = dkim.Header(head.section)
         self.to_seal: BodyHash | None = None  # for a seal of ours
         self._policy = policy
+        self._asks_helo = policy.spf.check and policy.spf.helo and bool(client.sender)
+        self._helo: spf.Verdict | None = None
         self._organization = organization
         self._authors = _authors(head) if policy.dmarc.check else []
         self._signatures = dkim.signatures(header) if policy.wants_dkim else []
@@ -75,6 +81,8 @@ class Case:
             works.append(_iprev_work(self.client.address))
         if policy.wants_spf:
             works.append(_spf_work(self.client))
+        if self._asks_helo:
+            works.append(_spf_work(replace(self.client, sender="")))
         works += [
             Work(dkim.verify(one, header, bodies, now=now), _late_dkim(one)) for one in self._signatures
         ]
@@ -89,6 +97,7 @@ class Case:
         policy, done = self._policy, iter(results)
         found_iprev = next(done) if policy.iprev else None
         found_spf = next(done) if policy.wants_spf else None
+        self._helo = next(done) if self._asks_helo else None
         found_dkim = tuple([policy.weigh(next(done)) for _ in self._signatures])
         self._found = found_iprev, found_spf, found_dkim, next(done) if policy.arc.check else None
         return [
@@ -106,6 +115,7 @@ class Case:
         authors = tuple(judged) if self._authors else (dmarc.Verdict("permerror", detail="no author"),)
         return Verdicts(
             found_spf,
+            self._helo,
             found_dkim if policy.wants_dkim else None,
             authors if policy.dmarc.check else None,
             found_arc,

@@ -133,11 +133,11 @@ class OriginChecks:
         findings = policy.findings(found, judgement)
         told = [format_finding(one) for one in findings]
         prefix = f"Authentication-Results: {join_findings(name, told)}\r\n".encode("utf-8", "surrogateescape")
-        one = found.spf
-        if one is not None and policy.spf.check:
-            prefix += format_received_spf(
-                one.result, one.identity, client.address, client.sender, client.helo, name, one.detail
-            )
+        for one in (found.spf, found.helo) if policy.spf.check else ():
+            if one is not None:
+                prefix += format_received_spf(
+                    one.result, one.identity, client.address, client.sender, client.helo, name, one.detail
+                )
         if judgement.suspect == "junk":
             prefix += message.JUNK_FIELD
         if sealer is not None and case.to_seal is not None and found.arc is not None:
@@ -146,6 +146,7 @@ class OriginChecks:
                 arc.seal(case.header, digest, sealer, server=name, findings=findings, chain=chain, now=now)
                 + prefix
             )
+        told = [one.replace("\r\n\t", " ") for one in told]
         told += self._lines.of(case.asked.evidence())
         return Checked(
             judgement.refusal,

@@ -50,7 +50,7 @@ def canonical_field(field: bytes, form: str) -> bytes:
 class BodyHash:
     """SHA-256 of a body in one canonical form, of all of it or of its first `limit` octets."""
 
-    __slots__ = ("_blank", "_digest", "_held", "_limit", "_relaxed", "_sum", "hashed", "octets")
+    __slots__ = ("_blank", "_digest", "_held", "_limit", "_relaxed", "_sum", "bare", "hashed", "octets")
 
     def __init__(self, form: str = "relaxed", limit: int | None = None) -> None:
         """`limit` is the value of `l=`: octets of the canonical body that are signed."""
@@ -60,6 +60,7 @@ class BodyHash:
         self._held = b""  # the end of the last piece, which the next one may change: white space and CR
         self._digest = b""  # once it was asked for
         self._blank = 0  # line ends not yet hashed: at the end of a body they don't count
+        self.bare = False  # whether a CR or LF stands alone in it
         self.octets = 0  # of the canonical form
         self.hashed = 0  # of these, what the limit lets be signed
 
@@ -83,6 +84,8 @@ class BodyHash:
         self._held = data[kept:]
         if self._held:
             data = data[:kept]
+        if not self.bare and has_bare_line_end(data):
+            self.bare = True
         content = data.rstrip(b"\r\n")
         ends = data[len(content) :]
         blank = len(ends) >> 1
@@ -114,6 +117,7 @@ class BodyHash:
             return self._digest
         held = self._held.rstrip(b" ") if self._relaxed else self._held
         if held:  # a CR without LF
+            self.bare = True
             self._emit_blank()
             self._emit(self._held)
         if self.octets or not self._relaxed:

@@ -99,7 +99,7 @@ class Verdict(Struct, frozen=True):
 class Header:
     """The fields of one message, from which each signature takes those it covers; canonical forms are made once."""
 
-    __slots__ = ("_by_name", "_covered", "_plain", "_relaxed", "fields", "names")
+    __slots__ = ("_by_name", "_covered", "_plain", "_relaxed", "bare", "fields", "names")
 
     def __init__(self, section: bytes) -> None:
         self.fields = split_fields(section)
@@ -108,7 +108,8 @@ class Header:
         self._relaxed: dict[int, bytes] = {}
         self._covered: dict[tuple[tuple[bytes, ...], str], bytes] = {}  # one for each signature at the most
         # split() takes more for white space than the standard does: not if none of that is there
-        self._plain = not (b"\x0b" in section or b"\x0c" in section or has_bare_line_end(section))
+        self.bare = has_bare_line_end(section)  # whether a CR or LF stands alone
+        self._plain = not (self.bare or b"\x0b" in section or b"\x0c" in section)
 
     def numbers(self, name: bytes) -> Sequence[int]:
         """Where the fields of this name stand."""
@@ -285,6 +286,8 @@ def verify(
             break
     added = _added(signature, header)
     notes = added + _notes_on_limit(signature, body)
+    if body.bare or header.bare:
+        notes += ("a bare CR or LF: other hosts may read another message than the one signed",)
     if not notes:
         return verdict
     return replace(verdict, notes=notes, loose=bool(added) or body.hashed < body.octets)

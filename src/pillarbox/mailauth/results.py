@@ -196,7 +196,7 @@ def format_received_spf(  # noqa: PLR0913, PLR0917 - one argument for each key o
     result: str, identity: str, client: str, sender: str, helo: str, receiver: str, detail: str = ""
 ) -> bytes:
     """The Received-SPF field with its line end."""
-    who = sender or helo
+    who = helo if identity == "helo" else sender
     comment = _comment(f"{receiver}: " + _SPF_SAYS[result].format(who=who, ip=client))
     pairs = [("client-ip", client), ("envelope-from", sender), ("helo", helo), ("receiver", receiver)]
     pairs += [("identity", identity), ("problem" if result.endswith("error") else "mechanism", detail)]

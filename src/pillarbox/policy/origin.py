@@ -14,6 +14,7 @@ from pillarbox.mail.catalogue import origin
 from pillarbox.mail.reply import Reply
 from pillarbox.mailauth import arc, dkim, dmarc, iprev, spf
 from pillarbox.mailauth.results import Finding
+from pillarbox.mailauth.spf import Verdict as SpfVerdict
 from pillarbox.policy.author import Action, AuthorPolicy, Disposition, DmarcSettings
 from pillarbox.policy.origin_settings import ArcSettings, DkimSettings, SpfSettings
 
@@ -21,7 +22,8 @@ from pillarbox.policy.origin_settings import ArcSettings, DkimSettings, SpfSetti
 class Verdicts(msgspec.Struct, frozen=True):
     """All that was found; None or () for what was not looked at."""
 
-    spf: spf.Verdict | None = None
+    spf: SpfVerdict | None = None
+    helo: SpfVerdict | None = None  # what SPF says of the name in HELO, if that was asked about for itself
     dkim: tuple[dkim.Verdict, ...] | None = None
     dmarc: tuple[dmarc.Verdict, ...] | None = None  # one for each domain in From
     arc: arc.Verdict | None = None
@@ -93,8 +95,10 @@ class OriginPolicy:
     def _objections(
         self, found: Verdicts, dispositions: Sequence[Disposition], client: str
     ) -> Iterator[tuple[Action, Reply]]:
-        if self.spf.check and found.spf is not None:
-            yield from self._on_spf(found.spf, client)
+        if self.spf.check:
+            for one in (found.spf, found.helo):
+                if one is not None:
+                    yield from self._on_spf(one, client)
         if self.dkim.check and found.dkim is not None:
             yield from self._on_dkim(found)
         if self.arc.check and found.arc is not None:
@@ -170,6 +174,8 @@ class OriginPolicy:
             listed.append(_iprev_finding(found.iprev))
         if found.spf is not None:
             listed.append(_spf_finding(found.spf))
+        if found.helo is not None:
+            listed.append(_spf_finding(found.helo))
         if found.dkim is not None:
             listed += [_dkim_finding(one) for one in found.dkim] or [Finding("dkim", "none")]
         if self.dmarc.check:

@@ -17,6 +17,9 @@ class SpfSettings(Settings, frozen=True):
 
     check: bool = False
     """Look it up, and write Received-SPF and Authentication-Results in front of the message."""
+    helo: bool = False
+    """Ask about the name in HELO too (RFC 7208 2.3), not only if the reverse-path is empty. What follows from its result is
+    set by the settings below, as for the domain of the reverse-path."""
     fail: Action = "tag"
     """What to do with a message whose domain says no: `reject` (550 5.7.23), `defer`, `warn` (accept, and say so in the
     log), or `tag` (accept, and say so in the header only)."""
