@@ -77,8 +77,14 @@ class Head(msgspec.Struct, frozen=True):
 
     def _find(self, name: str, start: int) -> int:
         """Where in the section the value of the next field of this name begins, or -1."""
-        found = _field_pattern(name).search(self._index, start)
-        return found.end() - 1 if found is not None else -1
+        begins, pattern = _field_pattern(name)
+        at = self._index.find(begins, start)
+        while at >= 0:
+            found = pattern.match(self._index, at)
+            if found is not None:
+                return found.end() - 1
+            at = self._index.find(begins, at + 1)
+        return -1
 
     def _value(self, at: int) -> str:
         end = _VALUE_END.search(self.section, at)
@@ -87,8 +93,10 @@ class Head(msgspec.Struct, frozen=True):
 
 
 @lru_cache(maxsize=128)
-def _field_pattern(name: str) -> re.Pattern[bytes]:
-    return re.compile(rb"\n" + re.escape(name.lower().encode("ascii")) + rb"[ \t]*:")
+def _field_pattern(name: str) -> tuple[bytes, re.Pattern[bytes]]:
+    """How a field of this name begins, to be searched for fast, and what tells it from one whose name is longer."""
+    begins = b"\n" + name.lower().encode("ascii")
+    return begins, re.compile(re.escape(begins) + rb"[ \t]*:")
 
 
 def scan_head(message: bytes, limit: int = MAX_HEAD_OCTETS) -> Head:

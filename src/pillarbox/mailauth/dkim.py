@@ -34,7 +34,7 @@ _MAX_KEYS = 3  # records at one selector that are tried
 _FUTURE_S = 86_400  # clocks may differ; a signature from further ahead was not made in this world
 _ALGORITHMS = ("rsa-sha256", "ed25519-sha256", "rsa-sha1")
 _NUMBER = re.compile(r"[0-9]{1,12}")
-_OWN_VALUE = re.compile(rb"((?:\A|;)[ \t\r\n]*+b[ \t\r\n]*+=)[^;]*+")
+_OWN_VALUE = re.compile(rb";([ \t\r\n]*+b[ \t\r\n]*+=)[^;]*+")
 _MAX_REMEMBERED = 1024  # characters of a list of fields that is kept read
 _MAX_FIELDS = 64  # of a header section, or names of signed ones, if what follows from them is kept
 _DOMAIN = re.compile(
@@ -109,7 +109,7 @@ class Header:
         self._covered: dict[tuple[tuple[bytes, ...], str], bytes] = {}  # one for each signature at the most
         # split() takes more for white space than the standard does: not if none of that is there
         self.bare = has_bare_line_end(section)  # whether a CR or LF stands alone
-        self._plain = not (self.bare or b"\x0b" in section or b"\x0c" in section)
+        self._plain = not (self.bare or 0x0B in section or 0x0C in section)
 
     def numbers(self, name: bytes) -> Sequence[int]:
         """Where the fields of this name stand."""
@@ -341,7 +341,8 @@ def fetch_keys(domain: str, selector: str) -> Generator[Query, Answer, list[str]
 def unsigned_field(field: bytes, form: str) -> bytes:
     """The signature's own field as it is signed: canonical, with `b=` empty, without line end (RFC 6376 3.7)."""
     name, _, value = field.partition(b":")
-    return canonical_field(name + b":" + _OWN_VALUE.sub(rb"\1", value), form)
+    unsigned = _OWN_VALUE.sub(rb";\1", b";" + value)[1:]
+    return canonical_field(name + b":" + unsigned, form)
 
 
 def _judge(signature: Signature, record: str, data: bytes) -> Verdict:
