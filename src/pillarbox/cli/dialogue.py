@@ -152,12 +152,23 @@ class Dialogue:
         self._unseen = b""
         self.sock = context.wrap_socket(self.sock, server_hostname=host)
 
+    @property
+    def end_point(self) -> bytes:
+        """What a login can be bound to: the hash of the certificate that the server showed; b"" without TLS."""
+        import ssl  # only here, as in `login`
+
+        from pillarbox.net.tls import certificate_hash
+
+        shown = self.sock.getpeercert(binary_form=True) if isinstance(self.sock, ssl.SSLSocket) else None
+        return certificate_hash(shown) if shown else b""
+
     def login(self, mechanism: str, user: str, password: str) -> Reply:
         """Log in; the secret is not shown to the watcher."""
         from pillarbox.smtp import login  # only here: sendmail never logs in, and it takes long to import
         from pillarbox.smtp.sasl import NONCE_OCTETS
 
-        exchange = login.mechanism(mechanism, user, password, nonce=secrets.token_bytes(NONCE_OCTETS))
+        nonce = secrets.token_bytes(NONCE_OCTETS)
+        exchange = login.mechanism(mechanism, user, password, nonce=nonce, end_point=self.end_point)
         reply = self.ask(
             login.auth_command(mechanism, exchange.initial),
             [f"AUTH {mechanism}" + (" <secret>" if exchange.initial else "")],

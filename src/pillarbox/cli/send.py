@@ -371,7 +371,7 @@ def _converse(
         reply, extensions = dialogue.hello(plan.helo, lmtp=plan.lmtp)
         _go_on(plan, Stage.HELLO, reply)
     if plan.user:
-        usable = login.choose(extensions.mechanisms, token=False, end_point=b"")
+        usable = login.choose(extensions.mechanisms, token=False, end_point=dialogue.end_point)
         mechanism = usable[0] if usable else "PLAIN"
         _go_on(plan, Stage.AUTH, dialogue.login(mechanism, plan.user, plan.password))
     if not plan.pipelining:
