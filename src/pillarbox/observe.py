@@ -304,6 +304,7 @@ PROXY_REFUSED = Event(
 ACCEPT_FAILED = Event("session.not_accepted", Level.ERROR, "no connection can be accepted now: {problem}")
 TLS_FAILED = Event("tls.failed", Level.INFO, "no TLS with {client}: {problem}", labels=("problem",))
 SESSION_CLOSED = Event("session.closed", Level.DEBUG, "connection from {client} closed")
+SESSION_ENDED = Event("session.ended", Level.INFO, "hung up on {client}: {cause}", labels=("cause",))
 SESSION_REFUSED = Event("session.refused", Level.INFO, "connection from {client} refused", labels=("cause",))
 MEMORY_SHORT = Event(
     "session.memory_short",

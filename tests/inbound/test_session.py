@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 import pillarbox
+from pillarbox import observe
 from pillarbox.inbound import session as driver
 from pillarbox.mail.catalogue import content, envelope
 from pillarbox.mail.catalogue import session as causes
@@ -593,6 +594,29 @@ async def test_a_handshake_that_stalls_is_given_up(open_office, begin, until, mo
     office = await open_office(tls="offered")
     await begin(office, b"STARTTLS")
     await until(lambda: len(office.connections) == 0)
+
+
+@pytest.mark.parametrize(
+    ("sent", "reply", "noted_as"),
+    [
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"421 4.7.0 ", ["session.not_smtp"]),
+        (b"GET / HTTP/1.1\r\nHost: mx.example.org\r\n\r\n", b"500 5.5.2 ", ["session.not_smtp"]),
+        (b"QUIT\r\n", b"221 2.0.0 ", []),
+    ],
+    ids=["tls", "http", "quit"],
+)
+async def test_who_is_hung_up_on_is_noted_with_the_reason(
+    open_office, dial, noted, monkeypatch, sent, reply, noted_as
+):
+    monkeypatch.setattr(observe.SESSION_ENDED, "written", True)
+    office = await open_office()
+    caller = await dial(office.port)
+    assert (await caller.reply())[:3] == b"220"
+    await caller.send(sent)
+    assert (await caller.rest()).startswith(reply)
+    ended = [facts for name, facts in noted if name == "session.ended"]
+    assert [facts["cause"] for facts in ended] == noted_as
+    assert all(facts["client"] == "127.0.0.1" for facts in ended)
 
 
 # --- hooks -----------------------------------------------------------------------------------------------------------

@@ -17,7 +17,9 @@ from typing import Any
 
 import pytest
 import trustme
+from click.testing import CliRunner
 
+from pillarbox.cli.commands import cli
 from pillarbox.smtp.scram import ScramClient, derive_keys, format_keys
 
 BOTH = """
@@ -350,6 +352,14 @@ scram = ["{keys}"]
 
     for kind in end_points:
         await asyncio.to_thread(try_it, kind)
+    (authority.folder / "password").write_text("wonderland\n")
+    where = ("--server", f"127.0.0.1:{server.ports[1]}", "--tls", "--no-verify", "--quit-after", "auth")
+    who = ("--auth", "ann@example.org", "--password-file", str(authority.folder / "password"))
+    ran = await asyncio.to_thread(
+        CliRunner().invoke, cli, ["send", *where, *who, "--from", "ann@example.org", "--to", "x@example.net"]
+    )
+    assert "AUTH SCRAM-SHA-256-PLUS" in ran.output
+    assert "235 2.7.0" in ran.output
     session = str(authority.folder / "session")
     await asyncio.to_thread(s_client, server.ports[1], version, "-sess_out", session, starttls=False)
     said = await asyncio.to_thread(s_client, server.ports[1], version, "-sess_in", session, starttls=False)

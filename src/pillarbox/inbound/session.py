@@ -61,6 +61,7 @@ _MAX_WAITING_OCTETS = 65_536  # kept while a decision is being made; more stays 
 _MAX_EVENTS_A_TURN = 25  # one client's flood of commands must not hold up the others
 _CLOSED, _BUSY = Signal.CLOSED, Signal.BUSY  # asked about at each turn, as in the core
 _LINGER_S = 2.0
+_EXPECTED_ENDS = (None, session.CLOSING, session.SHUTDOWN)
 _MAX_LINGERING = 500  # more than that are an attack, and nobody there waits for our reply
 
 _numbers = itertools.count(1)
@@ -307,9 +308,13 @@ class SmtpProtocol(asyncio.Protocol):
 
         A connection closed on unread octets is reset, and the client would lose the reply that says why.
         """
-        transport = self._transport
+        transport, cause = self._transport, self._session.closed_by
+        if cause not in _EXPECTED_ENDS and not (self._lingers_until or transport.is_closing()):
+            observe.SESSION_ENDED.note(
+                session=self._client.session, client=self._client.address, cause=cause.id
+            )
         if (
-            self._session.parted
+            cause is session.CLOSING
             or transport.is_closing()
             or not transport.can_write_eof()
             or self._desk.connections.lingering >= _MAX_LINGERING

@@ -73,12 +73,12 @@ class ServerSession:
         "_tried",
         "_used",
         "channel",
+        "closed_by",
         "deadline",
         "hello",
         "hello_verb",
         "login",
         "offered",
-        "parted",
         "state",
         "tls",
     )
@@ -103,7 +103,9 @@ class ServerSession:
         self._accepted = self._tried = 0
         self._refused = session.REFUSED
         self.state = State.CONNECTED
-        self.parted = False  # whether the client asked for the end of the session
+        self.closed_by: Cause | None = (
+            None  # why we have ended the session; `CLOSING` if the client asked for it
+        )
         self.tls = tls
         self.channel = TLS_CHANNEL if tls else PLAIN_CHANNEL  # the driver sets more, once it knows more
         self.login = ""  # the account that logged in
@@ -406,6 +408,7 @@ class ServerSession:
         self._out.append(self._profile.say(cause).wire)
         self._drop_body()
         self._mode = _CLOSED
+        self.closed_by = cause
 
     def _finish_if_draining(self) -> None:
         """Close a session that is idle, if it is to be closed."""
@@ -559,7 +562,6 @@ class ServerSession:
         if argument:
             self._say(session.UNEXPECTED_ARGUMENT.reply())
         else:
-            self.parted = True
             self._close(session.CLOSING)
 
     def _ask(self, question: Event | Reply) -> None:
