@@ -247,8 +247,6 @@ class _Supervisor:
 
     def run(self) -> int:
         """Start the workers, replace those that die, and end when all have ended after a signal. Raises StartError."""
-        import shutil  # noqa: PLC0415 - a lone worker needs none
-
         config = self._jobs[0].config
         metrics = observe.share_metrics(Path(config.data) / "metrics") if config.console.address else None
         while self._workers or self._absent:
@@ -257,6 +255,8 @@ class _Supervisor:
                 self._spawn(number)
             self._handle_signal()
         if metrics is not None:
+            import shutil  # noqa: PLC0415 - few need it, and a user without rights may not even be able to read it
+
             shutil.rmtree(metrics, ignore_errors=True)
         if self._failure is not None:
             raise self._failure
