@@ -88,6 +88,8 @@ def run(
     with _starting():
         privileges.prepare_folder(Path(config.data), config.user)
         jobs = _bind(_Job(config, reload, ready))
+        if len(jobs) > 1:
+            import ctypes  # noqa: F401, PLC0415 - the user as whom workers go on may not be able to read it
         privileges.drop(config.user)
     return _work(replace(jobs[0], number=None)) if len(jobs) == 1 else _Supervisor(jobs).run()
 

@@ -103,9 +103,7 @@ class ServerSession:
         self._accepted = self._tried = 0
         self._refused = session.REFUSED
         self.state = State.CONNECTED
-        self.closed_by: Cause | None = (
-            None  # why we have ended the session; `CLOSING` if the client asked for it
-        )
+        self.closed_by: Cause | None = None  # why we have ended the session, if we have
         self.tls = tls
         self.channel = TLS_CHANNEL if tls else PLAIN_CHANNEL  # the driver sets more, once it knows more
         self.login = ""  # the account that logged in
