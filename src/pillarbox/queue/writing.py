@@ -75,7 +75,8 @@ _DEADLINE_OVER = Bulk(
     ") UPDATE recipient SET deadline = NULL FROM v WHERE recipient.message = v.message"
     " AND recipient.number = v.number",
 )
-_INSERTS = (_ARRIVAL, _SETTLE, _EVENT, _TERMS, _DEADLINE_OVER)
+_NAME = Bulk("INSERT OR IGNORE INTO name", 2)  # by which bounces may call a message
+_INSERTS = (_ARRIVAL, _SETTLE, _EVENT, _TERMS, _DEADLINE_OVER, _NAME)
 _NO_MORE = (None,) * 5  # what is said with the first recipient only
 _EMPTIED = Bulk(
     "WITH v (message) AS (",
@@ -101,16 +102,15 @@ _RELEASE = Bulk(
 class Work:
     """One thing for the writer to do: rows to write, or a `call`; `answer`, or what it returns, resolves `future`."""
 
-    __slots__ = ("answer", "bodies", "call", "final", "future", "lessons", "names", "rows")
+    __slots__ = ("answer", "bodies", "call", "final", "future", "lessons", "rows")
 
     def __init__(self, future: asyncio.Future[object], answer: object = None) -> None:
         """Begin with no rows."""
         self.future = future
         self.answer = answer
         self.call: Callable[[apsw.Connection], object] | None = None
-        self.rows: tuple[list[object], ...] = ([], [], [], [], [])  # flat, one list for each of _INSERTS
+        self.rows: tuple[list[object], ...] = ([], [], [], [], [], [])  # flat, one list for each of _INSERTS
         self.final: list[object] = []  # messages that may have no open recipient any more
-        self.names: list[tuple[int, int]] = []  # of messages, by which bounces may call them
         self.lessons: Sequence[Lesson] = ()  # they come with outcomes
         self.bodies: list[tuple[Draft, Path]] = []  # files to bring home before the rows are written
 
@@ -143,8 +143,9 @@ class Work:
         result = pack_result(change.result) if change.result is not None else None
         route = str(change.route) if change.route is not None else None
         state, message, number = change.state, change.message, change.number
-        self.names += [(message, name) for name in change.names]
-        _arrival, settle, event, _terms, deadline_over = self.rows
+        _arrival, settle, event, _terms, deadline_over, names = self.rows
+        for name in change.names:
+            names += (message, name)
         settle += (
             message,
             number,
@@ -208,8 +209,6 @@ def apply(connection: apsw.Connection, batch: Sequence[Work]) -> list[int]:
         if flat:
             insert.run(connection, flat)
     for work in batch:
-        if work.names:
-            connection.executemany("INSERT OR IGNORE INTO name VALUES (?, ?)", work.names)
         if work.lessons:
             suppressed.learn(connection, work.lessons)
     final = list(dict.fromkeys(message for work in batch for message in work.final))
