@@ -16,6 +16,7 @@ from pillarbox.smtp.client import (
     mail_command,
     rcpt_command,
 )
+from pillarbox.smtp.grammar import parse_rcpt
 from pillarbox.smtp.replies import Extensions, ProtocolError, ReplyReader, parse_extensions
 from pillarbox.smtp.wire import DataReader
 
@@ -75,6 +76,21 @@ def test_no_text_can_become_a_second_command(text):
 def test_envid_and_orcpt_hide_control_characters_in_xtext():
     assert b"\r" not in mail_command(envelope(envid="a\r\nb"), 1, FULL).removesuffix(b"\r\n")
     assert rcpt_command(Recipient("x@y.test", orcpt="rfc822;a\r\nb"), FULL).count(b"\r\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("orcpt", "written"),
+    [
+        ("rfc822;a+b@c.test", "rfc822;a+2Bb@c.test"),
+        ("utf-8;jörg@c.test", "utf-8;j\\x{F6}rg@c.test"),
+        ("utf-8;a+b@c.test", "utf-8;a\\x{2B}b@c.test"),
+    ],
+)
+def test_the_original_recipient_is_passed_on_in_ascii(orcpt, written):
+    recipient = Recipient("x@y.test", orcpt=orcpt)
+    command = rcpt_command(recipient, FULL)
+    assert command == f"RCPT TO:<x@y.test> ORCPT={written}\r\n".encode()
+    assert parse_rcpt(command[5:].decode().rstrip(), frozenset({"DSN"}), smtputf8=False).orcpt == orcpt
 
 
 # --- what the server offers

@@ -95,10 +95,13 @@ def test_all_parameters_of_rcpt():
     [
         ("utf-8;j\\x{F6}rg@b.example", "utf-8;jörg@b.example"),
         ("UTF-8;jörg@b.example", "UTF-8;jörg@b.example"),
+        ("rfc822;j+C3+B6rg@b.example", "utf-8;jörg@b.example"),  # as Postfix writes it
     ],
 )
 def test_an_original_recipient_in_utf_8(value, expected):
     assert rcpt(f"TO:<a@b.example> ORCPT={value}", smtputf8=True).orcpt == expected
+    if value.isascii():
+        assert rcpt(f"TO:<a@b.example> ORCPT={value}", smtputf8=False).orcpt == expected
 
 
 @pytest.mark.parametrize(
@@ -114,6 +117,9 @@ def test_an_original_recipient_in_utf_8(value, expected):
         "rfc822;a+0D+0ABcc:x",
         "rfc822;a+0dx",
         "rfc822;a+FFb",
+        "rfc822;a+E2+80+A8b",
+        "rfc822;a+C2+85b",
+        "x400;a+C3+B6",
         "rfc822",
         ";a@b.example",
         "r²;a@b.example",

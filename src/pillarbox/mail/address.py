@@ -60,6 +60,14 @@ class Address(msgspec.Struct, frozen=True):
         return idna.encode(self.domain, uts46=True).decode("ascii")
 
 
+def spell_in_ascii(address: str) -> str:
+    """An address beyond ASCII in the ASCII form of reports and of ORCPT (RFC 6533 3, utf-8-addr-xtext)."""
+    return "".join(
+        letter if "!" <= letter <= "~" and letter not in "\\+=" else f"\\x{{{ord(letter):02X}}}"
+        for letter in address
+    )
+
+
 def quote_local(local: str) -> str:
     """Write a local part as a quoted string (RFC 5321 4.1.2)."""
     escaped = local.replace("\\", "\\\\").replace('"', '\\"')

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from pillarbox.mail import mime, notice
+from pillarbox.mail.address import spell_in_ascii
 from pillarbox.mail.envelope import NO_TERMS, Body, Envelope, Notify, Recipient, Ret, Terms
 from pillarbox.mail.message import (
     MAX_HEAD_OCTETS,
@@ -299,11 +300,7 @@ def _typed_address(address: str, kind: str, *, wide: bool) -> str:
         return f"{printable(kind, 40)}; {printable(address, 600)}"
     if wide:
         return f"utf-8; {notice.legible(address, 600)}"
-    return f"utf-8; {''.join(_ascii_spelling(letter) for letter in address[:300])}"
-
-
-def _ascii_spelling(letter: str) -> str:
-    return letter if "!" <= letter <= "~" and letter not in "\\+=" else f"\\x{{{ord(letter):02X}}}"
+    return f"utf-8; {spell_in_ascii(address[:300])}"
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------

@@ -9,6 +9,8 @@ from enum import IntFlag, StrEnum
 
 import msgspec
 
+MAX_ORCPT_OCTETS = 500  # RFC 3461 4.2
+
 
 class Body(StrEnum):
     """The BODY parameter (RFC 6152, RFC 3030)."""

@@ -9,8 +9,9 @@ import re
 from enum import Enum, Flag, auto
 from typing import TYPE_CHECKING
 
+from pillarbox.mail.address import spell_in_ascii
 from pillarbox.mail.catalogue.envelope import RECIPIENT_OK
-from pillarbox.mail.envelope import NO_TERMS, Body, ByMode, Notify
+from pillarbox.mail.envelope import MAX_ORCPT_OCTETS, NO_TERMS, Body, ByMode, Notify
 from pillarbox.mail.reply import Stage
 from pillarbox.smtp.replies import CLOSING_CODE, Extensions, ProtocolError
 from pillarbox.smtp.wire import NUL, format_moment, stuff
@@ -87,9 +88,12 @@ def rcpt_command(recipient: Recipient, extensions: Extensions, *, hints: bool = 
             names = (flag.name or "" for flag in (Notify.NEVER, Notify.SUCCESS, Notify.FAILURE, Notify.DELAY))
             asked = ",".join(name for name in names if Notify[name] & recipient.notify)
             text += f" NOTIFY={asked}"
-        if recipient.orcpt.isascii() and recipient.orcpt:
+        if recipient.orcpt:
             kind, _, address = recipient.orcpt.partition(";")
-            text += f" ORCPT={kind};{xtext_encode(address)}"
+            encode = spell_in_ascii if kind.lower() == "utf-8" else xtext_encode
+            original = f"{kind};{encode(address)}"
+            if len(original) <= MAX_ORCPT_OCTETS:
+                text += f" ORCPT={original}"
     valid = recipient.valid_since
     if valid is not None and "RRVS" in extensions:
         text += f" RRVS={format_moment(valid.at)};{'R' if valid.refuse else 'C'}"

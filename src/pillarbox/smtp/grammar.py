@@ -14,13 +14,12 @@ from typing import Any
 
 from pillarbox.mail.address import Address, AddressError, parse_domain, parse_path
 from pillarbox.mail.catalogue import envelope, extensions
-from pillarbox.mail.envelope import Body, ByMode, Notify, Ret, ValidSince
+from pillarbox.mail.envelope import MAX_ORCPT_OCTETS, Body, ByMode, Notify, Ret, ValidSince
 from pillarbox.mail.reply import Reply
 from pillarbox.smtp.events import By, MailFrom, MailParameters, RcptTo, StartQueue, Wish
 
 MAX_SIZE_DIGITS = 20  # RFC 1870 3
 MAX_ENVID_OCTETS = 100  # RFC 3461 4.4
-MAX_ORCPT_OCTETS = 500  # RFC 3461 4.2
 
 _Reader = Callable[[str], Any]
 
@@ -44,12 +43,21 @@ class _BadValue(ValueError):
 
 def xtext_decode(text: str) -> str:
     """Decode xtext (RFC 3461 4). Raises ValueError if it is not xtext or hides control characters."""
+    decoded = _xtext(text)
+    if not decoded.isascii():
+        msg = "hides characters that are not printable ASCII"
+        raise _BadValue(msg)
+    return decoded
+
+
+def _xtext(text: str) -> str:
+    """Decode xtext that may stand for the octets of UTF-8. Raises ValueError."""
     if not _XTEXT.fullmatch(text):
         msg = "is not xtext"
         raise _BadValue(msg)
-    decoded = _HEXCHAR.sub(lambda m: chr(int(m[1], 16)), text)
-    if not decoded.isascii() or not decoded.isprintable():
-        msg = "hides characters that are not printable ASCII"
+    decoded = _HEXCHAR.sub(lambda m: chr(int(m[1], 16)), text).encode("latin-1").decode("utf-8", "replace")
+    if not decoded.isprintable() or "\ufffd" in decoded:
+        msg = "hides characters that are not printable"
         raise _BadValue(msg)
     return decoded
 
@@ -111,6 +119,8 @@ def _orcpt(value: str) -> str:
             msg = "hides characters that are not printable"
             raise _BadValue(msg)
         return f"{kind};{_UTF8_ORCPT.sub(_unescape, address)}"
+    if kind.lower() == "rfc822" and not (decoded := _xtext(address)).isascii():
+        return f"utf-8;{decoded}"  # Postfix writes UTF-8 so; reports need the type that RFC 6533 gives it
     return f"{kind};{xtext_decode(address)}"
 
 
