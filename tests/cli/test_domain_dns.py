@@ -202,6 +202,13 @@ def test_an_international_domain_is_written_in_a_labels(pillarbox):
     assert any(one["name"].endswith("._domainkey.xn--bcher-kva.example") for one in said["records"])
 
 
+def test_a_domain_that_the_server_does_not_know_is_told(pillarbox):
+    assert "; server: it takes no mail for strange.example yet" in pillarbox(
+        "domain", "dns", "strange.example"
+    )
+    assert "takes no mail for" not in pillarbox("domain", "dns", "example.org")
+
+
 @pytest.mark.parametrize("domain", ["", "nodots", "a..b", "x" * 70 + ".org"])
 def test_what_is_no_domain_is_refused(pillarbox, domain):
     assert "not a domain name" in pillarbox("domain", "dns", domain, exit_code=64)

@@ -101,6 +101,10 @@ def dns(  # noqa: PLR0913 - one argument for each option
         senders=senders,
     )
     found = list(records(facts))
+    if settings is not None and name not in known:
+        found.append(
+            Hint("server", f"it takes no mail for {name} yet: `pillarbox domain add`, or the configuration")
+        )
     if as_json:
         show_json(
             {
