@@ -6,7 +6,6 @@ reports `mail.dsn`'s business, and what speaks against an address `queue.suppres
 
 from __future__ import annotations
 
-import re
 from enum import Enum, auto
 
 import msgspec
@@ -14,6 +13,7 @@ from msgspec.structs import replace
 
 from pillarbox.diagnose import causes
 from pillarbox.diagnose.classify import Verdict as Diagnosis
+from pillarbox.diagnose.classify import asked_wait_s
 from pillarbox.mail.catalogue import delivery
 from pillarbox.mail.envelope import Deadline, Notify
 from pillarbox.mail.reply import Origin, Reply, Result, Stage
@@ -23,7 +23,6 @@ from pillarbox.queue.spool import State
 
 _HOUR_S = 3600.0
 _DAY_S = 24 * _HOUR_S
-_WAIT = re.compile(r"(?:in|for|after) (\d{1,5}) ?(s|m|h)", re.IGNORECASE)
 
 
 class Report(Enum):
@@ -159,22 +158,13 @@ def _wait_s(
     if pace is Pace.SLOW:
         return retry.max_s
     if pace is Pace.GREYLIST and attempts == 0:
-        return _asked_wait_s(reply) or retry.greylist_s
+        return min(asked_wait_s(reply.text), _HOUR_S) or retry.greylist_s
     usual_s = retry_delay_s(attempts + 1, retry)
     if pace is not Pace.CAUSE or diagnosis is None:
         return usual_s
     if diagnosis.retry is causes.Retry.ONCE:
         return max(usual_s, diagnosis.wait_s or _DAY_S)
     return max(usual_s, min(diagnosis.wait_s, _DAY_S))
-
-
-def _asked_wait_s(reply: Reply) -> float:
-    """The time that a greylisting host asks for, between one minute and an hour; 0 if it names none."""
-    found = _WAIT.search(reply.text)
-    if found is None:
-        return 0.0
-    seconds = int(found[1]) * {"s": 1.0, "m": 60.0, "h": _HOUR_S}[found[2].lower()]
-    return min(max(seconds, 60.0), _HOUR_S)
 
 
 def implied_status(result: Result) -> str:
