@@ -280,10 +280,20 @@ def build_accounts(settings=None, sources=(), tokens=None, guard=None):
     )
 
 
+def build_directory(options):
+    """The usual one is made once: property tests make thousands of cores."""
+    if options.domains is DOMAINS and options.known is None and not options.asked:
+        return usual_directory()
+    return Directory(DirectorySettings(domains=options.domains), known=options.known, asked=options.asked)
+
+
+@functools.cache
+def usual_directory():
+    return Directory(DirectorySettings(domains=DOMAINS))
+
+
 def build_rules(options):
-    directory = Directory(
-        DirectorySettings(domains=options.domains), known=options.known, asked=options.asked
-    )
+    directory = build_directory(options)
     return Rules(
         RuleSettings(
             relay_networks=options.relay, deny_networks=options.deny, vrfy=VerifyPolicy(options.vrfy)
