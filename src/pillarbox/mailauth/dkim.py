@@ -32,9 +32,10 @@ MAX_SIGNATURES = 8  # of one message that are looked at
 _MAX_FIELD = 16_384  # octets of one signature
 _MAX_KEYS = 3  # records at one selector that are tried
 _FUTURE_S = 86_400  # clocks may differ; a signature from further ahead was not made in this world
+_NEEDED = frozenset(("a", "b", "bh", "d", "h", "s"))
 _ALGORITHMS = ("rsa-sha256", "ed25519-sha256", "rsa-sha1")
 _NUMBER = re.compile(r"[0-9]{1,12}")
-_OWN_VALUE = re.compile(rb";([ \t\r\n]*+b[ \t\r\n]*+=)[^;]*+")
+_OWN_VALUE = re.compile(rb"(;[ \t\r\n]*+b[ \t\r\n]*+=)[^;]*+")
 _MAX_REMEMBERED = 1024  # characters of a list of fields that is kept read
 _MAX_FIELDS = 64  # of a header section, or names of signed ones, if what follows from them is kept
 _DOMAIN = re.compile(
@@ -185,16 +186,15 @@ def _identity(tags: dict[str, str]) -> str:
 def read_tags(field: bytes, tags: dict[str, str], identity: str) -> Signature:
     """A signature from its tags (RFC 6376 3.5, 6.1.1); also those of an ARC-Message-Signature."""
     domain, selector = unspaced(tags.get("d", ""))[:255], unspaced(tags.get("s", ""))[:255]
-    missing = [name for name in ("a", "b", "bh", "d", "h", "s") if name not in tags]
-    if missing:
-        return Signature(field, domain, selector, problem=f"no {missing[0]}=")
+    if not tags.keys() >= _NEEDED:
+        return Signature(field, domain, selector, problem=f"no {min(_NEEDED - tags.keys())}=")
     try:
         body_hash = b64decode(unspaced(tags["bh"]), validate=True)
         signature = b64decode(unspaced(tags["b"]), validate=True)
     except (binascii.Error, ValueError):
         return Signature(field, domain, selector, problem="bh= or b= is not base64")
     header_form, _, body_form = unspaced(tags.get("c", "simple/simple")).lower().partition("/")
-    limit, made_at, expires_at = (_number(tags.get(name)) for name in ("l", "t", "x"))
+    limit, made_at, expires_at = _number(tags.get("l")), _number(tags.get("t")), _number(tags.get("x"))
     found = Signature(
         field,
         domain,
@@ -335,8 +335,8 @@ def fetch_keys(domain: str, selector: str) -> Generator[Query, Answer, list[str]
 def unsigned_field(field: bytes, form: str) -> bytes:
     """The signature's own field as it is signed: canonical, with `b=` empty, without line end (RFC 6376 3.7)."""
     name, _, value = field.partition(b":")
-    unsigned = _OWN_VALUE.sub(rb";\1", b";" + value)[1:]
-    return canonical_field(name + b":" + unsigned, form)
+    unsigned = b"".join(_OWN_VALUE.split(b";" + value))
+    return canonical_field(name + b":" + unsigned[1:], form)
 
 
 def _judge(signature: Signature, record: str, data: bytes) -> Verdict:
