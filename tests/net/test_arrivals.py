@@ -15,6 +15,7 @@ from pillarbox.inbound.session import SmtpProtocol
 from pillarbox.mail.units import Seconds
 from pillarbox.net import arrivals, proxy_header
 from pillarbox.net.arrivals import Arrivals
+from pillarbox.net.handshakes import ListenerTls
 from pillarbox.net.listener import ConnectionLimits, bind
 from pillarbox.net.proxy_header import MAX_OCTETS, HeaderError
 from pillarbox.policy.proxies import Proxies, ProxySettings
@@ -361,6 +362,31 @@ async def test_what_a_client_finds_fault_with_is_noted(open_office, noted, until
     await asyncio.to_thread(call)
     await until(lambda: facts_of(noted, "tls.failed"))
     assert facts_of(noted, "tls.failed") == [{"client": "127.0.0.1", "problem": "tlsv1 alert unknown ca"}]
+
+
+@pytest.mark.parametrize("pieces", [1, 3, 50])
+async def test_a_hello_in_pieces_is_awaited_before_anything_is_spent_on_it(
+    open_office, until, certificates, monkeypatch, pieces
+):
+    made = []
+    monkeypatch.setattr(
+        ListenerTls, "context", property(lambda self: made.append(1) or self._context), raising=True
+    )
+    office = await open_office(tls="implicit")
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = certificates.client.wrap_bio(incoming, outgoing, server_hostname="mx.example.org")
+    with pytest.raises(ssl.SSLWantReadError):
+        tls.do_handshake()
+    hello = outgoing.read()
+    step = -(-len(hello) // pieces)
+    reader, writer = await asyncio.open_connection("127.0.0.1", office.port)
+    for at in range(0, len(hello), step):
+        await until(lambda: len(office.connections) == 1)
+        assert not made
+        writer.write(hello[at : at + step])
+    incoming.write(await asyncio.wait_for(reader.read(65_536), 20))
+    assert made
+    writer.close()
 
 
 async def test_who_only_looks_whether_somebody_listens_is_not_worth_a_line(open_office, dial, noted, until):

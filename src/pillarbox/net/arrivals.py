@@ -34,6 +34,8 @@ _MAX_EXCUSED = 100  # connections for which there is no place, and which may beg
 _EXCUSED_S = 5.0
 _NEVER_S = 3600.0  # the loop's own limit of a handshake: ours, which `Connections` watches, comes first
 _TLS_HANDSHAKE = b"\x16"  # what TLS begins with (RFC 8446 5.1)
+_RECORD_HEAD_OCTETS = 5  # kind, version and length of what follows
+_MAX_RECORD_OCTETS = 16_384
 _MAX_UNREAD = 65_536
 
 
@@ -212,7 +214,9 @@ class _Arrival(asyncio.Protocol):
                 if first:
                     self._fail("it does not begin with TLS")
                 return
-            self._stage, tls = "handshake", host.tls()
+            self._stage = "handshake"
+            await _whole_record(connection)
+            tls = host.tls()
         await asyncio.get_running_loop().connect_accepted_socket(
             lambda: self, connection, ssl=tls, ssl_handshake_timeout=None if tls is None else _NEVER_S
         )
@@ -287,6 +291,25 @@ async def _receive(connection: socket.socket, octets: int, flags: int = 0) -> by
             return connection.recv(octets, flags)
         except BlockingIOError:
             await _readable(connection)
+
+
+async def _whole_record(connection: socket.socket) -> None:
+    """Wait until the first record of TLS is there, or the other end has closed: before that nothing is worth a TLS state."""
+    head = await _whole(connection, _RECORD_HEAD_OCTETS)
+    length = int.from_bytes(head[3:])
+    if length <= _MAX_RECORD_OCTETS:
+        await _whole(connection, _RECORD_HEAD_OCTETS + length)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+
+
+async def _whole(connection: socket.socket, octets: int) -> bytes:
+    """So many octets, fewer if the other end has closed. They stay to be read; the kernel wakes us when all are there."""
+    head = await _receive(connection, octets, socket.MSG_PEEK)
+    if len(head) < octets:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, octets)
+        await _readable(connection)
+        head = await _receive(connection, octets, socket.MSG_PEEK)
+    return head
 
 
 async def _readable(connection: socket.socket) -> None:
