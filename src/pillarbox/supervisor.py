@@ -135,7 +135,14 @@ def _starting() -> Iterator[None]:
     except _UNUSABLE as error:
         raise StartError(str(error), lasting=True) from error
     except _NOT_NOW as error:
-        raise StartError(str(error), lasting=False) from error
+        raise StartError(_in_words(error), lasting=False) from error
+
+
+def _in_words(error: Exception) -> str:
+    """What went wrong, without the numbers that only programs need."""
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error)
+    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
 
 
 def _work(job: _Job) -> NoReturn:
