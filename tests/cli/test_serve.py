@@ -133,6 +133,24 @@ def test_a_store_that_cannot_be_used_may_work_later(pillarbox, tmp_path: Path, w
     assert "Errno" not in ran.err
 
 
+@pytest.mark.parametrize("wrong", ["key", "folder", "srs"])
+def test_a_server_starts_with_no_key_that_others_may_touch(pillarbox, tmp_path: Path, wrong: str) -> None:
+    file = write(tmp_path, f"[srs]\nrewrite = true\n{LISTENER}")
+    (tmp_path / "data").mkdir(mode=0o700)
+    assert pillarbox("dkim", "new", "example.org", "--kind", "ed25519", "--config", file).status == 0
+    assert pillarbox("srs", "rotate", "--config", file).status == 0
+    (key,) = tmp_path.glob("data/dkim/*/*.key")
+    touched, mode, words = {
+        "key": (key, 0o640, "others may read this key; chmod 600 it"),
+        "folder": (key.parent, 0o770, "others may write into it, and so change its keys; chmod 700 it"),
+        "srs": (tmp_path / "data/srs.keys", 0o604, "others may read this key; chmod 600 it"),
+    }[wrong]
+    touched.chmod(mode)
+    ran = pillarbox("serve", "--config", file)
+    assert ran.status == 78
+    assert f"{touched}: {words}" in ran.err.splitlines()[-1]
+
+
 def test_a_configuration_that_is_not_there_cannot_be_read(pillarbox, tmp_path: Path) -> None:
     ran = pillarbox("serve", "--config", tmp_path / "none.toml")
     assert ran.status == 66

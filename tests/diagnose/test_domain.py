@@ -240,6 +240,19 @@ def test_a_selector_that_is_not_there_says_nothing():
     assert [one.level for one in senders.judge_selectors("d.test", 20, [])] == [Level.HINT]
 
 
+def test_selectors_that_get_no_answer_are_told_of_once():
+    found = []
+    for selector in ("a", "b", "c"):
+        found += ask(
+            senders.check_selector("d.test", selector), "", failing=(f"{selector}._domainkey.d.test",)
+        )
+    (one,) = senders.judge_selectors("d.test", 3, found)
+    assert (one.level, one.found) == (
+        Level.UNCLEAR,
+        "TXT of a._domainkey.d.test: no answer in time; and 2 more",
+    )
+
+
 # --- DMARC
 
 

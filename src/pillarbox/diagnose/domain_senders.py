@@ -10,6 +10,7 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec.structs import replace
 
 from pillarbox.diagnose.domain import Level, Remark, unclear
 from pillarbox.mailauth import dkim, dmarc, keys, spf
@@ -297,7 +298,11 @@ def _judge_key(name: str, key: keys.KeyRecord, wanted: Record | None) -> list[Re
 
 
 def judge_selectors(domain: str, asked: int, found: list[Remark]) -> list[Remark]:
-    """What follows from all selectors together."""
+    """What follows from all selectors together; that many of them got no answer is told once."""
+    unclear_ones = [one for one in found if one.level is Level.UNCLEAR]
+    if len(unclear_ones) > 1:
+        first = replace(unclear_ones[0], found=f"{unclear_ones[0].found}; and {len(unclear_ones) - 1} more")
+        return [first, *(one for one in found if one.level is not Level.UNCLEAR)]
     if found:
         return found
     advice = "Name the selectors that you sign with (--selector). If there is none: `pillarbox dkim new` makes keys."
