@@ -312,6 +312,8 @@ async def test_the_certificate_must_be_that_of_the_name(service, tmp_path):
         bad = await post(None, url=url, allow_private=True, ca_file=ca_file)
         assert bad.reply.cause_id == "delivery.webhook_deferred"
         assert "certificate" in bad.reply.text.lower()
+    lost = await post(None, url="https://localhost/", allow_private=True, ca_file=str(tmp_path / "no.pem"))
+    assert (lost.reply.cause_id, "No such file" in lost.reply.text) == ("delivery.webhook_deferred", True)
     assert len(service.got) == 1
 
 

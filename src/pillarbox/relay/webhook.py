@@ -30,6 +30,8 @@ from pillarbox.relay.final import content_of, final_fields, here
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
+    import httpx2
+
     from pillarbox.mail.reply import Reply, Result
     from pillarbox.queue.spool import Pending, Queued
 
@@ -98,23 +100,30 @@ class _Answer(msgspec.Struct, frozen=True):
     wait_s: float
 
 
+def _new_client(settings: WebhookSettings) -> httpx2.AsyncClient:
+    """Raises OSError."""
+    import httpx2  # noqa: PLC0415 - as above
+
+    return httpx2.AsyncClient(
+        verify=ssl.create_default_context(cafile=settings.ca_file or None),
+        timeout=float(settings.limit_s),
+        trust_env=False,  # a proxy could reach what must not be reached
+        follow_redirects=False,
+        limits=httpx2.Limits(max_connections=50, keepalive_expiry=15.0),
+    )
+
+
 class Webhook:
     """One web service. Connections are kept open for a while and shared by all its couriers."""
 
     def __init__(self, settings: WebhookSettings) -> None:
-        """Raises OSError or ssl.SSLError if the certificates can't be read."""
         import httpx2  # noqa: PLC0415 - as above
 
         self._settings = settings
         self._failures = (httpx2.HTTPError, OSError)
         self._url = httpx2.URL(settings.url)
-        self._client = httpx2.AsyncClient(
-            verify=ssl.create_default_context(cafile=settings.ca_file or None),
-            timeout=float(settings.limit_s),
-            trust_env=False,  # a proxy could reach what must not be reached
-            follow_redirects=False,
-            limits=httpx2.Limits(max_connections=50, keepalive_expiry=15.0),
-        )
+        self._client: httpx2.AsyncClient | None = None
+        self._making = asyncio.Lock()
 
     async def deliver(self, queued: Queued, pending: Pending) -> Result:
         """Post the message for one recipient."""
@@ -132,7 +141,18 @@ class Webhook:
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._client.aclose()
+        if self._client is not None:
+            await self._client.aclose()
+
+    async def _open(self) -> httpx2.AsyncClient:
+        """What holds the connections. The first time it takes a fifth of a second to make, so a thread does it.
+
+        Raises OSError if the certificates can't be read.
+        """
+        async with self._making:
+            if self._client is None:
+                self._client = await asyncio.to_thread(_new_client, self._settings)
+        return self._client
 
     async def _post(self, queued: Queued, pending: Pending) -> _Answer:
         """Send, and read no more of the answer than needed. Raises httpx2.HTTPError and OSError."""
@@ -143,14 +163,15 @@ class Webhook:
             body = self._prepare(queued, pending, at)
         else:
             body = await asyncio.to_thread(self._prepare, queued, pending, at)
-        request = self._client.build_request(
+        client = await self._open()
+        request = client.build_request(
             "POST",
             self._url.copy_with(host=host),
             headers=self._headers(queued, pending, at, body),
             content=body.stream(),
             extensions={"sni_hostname": self._url.host},  # the certificate must still be the name's
         )
-        answer, detail = await send(self._client, request)
+        answer, detail = await send(client, request)
         wait_s = retry_after(answer.headers.get("Retry-After", ""), time.time())
         return _Answer(answer.status_code, detail, wait_s)
 
