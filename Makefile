@@ -75,6 +75,9 @@ fuzz: venv  ## feed random octets to all that reads them, FUZZ_S seconds each; A
 
 FUZZ_S ?= 60
 
+.PHONY: nightly
+nightly: fuzz  ## what takes too long for each change
+
 .PHONY: docs
 docs: venv  ## write the generated reference pages, and the site of replies that the console shows
 	$(BIN)/python docs/generate.py

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 import os
 import pwd
 import re
@@ -16,6 +18,10 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from argon2 import PasswordHasher
+from click.testing import CliRunner
+
+from pillarbox.cli.commands import cli
 
 PACKAGING = Path(__file__).parents[2] / "packaging"
 KEEPS = '[[route]]\nmatch = "*"\nvia = "hold"\n[domain."example.org"]\ndeliver = "hold"\n'
@@ -230,3 +236,77 @@ def test_the_unit_leaves_little_open():
     command = ["systemd-analyze", "security", "--offline=true", "--no-pager", PACKAGING / "pillarbox.service"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
     assert float(re.search(r"Overall exposure level.*: ([\d.]+)", done.stdout)[1]) <= 1.7
+
+
+# --- secrets -----------------------------------------------------------------------------------------------------------
+
+SECRETS = """
+[log]
+level = "debug"
+[[listen]]
+address = "127.0.0.1:0"
+role = "submission"
+login_in_clear = true
+[account."alice@example.org"]
+password = "{hash}"
+[[route]]
+match = "*"
+via = "smtp://office@127.0.0.1:9?tls=none"
+[relay.passwords]
+"office@127.0.0.1" = "open sesame"
+[domain."example.org"]
+deliver = "webhook:hook"
+[webhook.hook]
+url = "http://127.0.0.1:9/in"
+secret = "shared secret"
+allow_private = true
+headers = {{ Authorization = "Bearer 5up3r" }}
+"""
+
+
+async def test_no_secret_is_in_the_log_nor_in_what_commands_say(serve, dial, tmp_path):
+    """Whatever is configured, typed at the right place or at a wrong one, and however much is logged."""
+    hashed = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash("wonderland")
+    server = await serve(SECRETS.format(hash=hashed))
+    places = ["--data", str(server.data)]
+    for arguments in (
+        ("user", "add", "bob@example.org"),
+        ("user", "app-password", "add", "bob@example.org", "phone"),
+    ):
+        done = CliRunner().invoke(
+            cli,
+            [*arguments, *places, *(["--password-file", "-"] if arguments[1] == "add" else [])],
+            input="builder\n",
+        )
+        assert done.exit_code == 0, done.output
+    app_password = done.stdout.strip()
+    right, wrong = (
+        base64.b64encode(b"\0alice@example.org\0" + word) for word in (b"wonderland", b"letmein-now")
+    )
+    for login in (wrong, right):
+        caller = await dial(server.port)
+        await caller.reply()
+        await caller.ask(b"EHLO client.example")
+        reply = await caller.ask(b"AUTH PLAIN " + login)
+    assert reply.startswith(b"235")
+    assert (await caller.ask(b"bGV0bWVpbi1ub3c=")).startswith(b"500")  # a program that has lost its place
+    for line in (b"MAIL FROM:<alice@example.org>", b"RCPT TO:<x@far.example>", b"RCPT TO:<y@example.org>"):
+        assert (await caller.ask(line)).startswith(b"250")
+    assert (await caller.ask(b"DATA")).startswith(b"354")
+    queue_id = (await caller.ask(b"From: alice@example.org\r\n\r\nx\r\n.")).split()[-1].decode()
+    await server.until(lambda: len(server.events("delivery.deferred", message=queue_id)) == 2)
+    said = [
+        server.log_text,
+        *(json.dumps(server.command(*words)) for words in (("queue", "list"), ("queue", "show", queue_id))),
+        *(json.dumps(server.command(*words)) for words in (("trace", queue_id), ("user", "list"))),
+        json.dumps(server.command("user", "app-password", "list", "bob@example.org")),
+        CliRunner().invoke(cli, ["check-config", "--json", str(server.config)]).output,
+    ]
+    secrets = [
+        *("wonderland", "letmein-now", "builder", app_password, hashed, "$argon2", "open sesame"),
+        *("shared secret", "5up3r", right.decode(), wrong.decode(), "bGV0bWVpbi1ub3c="),
+    ]
+    assert all(text for text in said)
+    assert [
+        (secret, number) for number, text in enumerate(said) for secret in secrets if secret in text
+    ] == []
