@@ -224,7 +224,8 @@ class Connections:
         while True:
             observe.SESSIONS_OPEN.set(len(self._open))
             await asyncio.sleep(_SWEEP_S)
-            self.make_room()
+            with _going_on():
+                self.make_room()
             now = time.monotonic()
             for connection, deadline in self._late(now):
                 with _one_only(connection):
@@ -251,6 +252,15 @@ class Connections:
                 await asyncio.wait_for(self._emptied.wait(), limit_s)
         for connection in list(self._open):
             connection.abort()
+
+
+@contextlib.contextmanager
+def _going_on() -> Iterator[None]:
+    """A bug here must not stop the watch over deadlines."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - as below
+        observe.report_incident(error)
 
 
 @contextlib.contextmanager
