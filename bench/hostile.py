@@ -172,12 +172,13 @@ async def pour(port: int, opening: bytes, piece: bytes, octets: int) -> list[Att
     """So many octets in pieces, as fast as they are taken."""
     attacker = await call(port, opening)
     for _ in range(octets // len(piece)):
-        if attacker.gone:
+        if attacker.gone or attacker.transport.is_closing():
             break
         attacker.transport.write(piece)
         await attacker.room()
         await asyncio.sleep(0)
-    attacker.transport.write(b"\r\nNOOP\r\n")
+    if not attacker.transport.is_closing():
+        attacker.transport.write(b"\r\nNOOP\r\n")
     until = time.monotonic() + 20  # the answer to the last one shows that all was read
     while not attacker.gone and b"250 2.0.0" not in attacker.said and time.monotonic() < until:
         await asyncio.sleep(0.01)
@@ -325,6 +326,7 @@ async def measure(server: Server, name: str, clients: int, seconds: float) -> No
     before, places = server.memory("VmRSS"), server.places
     server.forget_peak()
     watching = Bystander(server.port)
+    await asyncio.sleep(1)  # it has to start
     began = time.monotonic()
     attackers = await ATTACKS[name](server.port, clients, seconds)
     took_s = time.monotonic() - began
