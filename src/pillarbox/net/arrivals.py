@@ -37,6 +37,7 @@ _TLS_HANDSHAKE = b"\x16"  # what TLS begins with (RFC 8446 5.1)
 _RECORD_HEAD_OCTETS = 5  # kind, version and length of what follows
 _MAX_RECORD_OCTETS = 16_384
 _MAX_UNREAD = 65_536
+_PEEKED = 107  # the longest line of a PROXY header
 
 
 class Arrivals:
@@ -273,14 +274,16 @@ class _Arrival(asyncio.Protocol):
 
 async def _read(connection: socket.socket) -> bytes:
     """The PROXY header, and not an octet more; b"" if nothing came at all. Raises HeaderError or OSError."""
-    head = b""
-    while octets := proxy_header.wanted(head):
+    head = ahead = b""
+    while octets := proxy_header.wanted(head, ahead):
         piece = await _receive(connection, octets)
         if not piece:
             if head:
                 raise HeaderError("the header is cut short")
             return b""
         head += piece
+        if head.startswith(b"PROXY ") and not head.endswith(b"\n"):
+            ahead = await _receive(connection, _PEEKED, socket.MSG_PEEK)
     return head
 
 

@@ -27,8 +27,11 @@ class HeaderError(ValueError):
     """It is no such header; the message says why."""
 
 
-def wanted(head: bytes) -> int:
-    """How many more octets belong to the header for certain; 0 if it is complete. Raises HeaderError."""
+def wanted(head: bytes, ahead: bytes = b"") -> int:
+    """How many more octets belong to the header for certain; 0 if it is complete. Raises HeaderError.
+
+    `ahead` is what is known to come: a line, which does not tell its length, need not be read octet by octet then.
+    """
     if len(head) < _SHORTEST:
         if not (_SIGNATURE.startswith(head[: len(_SIGNATURE)]) or b"PROXY ".startswith(head[:6])):
             raise HeaderError("no PROXY header")
@@ -46,6 +49,9 @@ def wanted(head: bytes) -> int:
         return 0
     if len(head) >= _MAX_LINE:
         raise HeaderError("the header is too long")
+    end = ahead.find(b"\n", 0, _MAX_LINE - len(head))
+    if end >= 0:
+        return end + 1
     return 1 if head.endswith(b"\r") or len(head) == _MAX_LINE - 1 else 2
 
 
