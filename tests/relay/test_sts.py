@@ -69,11 +69,14 @@ class World:
         await self.server.start(self.stack)
         return self.server
 
+    async def trust(self):
+        return self.trusting
+
     def worker(self):
         policies = StsPolicies(
             lambda: self.resolver,
             StsStore(self.folder, clock=lambda: self.now),
-            lambda: self.trusting,
+            self.trust,
             clock=lambda: self.now,
             port=self.server.port,
         )

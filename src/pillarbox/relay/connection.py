@@ -360,9 +360,16 @@ async def connect(hop: Hop, limit_s: float, context: ssl.SSLContext | None = Non
     return connection
 
 
+async def client_context(*, verify: bool, ca_file: str = "", min_version: str = "1.2") -> ssl.SSLContext:
+    """TLS settings for sending; without `verify` any certificate will do: better than clear text (RFC 7435).
+
+    They are made in a thread: to read all authorities that are trusted takes a tenth of a second.
+    """
+    return await asyncio.to_thread(_client_context, verify, ca_file, min_version)
+
+
 @lru_cache(maxsize=16)
-def client_context(*, verify: bool, ca_file: str = "", min_version: str = "1.2") -> ssl.SSLContext:
-    """TLS settings for sending; without `verify` any certificate will do: better than clear text (RFC 7435)."""
+def _client_context(verify: bool, ca_file: str, min_version: str) -> ssl.SSLContext:  # noqa: FBT001 - for the cache
     context = ssl.create_default_context(cafile=ca_file or None)
     if min_version == "1.3":
         context.minimum_version = ssl.TLSVersion.TLSv1_3

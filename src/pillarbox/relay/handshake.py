@@ -59,7 +59,7 @@ def refuse(hop: Hop, demand: Demand, kind: str, detail: str) -> UnprovenError:
 
 async def encrypt(connection: Connection, hop: Hop, demand: Demand, *, ca_file: str, limit_s: float) -> None:
     """Do the handshake, and check what the host shows. Raises UnprovenError."""
-    context = context_for(demand, ca_file)
+    context = await context_for(demand, ca_file)
     try:
         await connection.start_tls(context, demand.base or hop.host, limit_s)
     except LinkError as error:
@@ -67,9 +67,9 @@ async def encrypt(connection: Connection, hop: Hop, demand: Demand, *, ca_file: 
     await check_keys(connection, hop, demand)
 
 
-def context_for(demand: Demand, ca_file: str) -> ssl.SSLContext:
+async def context_for(demand: Demand, ca_file: str) -> ssl.SSLContext:
     """What to shake hands with; `ca_file` names the authorities that are trusted usually."""
-    return client_context(
+    return await client_context(
         verify=demand.checked, ca_file=demand.ca_file or ca_file, min_version=demand.min_version
     )
 

@@ -319,7 +319,7 @@ class _Opening:
     async def _connect(self) -> None:
         context = None
         if self.demand.tls is Tls.IMPLICIT:
-            context = context_for(self.demand, self._settings.ca_file)
+            context = await context_for(self.demand, self._settings.ca_file)
         self._connection = await connect(self.hop, self._patience.connect_s, context)
         self.sending_ip = self._connection.own_address
         if context is not None:

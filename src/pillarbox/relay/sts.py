@@ -23,7 +23,7 @@ from pillarbox.relay.sts_store import Kept
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from pillarbox.mailauth.mta_sts import Announced, StsPolicy
     from pillarbox.net.resolver import Resolver
@@ -65,7 +65,7 @@ class StsPolicies:
         self,
         resolver: Callable[[], Resolver],
         store: StsStore,
-        context: Callable[[], ssl.SSLContext],
+        context: Callable[[], Awaitable[ssl.SSLContext]],
         *,
         clock: Callable[[], float] = time.time,
         port: int = HTTPS_PORT,
@@ -210,7 +210,7 @@ class StsPolicies:
                 host,
                 _PATH,
                 found.records,
-                self._context(),
+                await self._context(),
                 limit_s=_LIMIT_S,
                 max_octets=MAX_POLICY_OCTETS,
                 port=self._port,
