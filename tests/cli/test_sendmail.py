@@ -116,6 +116,8 @@ def test_wrong_use_is_told_with_the_usage(pillarbox) -> None:
         (["-N", "never", "-R", "hdrs", "-V", "e1", "a@b"], Options(notify=Notify.NEVER, ret=Ret.HEADERS, envid="e1", recipients=["a@b"])),
         (["-oem", "-om", "-B8BITMIME", "-v", "-n", "--", "-a@b"], Options(recipients=["-a@b"])),
         (["-bp"], Options(mode="p")),
+        (["-q"], Options(mode="q")),
+        (["-q30m", "a@b"], Options(recipients=["a@b"])),
     ],
 )  # fmt: skip
 def test_options_are_read_as_sendmail_does(arguments: list[str], expected: Options) -> None:

@@ -116,6 +116,7 @@ def sendmail(arguments: tuple[str, ...]) -> None:
     -V ENVID    an id of yours for reports
     -bs         speak SMTP on standard input and output
     -bp         list the queue, as mailq does
+    -q          try all waiting messages now
 
     The server is $PILLARBOX_SENDMAIL (host:port), else the first listener in $PILLARBOX_CONFIG or
     /etc/pillarbox/pillarbox.toml that relays for this machine, else 127.0.0.1:25. Exit status: 0 accepted, 64 wrong use,

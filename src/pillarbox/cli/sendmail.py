@@ -32,10 +32,10 @@ _ROLES = (
 _DEFAULT_SERVER = "127.0.0.1:25"
 _TIMEOUT_S = 300.0
 _MAX_MESSAGE_OCTETS = 1 << 30
-_VALUED = "ABCFNOQRVXbdfhopqr"  # the historic options of one letter that have a value
+_VALUED = "ABCFNOQRVXbdfhopr"  # the historic options of one letter that have a value
 _RECIPIENT_FIELDS = (b"to", b"cc", b"bcc")
 _FIELD = re.compile(rb"([!-9;-~]+)[ \t]*:(.*(?:\r?\n[ \t].*)*)\r?\n?")
-_USAGE = "usage: sendmail [-t] [-i] [-f SENDER] [-F NAME] [-N WHEN] [-R full|hdrs] [-V ENVID] [-bs | -bp] [RECIPIENT...]"
+_USAGE = "usage: sendmail [-t] [-i] [-f SENDER] [-F NAME] [-N WHEN] [-R full|hdrs] [-V ENVID] [-bs | -bp | -q] [RECIPIENT...]"
 
 
 class UsageError(Exception):
@@ -45,9 +45,7 @@ class UsageError(Exception):
 class Options(msgspec.Struct):
     """What the caller asked for."""
 
-    mode: str = (
-        "m"  # m: send; s: speak SMTP on standard input and output; p: list the queue; i: rebuild aliases
-    )
+    mode: str = "m"  # m: send; s: speak SMTP on standard input and output; p: list the queue; q: try it; i: rebuild aliases
     from_header: bool = False
     dot_ends: bool = True
     sender: str | None = None
@@ -63,7 +61,9 @@ def run(arguments: list[str]) -> int:
     try:
         options = parse_options(arguments)
         if options.mode == "p":
-            return _list_queue()
+            return _queue("list")
+        if options.mode == "q":
+            return _queue("retry", "--all")
         if options.mode == "i":
             return Exit.OK  # aliases need no rebuilding
         if options.mode == "s":
@@ -127,10 +127,12 @@ def _apply(options: Options, letter: str, value: str, argument: str) -> None:
             if value not in ("m", "s", "p", "i"):
                 raise UsageError(f"-b{value} is not supported; there are -bm, -bs, -bp and -bi")
             options.mode = value
+        case "q" if not value:  # with one it is how often a daemon does so
+            options.mode = "q"
         case "o":
             if value == "i":
                 options.dot_ends = False
-        case _ if letter in _VALUED or letter in "Unvmsx":
+        case _ if letter in _VALUED or letter in "Uqnvmsx":
             pass  # historic, and of no meaning here
         case _:
             raise UsageError(f"unknown option {argument}\n{_USAGE}")
@@ -320,8 +322,8 @@ def _bridge() -> int:
     return Exit.OK
 
 
-def _list_queue() -> int:
+def _queue(*arguments: str) -> int:
     from pillarbox.cli.commands import cli
 
-    cli(["queue", "list"], prog_name="sendmail")
+    cli(["queue", *arguments], prog_name="sendmail")
     return Exit.OK
