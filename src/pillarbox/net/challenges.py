@@ -24,6 +24,7 @@ _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,200}")
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,250}[a-z0-9])?")
 _LIMIT_S = 5.0
 _MAX_OCTETS = 8192  # of a request
+_MAX_OPEN = 200  # an authority asks from a handful of places
 _ALPN = "acme-tls/1"
 
 
@@ -46,7 +47,8 @@ async def answer(
 ) -> asyncio.Server | Arrivals:
     """Answer challenges of this kind on a socket, from what lies in `folder`."""
     if kind == "http-01":
-        return await listen(bound, lambda: HttpAnswers(folder))
+        open_now: set[HttpAnswers] = set()
+        return await listen(bound, lambda: HttpAnswers(folder, open_now))
     context = _answering_context(folder)
     return Arrivals(bound, lambda _peer: TlsAnswers(), connections, tls=lambda: context)
 
@@ -54,14 +56,18 @@ async def answer(
 class HttpAnswers(asyncio.Protocol):
     """One request for one token; anything else is not found. The file is tiny: it is read in the loop."""
 
-    def __init__(self, folder: Path) -> None:
-        """`folder` has a file for each token."""
+    def __init__(self, folder: Path, open_now: set[HttpAnswers]) -> None:
+        """`folder` has a file for each token; `open_now` are all connections of this kind."""
         self._folder = folder
+        self._open = open_now
         self._read = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Wait for the request, not long."""
+        """Wait for the request, not long; one too many is cut off."""
         self._transport = cast("asyncio.Transport", transport)
+        if len(self._open) >= _MAX_OPEN:
+            self._transport.abort()
+        self._open.add(self)
         self._timer = asyncio.get_running_loop().call_later(_LIMIT_S, self._transport.abort)
 
     def data_received(self, data: bytes) -> None:
@@ -90,6 +96,7 @@ class HttpAnswers(asyncio.Protocol):
 
     def connection_lost(self, _exc: Exception | None) -> None:
         """Nothing is left to do."""
+        self._open.discard(self)
         self._timer.cancel()
 
 
