@@ -111,9 +111,12 @@ class ListenerTls:
     @property
     def context(self) -> ListenerContext:
         """What a handshake begins with now. What clients have proved by other authorities must not be resumed."""
-        trusted = self._certificates.authorities
-        if self.manner.asks and self._certificates.loaded and trusted != self._context.trusted:
-            self._use(_begin_with(self.manner, trusted))
+        if self.manner.asks:
+            if not self._certificates.loaded:  # the very first client came before they were read
+                self._certificates.load_first()
+            trusted = self._certificates.authorities
+            if trusted != self._context.trusted:
+                self._use(_begin_with(self.manner, trusted))
         return self._context
 
     def renewed(self, certificates: Certificates, manner: TlsManner) -> ListenerTls:
