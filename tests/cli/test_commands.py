@@ -31,6 +31,7 @@ def test_a_message_is_followed_from_send_to_trace(sandbox, pillarbox) -> None:
     assert {one["state"] for one in message["recipients"]} == {"held"}
     shown = sandbox.queue("show", queue_id, "--headers").out
     assert "from me@here.example" in shown
+    assert "     by hold\n" in shown
     assert "| Subject: A test from Pillarbox" in shown
     assert sandbox.queue("show", queue_id.lower(), "--message").out.endswith("This is a test.\r\n")
     traced = pillarbox("trace", queue_id, "--data", sandbox.data)

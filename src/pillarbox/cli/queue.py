@@ -262,7 +262,8 @@ def print_message(found: ListedMessage) -> None:
         click.echo(
             f"  to {_safe(one.address + original)}: {_state_word(one)}, {count(one.attempts, 'attempt')}{when}"
         )
-        click.echo(f"     by {_safe(one.destination)}")
+        way = _safe(one.destination.removesuffix(":"))  # such as "hold", which leads nowhere else
+        click.echo(f"     by {way}")
         if one.result is not None:
             click.echo(f"     last: {_safe(str(one.result.reply))} {_safe(one.result.host)}".rstrip())
 
