@@ -539,6 +539,13 @@ server:
 remote-control:
   control-enable: no
 """
+ZONE_HEAD = """\
+$ORIGIN {name}
+$TTL 300
+@ SOA ns admin 1 7200 900 1209600 60
+@ NS ns
+ns A 127.0.0.1
+"""
 AUTHORITATIVE = """
 auth-zone:
   name: "{name}"
@@ -564,13 +571,16 @@ def sign(text: str) -> tuple[str, str]:
 def serve_zones(
     launch: Callable[..., Program], open_folder: Callable[[], Path]
 ) -> Callable[[str, str, str], None]:
-    """Start a validating name server with the zones signed.test, which is signed here, and plain.test."""
+    """Start a validating name server with the zones signed.test, which is signed here, and plain.test.
+
+    What is given is what stands in them besides their own SOA and NS.
+    """
 
     def start(signed: str, plain: str, place: str) -> None:
         folder = open_folder()
-        zone, anchor = sign(signed)
+        zone, anchor = sign(ZONE_HEAD.format(name="signed.test.") + signed)
         (folder / "signed.test.zone").write_text(zone)
-        (folder / "plain.test.zone").write_text(plain)
+        (folder / "plain.test.zone").write_text(ZONE_HEAD.format(name="plain.test.") + plain)
         (folder / "anchor").write_text(anchor)
         zones = "".join(AUTHORITATIVE.format(name=name) for name in ("signed.test.", "plain.test."))
         (folder / "unbound.conf").write_text(VALIDATING.format(folder=folder, place=place) + zones)

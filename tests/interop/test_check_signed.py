@@ -23,11 +23,6 @@ pytestmark = [
     pytest.mark.skipif(UNBOUND is None, reason="unbound is not installed"),
 ]
 SIGNED = """
-$ORIGIN signed.test.
-$TTL 300
-@ SOA ns admin 1 7200 900 1209600 60
-@ NS ns
-ns A 127.0.0.1
 fits MX 10 mx1
 mx1 A 127.0.0.1
 _25._tcp.mx1 TLSA 3 1 1 {key}
@@ -41,11 +36,6 @@ free MX 10 mx4
 mx4 A 127.0.0.1
 """
 PLAIN = """
-$ORIGIN plain.test.
-$TTL 300
-@ SOA ns admin 1 7200 900 1209600 60
-@ NS ns
-ns A 127.0.0.1
 elsewhere MX 10 mx1.signed.test.
 vain MX 10 mx
 mx A 127.0.0.1

@@ -26,11 +26,6 @@ pytestmark = [
     pytest.mark.skipif(UNBOUND is None, reason="unbound is not installed"),
 ]
 SIGNED = """
-$ORIGIN signed.test.
-$TTL 300
-@ SOA ns admin 1 7200 900 1209600 60
-@ NS ns
-ns A 127.0.0.1
 fits MX 10 mx1
 mx1 A 127.0.1.1
 _25._tcp.mx1 TLSA 3 1 1 {key}
@@ -65,11 +60,6 @@ itself A 127.0.1.1
 _25._tcp.itself TLSA 3 1 1 {nobody}
 """
 PLAIN = """
-$ORIGIN plain.test.
-$TTL 300
-@ SOA ns admin 1 7200 900 1209600 60
-@ NS ns
-ns A 127.0.0.1
 any MX 10 mx
 mx A 127.0.1.1
 _25._tcp.mx TLSA 3 1 1 {nobody}
