@@ -133,9 +133,10 @@ def _of_tls(
 
 def _covers(settings: Config, name: str) -> bool:
     """Whether a certificate is for a name; without any, another server shows them."""
+    from pillarbox.net.certificates import is_for
+
     found = _certificates(settings)
-    wanted = {name, f"*.{name.partition('.')[2]}"}
-    return not found or any(wanted.intersection(one.names) for one in found)
+    return not found or is_for(found, name)
 
 
 def _domains(settings: Config | None, folder: Path) -> dict[str, DomainSettings]:

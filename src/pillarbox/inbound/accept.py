@@ -304,7 +304,7 @@ class Door:
             return content.TOO_MANY_HOPS.reply()
         if not head.complete and len(letter.head) > self._limits.header_octets:
             return content.HEADER_TOO_BIG.reply(limit=self._limits.header_octets)
-        if 0 < letter.max_octets < (letter.draft.octets if letter.draft is not None else 0):
+        if 0 < letter.max_octets < letter.octets:
             return extensions.TOO_BIG_FOR_PRIORITY.reply(limit=letter.max_octets)
         senders = letter.client.senders
         if senders and self.check_from:

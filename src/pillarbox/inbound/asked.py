@@ -1,6 +1,6 @@
 """Ask DNS what the plans of one check want to know, together and within a time limit, and keep what was answered as evidence.
 
-What plans came to is remembered as long as the answers are. Which plans there are is the business of `inbound.origin`.
+What plans came to is remembered as long as the answers are. Which plans there are is the business of `inbound.case`.
 """
 
 from __future__ import annotations

@@ -12,7 +12,6 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 from msgspec.structs import replace
 
 from pillarbox import observe
@@ -196,7 +195,8 @@ class SmtpProtocol(asyncio.Protocol):
         """The connection is gone: what was not committed is forgotten."""
         self._desk.connections.remove(self, self._client.address)
         if self._lingers_until:
-            self._lingers_until, self._desk.connections.lingering = 0.0, self._desk.connections.lingering - 1
+            self._lingers_until = 0.0
+            self._desk.connections.lingering -= 1
         self._forget_letter()
 
     def pause_writing(self) -> None:
@@ -241,9 +241,8 @@ class SmtpProtocol(asyncio.Protocol):
     def give_way(self) -> None:
         """Close, because clients have us keep too much and this one most; what it sent is forgotten."""
         self._forget_letter()
-        self._session.cut_short(
-            bounds.NO_MEMORY
-        )  # at once: the transport ends later, and meanwhile others send
+        # at once: the transport ends later, and meanwhile others send
+        self._session.cut_short(bounds.NO_MEMORY)
         if self._holds_back or self._lingers_until or self._transport.is_closing():
             self._transport.abort()
         else:
@@ -424,7 +423,7 @@ class SmtpProtocol(asyncio.Protocol):
 
     def _on_hello(self, event: Hello) -> Reply | Awaitable[Reply]:
         self._forget_letter()
-        self._client = msgspec.structs.replace(self._client, helo=event.name)
+        self._client = replace(self._client, helo=event.name)
         if "decide_hello" in self._desk.hooks.wanted:
             return self._hello_by_hooks()
         return self._session.welcome(time.time())
@@ -529,7 +528,7 @@ class SmtpProtocol(asyncio.Protocol):
     async def _rcpt_by_hooks(self, event: RcptTo, found: tuple[Any, ...]) -> Reply | None:
         letter = self._letter
         assert letter is not None  # as above
-        client = msgspec.structs.replace(self._client, announced_octets=letter.parameters.size)
+        client = replace(self._client, announced_octets=letter.parameters.size)
         opinion = await self._desk.hooks.decide(
             "decide_rcpt", client, self._session.sender, event.recipient, warned=self._warned
         )
@@ -658,7 +657,7 @@ class SmtpProtocol(asyncio.Protocol):
         self._transport = encrypted
         if self._paused:
             plain.resume_reading()
-        self._client = msgspec.structs.replace(self._client, tls=True, helo="", login="", senders=())
+        self._client = replace(self._client, tls=True, helo="", login="", senders=())
         self._note_tls()
         objection = tls.objection(encrypted.get_extra_info("ssl_object"))
         if objection is not None:

@@ -18,6 +18,7 @@ from pillarbox.net import proxy_header
 from pillarbox.net.handshakes import HANDSHAKE_S, describe_failure
 from pillarbox.net.proxy_header import HeaderError
 from pillarbox.net.tls import kept_octets
+from pillarbox.smtp.wire import TLS_HANDSHAKE
 
 if TYPE_CHECKING:
     import ssl
@@ -33,7 +34,6 @@ _REST_S = 1.0  # without files for more connections
 _MAX_EXCUSED = 100  # connections for which there is no place, and which may begin all the same to be told so
 _EXCUSED_S = 5.0
 _NEVER_S = 3600.0  # the loop's own limit of a handshake: ours, which `Connections` watches, comes first
-_TLS_HANDSHAKE = b"\x16"  # what TLS begins with (RFC 8446 5.1)
 _RECORD_HEAD_OCTETS = 5  # kind, version and length of what follows
 _MAX_RECORD_OCTETS = 16_384
 _MAX_UNREAD = 65_536
@@ -211,7 +211,7 @@ class _Arrival(asyncio.Protocol):
             self._stage = "hello"
             self.deadline = time.monotonic() + (_EXCUSED_S if self._excused else HANDSHAKE_S)
             first = await _receive(connection, 1, socket.MSG_PEEK)
-            if first != _TLS_HANDSHAKE:
+            if first != TLS_HANDSHAKE:
                 if first:
                     self._fail("it does not begin with TLS")
                 return

@@ -278,6 +278,11 @@ def shown_for(certificates: Sequence[C], name: str, now: float) -> list[C]:
     return list((_of_host(by_name, name) or default).values())
 
 
+def is_for(certificates: Sequence[C], name: str) -> bool:
+    """Whether one of them is for a host."""
+    return any(_of_host(dict.fromkeys(one.names, one), name) is not None for one in certificates)
+
+
 def _of_host(by_name: Mapping[str, T], name: str) -> T | None:
     name = name.rstrip(".").lower()
     return by_name.get(name) or by_name.get(f"*.{name.partition('.')[2]}")

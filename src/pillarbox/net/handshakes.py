@@ -112,8 +112,7 @@ class ListenerTls:
     def context(self) -> ListenerContext:
         """What a handshake begins with now. What clients have proved by other authorities must not be resumed."""
         if self.manner.asks:
-            if not self._certificates.loaded:  # the very first client came before they were read
-                self._certificates.load_first()
+            self._certificates.load_first()  # the very first client may come before they were read
             trusted = self._certificates.authorities
             if trusted != self._context.trusted:
                 self._use(_begin_with(self.manner, trusted))
@@ -138,8 +137,7 @@ class ListenerTls:
 
         A new chain is never loaded into an old context: it would keep the old one beside it if their keys are of two kinds.
         """
-        if not self._certificates.loaded:  # the very first client came before they were read
-            self._certificates.load_first()
+        self._certificates.load_first()  # as above
         chosen = self._certificates.context_for(name, asks=self.manner.asks)
         if chosen is None:
             return ssl.ALERT_DESCRIPTION_INTERNAL_ERROR
