@@ -1,5 +1,7 @@
 """Opening the store: workers that start together make it together."""
 
+import asyncio
+import shutil
 import threading
 import time
 
@@ -35,6 +37,66 @@ def test_a_store_that_stays_locked_is_not_waited_for_for_ever(tmp_path, monkeypa
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(apsw.BusyError):
         schema.connect(tmp_path / schema.FILE)
+    other.close()
+
+
+def write(connection, entry, *entries):
+    for one in (entry, *entries):
+        connection.execute("INSERT INTO suspended VALUES (?, 0)", (one,))
+
+
+def written(folder):
+    with schema.connect(folder / schema.FILE) as connection:
+        return [entry for (entry,) in connection.execute("SELECT destination FROM suspended ORDER BY 1")]
+
+
+def test_a_log_made_long_beforehand_keeps_all_that_two_workers_write(tmp_path):
+    """Before the log begins anew and after; also what a loss of power leaves, that is a copy of the files as they are."""
+    file, lost = tmp_path / schema.FILE, tmp_path / "lost"
+    one, two = schema.connect(file), schema.connect(file)
+    write(one, "a")
+    lengthening = [schema.lengthen_log(worker, file) for worker in [one, two] * 99]
+    assert not lengthening[-1]
+    log = file.with_name(f"{file.name}-wal")
+    assert log.stat().st_size == schema.LOG_OCTETS
+    write(two, "b")
+    lost.mkdir()
+    for left in (file, log):
+        shutil.copy(left, lost)
+    assert written(lost) == written(tmp_path) == ["a", "b"]
+    one.execute("PRAGMA wal_checkpoint(RESTART)")
+    write(one, *"cde")
+    for left in (file, log):
+        shutil.copy(left, lost)
+    assert written(lost) == ["a", "b", "c", "d", "e"]
+    assert log.stat().st_size == schema.LOG_OCTETS
+    one.close()
+    two.close()
+    assert written(tmp_path) == ["a", "b", "c", "d", "e"]
+    assert not log.exists()
+
+
+async def test_a_worker_with_nothing_else_to_do_makes_the_log_long(tmp_path):
+    spool = SqliteSpool(tmp_path)
+    log = tmp_path / f"{schema.FILE}-wal"
+    async with asyncio.timeout(20):
+        while log.stat().st_size < schema.LOG_OCTETS:
+            await asyncio.sleep(0.01)
+    await spool.close()
+
+
+def test_a_log_stays_short_where_there_is_little_room_and_where_the_lock_is_not_free(tmp_path, monkeypatch):
+    file = tmp_path / schema.FILE
+    connection, other = schema.connect(file), schema.connect(file)
+    log = file.with_name(f"{file.name}-wal")
+    before = log.stat().st_size
+    connection.set_busy_handler(None)
+    with schema.transaction(other), pytest.raises(apsw.BusyError):
+        schema.lengthen_log(connection, file)
+    monkeypatch.setattr(schema, "_LOG_SHARE", 1 << 40)
+    assert not schema.lengthen_log(connection, file)
+    assert log.stat().st_size == before
+    connection.close()
     other.close()
 
 

@@ -6,6 +6,7 @@ What is written into them when is the business of `queue.sqlite`; what operators
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,10 @@ _TURN_S = 0.0005  # a sync takes about one millisecond
 WRITER_CACHE_KIB = 16_384
 READER_CACHE_KIB = 8_192
 CHECKPOINT_PAGES = 4_000
+# Some more, as the last transaction before a checkpoint may be large.
+LOG_OCTETS = 32 + (CHECKPOINT_PAGES + 50) * (24 + 4096)
+_LOG_PIECE = bytes(262_144)  # takes half a millisecond, in which nobody else can write
+_LOG_SHARE = 10  # the log is made long beforehand if that many times its length is free
 
 # `claimed` is set while a recipient is in the memory of the worker that holds its slot: such rows are in neither of the
 # indexes of what waits, so a message that is delivered at once never enters them.
@@ -161,6 +166,32 @@ def _use_log(connection: apsw.Connection) -> None:
             time.sleep(_PAUSE_S)
         else:
             return
+
+
+def lengthen_log(connection: apsw.Connection, file: Path) -> bool:
+    """Make the log a piece longer, by zeros; whether it is still shorter than it will be before it begins anew.
+
+    To sync what was written over takes half the time of a sync that makes a file longer. Behind the end of the log there
+    are only zeros, which no reader takes for a part of it, and while we hold the write lock nobody writes there.
+    Raises apsw.Error or OSError.
+    """
+    log = os.open(f"{file}-wal", os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        disk = os.fstatvfs(log)
+        if disk.f_bavail * disk.f_frsize < LOG_OCTETS * _LOG_SHARE:
+            return False
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            end = os.fstat(log).st_size
+            missing = LOG_OCTETS - end
+            if missing > 0:
+                os.pwrite(log, _LOG_PIECE[:missing], end)
+                os.fdatasync(log)
+        finally:
+            connection.execute("ROLLBACK")
+        return missing > len(_LOG_PIECE)
+    finally:
+        os.close(log)
 
 
 @contextlib.contextmanager

@@ -300,8 +300,10 @@ class SqliteSpool:
     def _write_until_closed(self) -> None:
         """Write whatever waits, all in one transaction, until None comes."""
         renew_at = time.monotonic() + RENEW_S
-        going = True
+        going = short = True
         while going:
+            while short and self._work.empty():
+                short = self._lengthen_log()
             batch: list[Work] = []
             with contextlib.suppress(Empty):
                 batch, going = self._wait(max(renew_at - time.monotonic(), 0.01))
@@ -385,6 +387,13 @@ class SqliteSpool:
                 self._leases.renew(self._connection)
         except apsw.Error as error:
             observe.SPOOL_TROUBLE.note(problem=f"lease not renewed: {error}")
+
+    def _lengthen_log(self) -> bool:
+        """Make the log longer while nothing else is to do; whether more of that is wanted."""
+        try:
+            return schema.lengthen_log(self._connection, self._root / schema.FILE)
+        except (apsw.Error, OSError):  # it will grow by and by, then
+            return False
 
     def _answer(self, answers: _Answers) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
