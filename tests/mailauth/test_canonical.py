@@ -9,7 +9,13 @@ from dkim.canonicalization import CanonicalizationPolicy
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pillarbox.mailauth.canonical import BodyHash, has_bare_line_end, relaxed_field, split_fields
+from pillarbox.mailauth.canonical import (
+    BodyHash,
+    has_bare_line_end,
+    relaxed_field,
+    relaxed_fields,
+    split_fields,
+)
 
 BODIES = st.lists(st.sampled_from([b" ", b"\t", b"\r\n", b"x", b"  ", b"yz", b"\r\n\r\n"]), max_size=30).map(
     b"".join
@@ -44,9 +50,9 @@ def test_bare_line_ends_are_content_wherever_pieces_are_cut(body, cut):
         parts.update(body[:cut])
         parts.update(body[cut:])
         assert whole.digest() == parts.digest()
-        assert has_bare_line_end(body) == (
-            b"\r" in body.replace(b"\r\n", b"") or b"\n" in body.replace(b"\r\n", b"")
-        )
+        assert (whole.octets, whole.hashed) == (parts.octets, parts.hashed)
+        bare = b"\r" in body.replace(b"\r\n", b"") or b"\n" in body.replace(b"\r\n", b"")
+        assert has_bare_line_end(body) == whole.bare == parts.bare == bare
 
 
 def test_a_limit_hashes_the_first_octets_and_counts_the_rest():
@@ -58,11 +64,32 @@ def test_a_limit_hashes_the_first_octets_and_counts_the_rest():
 
 def test_fields_are_split_at_line_ends_that_no_space_follows():
     assert split_fields(b"A: 1\r\n 2\r\nSubject : x\r\nno field\r\nB:\r\n") == [
-        (b"a", b"A: 1\r\n 2"),
-        (b"subject", b"Subject : x"),
-        (b"b", b"B:"),
+        b"A: 1\r\n 2",
+        b"Subject : x",
+        b"B:",
     ]
     assert relaxed_field(b"SubJect : a \t b\r\n\tc  ") == b"subject:a b c"
+
+
+VALUES = st.lists(
+    st.sampled_from(
+        [b"x", b":", b" ", b"\t", b"\r\n ", b"\r\n\t", b"\rX", b"\nX", b"\x0b", b"\x0c", b"\xc3", b"\0"]
+    ),
+    max_size=8,
+).map(b"".join)
+NAMES = st.sampled_from([b"A:", b"Sub-Ject \t:", b"\x0b:", b"\0:", b":"])
+
+
+@given(
+    st.sampled_from([b"", b" ", b"\t"]),
+    st.lists(st.tuples(NAMES, VALUES), max_size=6),
+    st.sampled_from([b"", b"\r\n"]),
+)
+def test_all_fields_at_once_become_what_each_becomes_alone(start, fields, end):
+    section = start + b"\r\n".join([name + value for name, value in fields] + [b"no field"]) + end
+    names, values = relaxed_fields(section)
+    together = [name.strip(b" ").lower() + b":" + value for name, value in zip(names, values, strict=True)]
+    assert together == [relaxed_field(field) for field in split_fields(section)]
 
 
 @pytest.mark.parametrize("piece", [b" ", b"\t", b"\r\n", b" \r\n", b"x ", b"\r", b"\t \r\n\r"])
@@ -80,7 +107,8 @@ def test_bodies_are_hashed_in_linear_time(grows_linearly, form, piece):
 @pytest.mark.parametrize("piece", [b" ", b"\r\n ", b"\x0b ", b"\t", b"a:\r\n"])
 def test_fields_are_read_in_linear_time(grows_linearly, piece):
     def work(section):
-        for _, field in split_fields(section):
+        for field in split_fields(section):
             relaxed_field(field)
+        relaxed_fields(section)
 
     grows_linearly(work, lambda count: b"A:" + piece * count, size=10_000)

@@ -212,24 +212,27 @@ def seal(  # noqa: PLR0913 - the parts of a set
     results = f"ARC-Authentication-Results: i={number}; {format_value(server, findings)}".encode(
         "utf-8", "surrogateescape"
     )
-    names = (*dkim.fields_to_sign(header), *[b"dkim-signature"] * len(header.numbers(b"dkim-signature")))
+    names = (
+        *dkim.fields_to_sign(header.names),
+        *[b"dkim-signature"] * len(header.numbers(b"dkim-signature")),
+    )
     covered = header.covered(names, "relaxed")
     start = (
-        f"ARC-Message-Signature: i={number}; a={keys.algorithm(signer.key)}; c=relaxed/relaxed; d={signer.domain};\r\n"
+        f"ARC-Message-Signature: i={number}; a={signer.algorithm}; c=relaxed/relaxed; d={signer.domain};\r\n"
         f"\ts={signer.selector}; t={int(now)};\r\n\th={dkim.listed(names)};\r\n"
         f"\tbh={b64encode(body_hash).decode()};\r\n\tb="
     ).encode()
-    message = start + _sign(signer.key, covered + relaxed_field(start))
+    message = start + _sign(signer, covered + relaxed_field(start))
     said = "fail" if broken else "none" if number == 1 else "pass"
     start = (
-        f"ARC-Seal: i={number}; a={keys.algorithm(signer.key)}; cv={said}; d={signer.domain};\r\n"
+        f"ARC-Seal: i={number}; a={signer.algorithm}; cv={said}; d={signer.domain};\r\n"
         f"\ts={signer.selector}; t={int(now)};\r\n\tb="
     ).encode()
     older = () if broken else before.sets  # RFC 8617 5.1.2: a broken chain is not covered
     lines = [relaxed_field(field) for one in older for field in (one.results, one.message.field, one.seal)]
     sealed = b"\r\n".join([*lines, relaxed_field(results), relaxed_field(message), relaxed_field(start)])
-    return start + _sign(signer.key, sealed) + b"\r\n" + message + b"\r\n" + results + b"\r\n"
+    return start + _sign(signer, sealed) + b"\r\n" + message + b"\r\n" + results + b"\r\n"
 
 
-def _sign(key: keys.PrivateKey, data: bytes) -> bytes:
-    return dkim.fold_base64(keys.sign(key, data))
+def _sign(signer: dkim.Signer, data: bytes) -> bytes:
+    return dkim.fold_base64(keys.sign(signer.key, data, signer.algorithm))

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import binascii
 import re
-from base64 import b64decode, b64encode
+import struct
+from base64 import b64decode
+from binascii import b2a_base64
 from collections import Counter
 from collections.abc import Generator, Iterable, Sequence
 from functools import lru_cache
@@ -21,7 +23,7 @@ from pillarbox.mailauth.canonical import (
     BodyHash,
     canonical_field,
     has_bare_line_end,
-    relaxed_field,
+    relaxed_fields,
     split_fields,
 )
 from pillarbox.mailauth.dns import Answer, Plan, Query
@@ -38,6 +40,7 @@ _NUMBER = re.compile(r"[0-9]{1,12}")
 _OWN_VALUE = re.compile(rb"(;[ \t\r\n]*+b[ \t\r\n]*+=)[^;]*+")
 _MAX_REMEMBERED = 1024  # characters of a list of fields that is kept read
 _MAX_FIELDS = 64  # of a header section, or names of signed ones, if what follows from them is kept
+_MAX_SECTION = 32_768  # octets of such a section
 _DOMAIN = re.compile(
     r"[A-Za-z0-9_\-\u0080-\U0010ffff]{1,63}(?:\.[A-Za-z0-9_\-\u0080-\U0010ffff]{1,63}){0,126}"
 )
@@ -97,46 +100,72 @@ class Verdict(Struct, frozen=True):
     loose: bool = False  # something that people see is not covered: text behind l=, or a field that was added
 
 
+class Layout(Struct, frozen=True):
+    """What follows from the names of a message's fields alone."""
+
+    names: tuple[bytes, ...]  # in lower case
+    labels: tuple[bytes, ...]  # the same with colons, as relaxed fields begin
+    by_name: dict[bytes, list[int]]  # where the fields of each name stand; not to be changed
+
+
 class Header:
     """The fields of one message, from which each signature takes those it covers; canonical forms are made once."""
 
-    __slots__ = ("_by_name", "_covered", "_plain", "bare", "fields", "names")
+    __slots__ = ("_bare", "_covered", "_fields", "_layout", "_section", "_usual", "_values", "names")
 
     def __init__(self, section: bytes) -> None:
-        self.fields = split_fields(section)
-        self.names = tuple([name for name, _ in self.fields])
-        self._by_name = (_remembered_index if len(self.names) <= _MAX_FIELDS else _index)(self.names)
+        self._section = section
+        found, self._values = relaxed_fields(section)
+        self._usual = len(found) <= _MAX_FIELDS and len(section) <= _MAX_SECTION
+        self._layout = (_remembered_layout if self._usual else _lay_out)(tuple(found))
+        self.names = self._layout.names
+        self._fields: list[bytes] | None = None
+        self._bare: bool | None = None
         self._covered: dict[tuple[tuple[bytes, ...], str], bytes] = {}  # one for each signature at the most
-        # split() takes more for white space than the standard does: not if none of that is there
-        self.bare = has_bare_line_end(section)  # whether a CR or LF stands alone
-        self._plain = not (self.bare or 0x0B in section or 0x0C in section)
+
+    @property
+    def fields(self) -> list[bytes]:
+        """All fields as they came."""
+        if self._fields is None:
+            self._fields = split_fields(self._section)
+        return self._fields
+
+    @property
+    def bare(self) -> bool:
+        """Whether a CR or LF stands alone."""
+        if self._bare is None:
+            self._bare = has_bare_line_end(self._section)
+        return self._bare
 
     def numbers(self, name: bytes) -> Sequence[int]:
         """Where the fields of this name stand."""
-        return self._by_name.get(name, ())
+        return self._layout.by_name.get(name, ())
 
     def all(self, name: bytes) -> list[bytes]:
         """The fields of this name from top to bottom."""
-        return [self.fields[number][1] for number in self.numbers(name)]
+        numbers = self.numbers(name)
+        return [self.fields[number] for number in numbers] if numbers else []
 
     def covered(self, names: tuple[bytes, ...], form: str) -> bytes:
         """The canonical fields that a list of names means, each with its line end: the lowest first (RFC 6376 5.4.2)."""
         octets = self._covered.get((names, form))
         if octets is None:
-            usual = len(names) <= _MAX_FIELDS and len(self.names) <= _MAX_FIELDS
+            usual = self._usual and len(names) <= _MAX_FIELDS
             places = (_remembered_places if usual else _places)(names, self.names)
-            fields = map(self.fields.__getitem__, places)
-            if form != "relaxed":
-                lines = [field for _, field in fields]
-            elif self._plain:  # the same as below in fewer steps
-                lines = [
-                    b"%b:%b" % (name, b" ".join(field.partition(b":")[2].split())) for name, field in fields
-                ]
+            if form == "relaxed":
+                labels, values = self._layout.labels, self._values
+                lines = [labels[place] + values[place] for place in places]
             else:
-                lines = [relaxed_field(field) for _, field in fields]
+                lines = [self.fields[place] for place in places]
             lines.append(b"")
             octets = self._covered[names, form] = b"\r\n".join(lines)
         return octets
+
+
+def _lay_out(found: tuple[bytes, ...]) -> Layout:
+    """What follows from names as they stand in a header section."""
+    names = tuple(name.rstrip(b" ").lower() for name in found)
+    return Layout(names, tuple(name.lstrip(b" ") + b":" for name in names), _index(names))
 
 
 def _index(present: tuple[bytes, ...]) -> dict[bytes, list[int]]:
@@ -154,7 +183,7 @@ def _places(names: tuple[bytes, ...], present: tuple[bytes, ...]) -> list[int]:
 
 
 # Mail of one origin has the same fields in the same order.
-_remembered_index = lru_cache(maxsize=512)(_index)
+_remembered_layout = lru_cache(maxsize=512)(_lay_out)
 _remembered_places = lru_cache(maxsize=512)(_places)
 
 
@@ -313,7 +342,7 @@ def _verdict(
         detail,
         signature.algorithm,
         signature.identity,
-        b64encode(signature.signature[:6]).decode(),
+        b2a_base64(signature.signature[:6], newline=False).decode(),
         key.bits if key is not None else 0,
         testing=key is not None and key.testing,
     )
@@ -380,51 +409,64 @@ def _notes_on_limit(signature: Signature, body: BodyHash) -> tuple[str, ...]:
     return ("l= lets anybody add to the body",)
 
 
-class Signer(Struct, frozen=True):
-    """A key to sign with for one domain."""
+class Signer:
+    """A key to sign with for one domain, and what its signatures have in common."""
 
-    domain: str
-    selector: str
-    key: keys.PrivateKey
+    __slots__ = ("_start", "algorithm", "domain", "key", "selector")
+
+    def __init__(self, domain: str, selector: str, key: keys.PrivateKey) -> None:
+        self.domain = domain
+        self.selector = selector
+        self.key = key
+        self.algorithm = keys.algorithm(key)
+        start = (
+            f"DKIM-Signature: v=1; a={self.algorithm}; c=relaxed/relaxed; d={domain};\r\n\ts={selector}; t="
+        )
+        self._start = start.encode(), _relaxed_own(start.encode())
+
+    def sign(self, covered: bytes, rest: bytes, relaxed_rest: bytes) -> bytes:
+        """A whole signature with its line end; `rest` is what stands behind `t=`, in both forms."""
+        start, relaxed = self._start
+        made = keys.sign(self.key, covered + relaxed + relaxed_rest, self.algorithm)
+        return start + rest + fold_base64(made) + b"\r\n"
 
 
 def sign(header: Header, body_hash: bytes, signers: Sequence[Signer], *, now: float) -> bytes:
     """DKIM-Signature fields with line ends, relaxed/relaxed, one for each signer; `body_hash` is that of the relaxed body."""
-    names = fields_to_sign(header)
+    present = header.names
+    names, middle, relaxed = (_remembered_plan if len(present) <= _MAX_FIELDS else _plan)(present)
     covered = header.covered(names, "relaxed")
-    rest = f"t={int(now)};\r\n\th={listed(names)};\r\n\tbh={b64encode(body_hash).decode()};\r\n\tb="
-    made = b""
-    for signer in signers:
-        start = (
-            f"DKIM-Signature: v=1; a={keys.algorithm(signer.key)}; c=relaxed/relaxed; d={signer.domain};\r\n"
-            f"\ts={signer.selector}; {rest}"
-        ).encode()
-        data = covered + _relaxed_own(start)
-        made += start + fold_base64(keys.sign(signer.key, data)) + b"\r\n"
-    return made
+    values = int(now), b2a_base64(body_hash, newline=False)
+    rest, relaxed = middle % values, relaxed % values
+    return b"".join([signer.sign(covered, rest, relaxed) for signer in signers])
+
+
+def _plan(present: tuple[bytes, ...]) -> tuple[tuple[bytes, ...], bytes, bytes]:
+    """What is signed of a message with these fields, and how its signature goes on behind `t=`, in both forms."""
+    names = fields_to_sign(present)
+    middle = b"%%d;\r\n\th=%b;\r\n\tbh=%%b;\r\n\tb=" % listed(names).replace("%", "%%").encode()
+    return names, middle, _relaxed_space(middle)
+
+
+_remembered_plan = lru_cache(maxsize=512)(_plan)
 
 
 def _relaxed_own(start: bytes) -> bytes:
     """The relaxed form of a field that we write ourselves, so that its white space is known."""
     name, _, value = start.partition(b": ")
-    return name.lower() + b":" + value.replace(b"\r\n\t ", b" ").replace(b"\r\n\t", b" ")
+    return name.lower() + b":" + _relaxed_space(value)
 
 
-def fields_to_sign(header: Header) -> tuple[bytes, ...]:
+def _relaxed_space(value: bytes) -> bytes:
+    return value.replace(b"\r\n\t ", b" ").replace(b"\r\n\t", b" ")
+
+
+def fields_to_sign(present: tuple[bytes, ...]) -> tuple[bytes, ...]:
     """The names to sign: each as often as it is there, and those that nobody may add once more."""
-    present = header.names
-    return _remembered_fields(present) if len(present) <= _MAX_FIELDS else _fields_to_sign(present)
-
-
-def _fields_to_sign(present: tuple[bytes, ...]) -> tuple[bytes, ...]:
     counts = Counter(present)
     return (*(name for name in SIGNED_FIELDS for _ in range(counts[name])), *_NOT_AGAIN)
 
 
-_remembered_fields = lru_cache(maxsize=512)(_fields_to_sign)
-
-
-@lru_cache(maxsize=512)
 def listed(names: tuple[bytes, ...]) -> str:
     """h= in lines that are short enough."""
     lines, line = [], ""
@@ -438,8 +480,15 @@ def listed(names: tuple[bytes, ...]) -> str:
 
 def fold_base64(octets: bytes) -> bytes:
     """Base64 in lines that are short enough."""
-    text = b64encode(octets)
-    return b"\r\n\t ".join([text[at : at + 72] for at in range(0, len(text), 72)])
+    text = b2a_base64(octets, newline=False)
+    return b"\r\n\t ".join(_lines_of(len(text)).unpack(text))
+
+
+@lru_cache(maxsize=16)
+def _lines_of(size: int) -> struct.Struct:
+    """How so much text is cut into lines."""
+    whole, rest = divmod(size, 72)
+    return struct.Struct("72s" * whole + (f"{rest}s" if rest else ""))
 
 
 def message_hash(message: bytes) -> tuple[Header, bytes]:

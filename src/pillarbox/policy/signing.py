@@ -75,7 +75,7 @@ class SigningKeys:
     def to_seal(self, address: str) -> dkim.Signer | None:
         """The key that seals mail forwarded from an address of ours: an RSA key if there is one, for few verify others."""
         signers = self._nearest(a_labels(address.rpartition("@")[2]))
-        return next((one for one in signers if keys.algorithm(one.key) == "rsa-sha256"), None) or next(
+        return next((one for one in signers if one.algorithm == "rsa-sha256"), None) or next(
             iter(signers), None
         )
 
