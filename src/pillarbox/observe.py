@@ -5,11 +5,9 @@ What is worth noting is decided where it happens; the lasting history of a messa
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
 import sys
-import time
 import traceback
 from datetime import UTC, datetime
 from enum import IntEnum
@@ -24,7 +22,7 @@ from pillarbox.mail.units import Settings
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from prometheus_client import CollectorRegistry
@@ -153,13 +151,6 @@ class Timing(Metric):
         """Count one duration."""
         if self._family is not None:
             self.child(labels).observe(seconds)
-
-    @contextlib.contextmanager
-    def measure(self, *labels: str) -> Iterator[None]:
-        """Count how long a block takes, unless it raises."""
-        began = time.perf_counter()
-        yield
-        self.record(time.perf_counter() - began, *labels)
 
 
 # Every worker sees the whole queue, so what one of them counted last is the number; connections are each one's own.

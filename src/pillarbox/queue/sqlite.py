@@ -19,13 +19,12 @@ from typing import TYPE_CHECKING
 import apsw
 
 from pillarbox import observe
-from pillarbox.mail.route import Transport
 from pillarbox.queue import schema, suppressed, writing
 from pillarbox.queue.drafts import Bodies, FileDraft, trouble
 from pillarbox.queue.leases import RENEW_S, Leases
 from pillarbox.queue.reader import Reader
-from pillarbox.queue.spool import SLOTS, Content, Pending, Queued, SpoolError, format_id, parse_id
-from pillarbox.queue.writing import Work
+from pillarbox.queue.spool import SLOTS, Content, SpoolError, format_id, parse_id
+from pillarbox.queue.writing import Further, Work
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -34,12 +33,11 @@ if TYPE_CHECKING:
 
     from pillarbox.mail.route import Route
     from pillarbox.queue.sent import Sent
-    from pillarbox.queue.spool import Change, Draft, Entry, Happening, Verb
+    from pillarbox.queue.spool import Change, Draft, Entry, Happening, Pending, Queued, Verb
     from pillarbox.queue.suppression import Lesson, Suppressed
 
     T = TypeVar("T")
 
-_HOLD = Transport.HOLD
 _FILE_THREADS = 4
 _MOST_WORKS = 256  # in one transaction
 _QUIET_TURNS = 2  # of the loop, without new work, before what came is written
@@ -77,8 +75,10 @@ class SqliteSpool:
         self._lost = False  # whether a slot was ever taken from this worker
         self._closing: asyncio.Future[None] | None = None
         self._fresh: list[Work] = []  # not yet handed over
-        self._turns = self._quiet_turns = 0
-        self._work: SimpleQueue[Work | None] = SimpleQueue()
+        self._turns = self._quiet_turns = self._enough_turns = 0
+        self._group = 0  # how many works were handed over last
+        self._unanswered = 0  # how many works were submitted and wait
+        self._work: SimpleQueue[list[Work] | None] = SimpleQueue()
         self._file_threads = ThreadPoolExecutor(_FILE_THREADS, "pillarbox-files")
         self._reader_thread = ThreadPoolExecutor(1, "pillarbox-reader")
         self._writer = threading.Thread(target=self._write_until_closed, name="pillarbox-writer", daemon=True)
@@ -112,8 +112,8 @@ class SqliteSpool:
 
     def commit(self, draft: Draft, entry: Entry) -> asyncio.Future[Queued]:
         """Make the message durable; the future gives it as the queue's manager takes it."""
-        future: asyncio.Future[Queued] = self._loop.create_future()
-        work = Work(future)  # type: ignore[arg-type]
+        future = self._loop.create_future()
+        work = Work(future)
         work.answer = self._add(work, draft, entry)
         self._submit(work)
         return future
@@ -125,33 +125,26 @@ class SqliteSpool:
         lessons: Sequence[Lesson] = (),
     ) -> asyncio.Future[list[Queued]]:
         """Store outcomes, the reports that they give rise to and what they teach about addresses, in one transaction."""
-        future: asyncio.Future[list[Queued]] = self._loop.create_future()
-        work = Work(future)  # type: ignore[arg-type]
+        future = self._loop.create_future()
+        work = Work(future)
+        work.further = further = Further()
         now = time.time()
         for change in changes:
-            work.change(change, now)
-        work.lessons = lessons
+            further.change(change, now)
+        further.lessons = lessons
         work.answer = [self._add(work, draft, entry) for draft, entry in reports]
         self._submit(work)
         return future
 
     def _add(self, work: Work, draft: Draft, entry: Entry) -> Queued:
-        work.add(draft, entry, self._leases.fences.get(entry.id & SLOTS - 1, _NO_FENCE))
+        message = entry.id
         if draft.file is None:
-            kept = Content(entry.prefix, draft.inline(), None, draft.octets)
+            content = Content(entry.prefix, draft.inline(), None, draft.octets)
         else:
-            path = self._bodies.path(entry.id)
-            kept = Content(entry.prefix, None, path, draft.octets)
-            work.bodies.append((draft, path))
-        later = entry.envelope.terms.hold_until > entry.received_at
-        pending = [
-            Pending(entry.id, number, recipient, route, entry.received_at)
-            for number, (recipient, route) in enumerate(
-                zip(entry.envelope.recipients, entry.routes, strict=True)
-            )
-            if not (entry.hold or route.transport is _HOLD or later)
-        ]
-        return Queued(entry.id, entry.envelope, entry.received_at, pending, kept)
+            path = self._bodies.path(message)
+            content = Content(entry.prefix, None, path, draft.octets)
+            work.bodies = (*work.bodies, (draft, path))
+        return work.add(entry, content, self._leases.fences.get(message & SLOTS - 1, _NO_FENCE))
 
     def load(self, message: int) -> asyncio.Future[Content]:
         """Read the octets of a message. A damaged one gives SpoolError with cause `delivery.DAMAGED`."""
@@ -230,40 +223,54 @@ class SqliteSpool:
     # How work reaches the threads.
 
     def _submit(self, work: Work) -> None:
+        alone = self._unanswered == 0
+        self._unanswered += 1
         if self._closing is not None:
-            _resolve([(work, trouble(RuntimeError("the store is closed")))])
+            self._resolve([(work, trouble(RuntimeError("the store is closed")))])
         elif work.bodies:
             self._file_threads.submit(self._keep_bodies, work)
         else:
-            if not self._fresh:
-                self._turns = self._quiet_turns = 0
+            fresh = self._fresh
+            if not fresh:
+                self._turns = 0
+                self._enough_turns = 0 if alone and self._group == 1 else _QUIET_TURNS
                 self._loop.call_soon(self._gather)
-            self._fresh.append(work)
+            fresh.append(work)
             self._quiet_turns = 0
+
+    def _resolve(self, answers: _Answers) -> None:
+        self._unanswered -= len(answers)
+        for work, answer in answers:
+            if work.future.done():  # the one who waited has gone
+                continue
+            if isinstance(answer, SpoolError):
+                work.future.set_exception(answer)
+            else:
+                work.future.set_result(answer)
 
     def _gather(self) -> None:
         """Let works pile up while the loop's turns bring more, for the writer to be woken once and sync once for all.
 
-        A loop with little to do turns fast, so a lone client hardly waits; a busy one makes large groups.
+        A loop with little to do turns fast, so few clients hardly wait; a busy one makes large groups. A work that comes
+        alone, after another that did, is handed over at once.
         """
         self._turns += 1
         self._quiet_turns += 1
-        if self._quiet_turns > _QUIET_TURNS or self._turns > _MOST_TURNS:
+        if self._quiet_turns > self._enough_turns or self._turns > _MOST_TURNS:
             self._hand_over()
         else:
             self._loop.call_soon(self._gather)
 
     def _hand_over(self) -> None:
-        fresh, self._fresh = self._fresh, []
-        for work in fresh:
-            self._work.put(work)
+        fresh = self._fresh
+        self._fresh = []
+        self._group = len(fresh)
+        self._work.put(fresh)
 
     def _call(self, call: Callable[[apsw.Connection], T]) -> asyncio.Future[T]:
         """Run `call` in the writer's next transaction."""
-        future: asyncio.Future[T] = self._loop.create_future()
-        work = Work(future)  # type: ignore[arg-type]
-        work.call = call
-        self._submit(work)
+        future = self._loop.create_future()
+        self._submit(Work(future, call))
         return future
 
     def _read(self, call: Callable[[], T]) -> asyncio.Future[T]:
@@ -283,7 +290,7 @@ class SqliteSpool:
         except SpoolError as error:
             self._answer([(work, error)])
         else:
-            self._work.put(work)
+            self._work.put([work])
 
     def _sweep(self, slots: Sequence[int], before: int) -> None:
         """Remove what dead workers left half done: drafts, and body files below id `before` without a row."""
@@ -304,37 +311,45 @@ class SqliteSpool:
         while going:
             while short and self._work.empty():
                 short = self._lengthen_log()
-            batch: list[Work] = []
-            with contextlib.suppress(Empty):
-                batch, going = self._wait(max(renew_at - time.monotonic(), 0.01))
-            if batch:
-                self._answer(self._write(batch))
-            if time.monotonic() >= renew_at:
-                renew_at = time.monotonic() + RENEW_S
+            now = time.monotonic()
+            if now >= renew_at:
+                renew_at = now + RENEW_S
                 self._renew()
+            try:
+                works = self._work.get(timeout=renew_at - now)
+            except Empty:
+                continue
+            batch: list[Work] = []
+            while works is not None:
+                batch += works
+                if len(batch) >= _MOST_WORKS or self._work.empty():
+                    break
+                works = self._work.get()
+            going = works is not None
+            if batch:
+                self._write(batch)
 
-    def _wait(self, limit_s: float) -> tuple[list[Work], bool]:
-        """All works that wait now, and whether more may come. Raises Empty after `limit_s`."""
-        works = [self._work.get(timeout=limit_s)]
-        works += [self._work.get_nowait() for _ in range(min(self._work.qsize(), _MOST_WORKS))]
-        return [work for work in works if work is not None], works[-1] is not None
-
-    def _write(self, batch: Sequence[Work]) -> _Answers:
-        """Write a batch in one transaction; if that fails for a reason of one member's, each in its own."""
+    def _write(self, batch: Sequence[Work]) -> None:
+        """Write a batch in one transaction and answer; if that fails for a reason of one member's, each in its own."""
+        began = time.perf_counter()
         try:
-            with observe.COMMIT_SECONDS.measure():
-                answers, emptied = self._transact(batch)
+            answers, emptied = self._transact(batch)
         except (apsw.IOError, apsw.BusyError, OSError) as error:
             # A sync may have failed, so nobody may be told that it went well; body files stay until the next sweep.
-            return self._failed(batch, error)
+            self._fail(batch, error)
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not end the thread
             if len(batch) > 1:
-                return [answer for work in batch for answer in self._write([work])]
+                for work in batch:
+                    self._write([work])
+                return
             self._bodies.remove([parse_id(path.name) for _draft, path in batch[0].bodies])
-            return self._failed(batch, error)
-        if emptied:
-            self._file_threads.submit(self._bodies.remove, emptied)
-        return answers
+            self._fail(batch, error)
+        else:
+            took_s = time.perf_counter() - began
+            self._answer(answers)
+            observe.COMMIT_SECONDS.record(took_s)
+            if emptied:
+                self._file_threads.submit(self._bodies.remove, emptied)
 
     def _transact(self, batch: Sequence[Work]) -> tuple[_Answers, list[int]]:
         """Write a batch; the answers, and the messages whose body files are no longer needed. Raises apsw.Error."""
@@ -362,10 +377,10 @@ class SqliteSpool:
         failure = trouble(RuntimeError("another worker has taken over the message"))
         return [work for work in batch if work not in refused], [(work, failure) for work in refused]
 
-    def _failed(self, batch: Sequence[Work], error: BaseException) -> _Answers:
+    def _fail(self, batch: Sequence[Work], error: BaseException) -> None:
         failure = trouble(error)
         observe.SPOOL_TROUBLE.note(problem=str(failure))
-        return [(work, failure) for work in batch]
+        self._answer([(work, failure) for work in batch])
 
     def _claim(self, connection: apsw.Connection, found: Sequence[Queued]) -> list[Queued]:
         return writing.claim(
@@ -396,8 +411,10 @@ class SqliteSpool:
             return False
 
     def _answer(self, answers: _Answers) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
-            self._loop.call_soon_threadsafe(_resolve, answers)
+        try:
+            self._loop.call_soon_threadsafe(self._resolve, answers)
+        except RuntimeError:  # the loop is closed: nobody waits
+            return
 
     def _close(self, closing: asyncio.Future[None]) -> None:
         self._reader_thread.shutdown()
@@ -428,13 +445,3 @@ def _reading(call: Callable[[], T]) -> Callable[[], T]:
 def _set_aside(connection: apsw.Connection, damaged: Sequence[tuple[int, str]], at: float) -> None:
     for message, reason in damaged:
         writing.set_aside(connection, message, reason, at)
-
-
-def _resolve(answers: _Answers) -> None:
-    for work, answer in answers:
-        if work.future.done():  # the one who waited has gone
-            continue
-        if isinstance(answer, SpoolError):
-            work.future.set_exception(answer)
-        else:
-            work.future.set_result(answer)

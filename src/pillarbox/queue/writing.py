@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from pillarbox.queue.spool import Change, Draft, Entry, Happening
+    from pillarbox.mail.envelope import Terms
+    from pillarbox.queue.spool import Change, Content, Draft, Entry, Happening
     from pillarbox.queue.suppression import Lesson
 
 _HOLD = Transport.HOLD
@@ -39,7 +40,7 @@ _KINDS = {
 # One row a recipient, the first with the message itself. By way of this view all new messages of a transaction are
 # written, and their slots' fences checked, in one step.
 _ARRIVALS = """
-CREATE TEMP VIEW arrival AS SELECT NULL AS message, NULL AS number, NULL AS slot, NULL AS fence, NULL AS state,
+CREATE TEMP VIEW arrival AS SELECT NULL AS message, NULL AS number, NULL AS slot, NULL AS fence, NULL AS held,
   NULL AS claimed, NULL AS at, NULL AS destination, NULL AS envelope, NULL AS prefix, NULL AS trace, NULL AS octets,
   NULL AS content;
 CREATE TEMP TRIGGER arrive INSTEAD OF INSERT ON arrival BEGIN
@@ -47,7 +48,7 @@ CREATE TEMP TRIGGER arrive INSTEAD OF INSERT ON arrival BEGIN
   INSERT INTO message SELECT NEW.message, NEW.envelope, NEW.prefix, NEW.trace, NEW.at, NEW.octets WHERE NEW.number = 0;
   INSERT INTO body SELECT NEW.message, NEW.content WHERE NEW.number = 0;
   INSERT INTO recipient (message, number, slot, state, claimed, due, destination)
-    VALUES (NEW.message, NEW.number, NEW.slot, NEW.state, NEW.claimed, NEW.at, NEW.destination);
+    VALUES (NEW.message, NEW.number, NEW.slot, NEW.held, NEW.claimed, NEW.at, NEW.destination);
 END;
 """
 _ARRIVAL = Bulk("INSERT INTO arrival", 13)
@@ -76,7 +77,7 @@ _DEADLINE_OVER = Bulk(
     " AND recipient.number = v.number",
 )
 _NAME = Bulk("INSERT OR IGNORE INTO name", 2)  # by which bounces may call a message
-_INSERTS = (_ARRIVAL, _SETTLE, _EVENT, _TERMS, _DEADLINE_OVER, _NAME)
+_INSERTS = (_SETTLE, _EVENT, _TERMS, _DEADLINE_OVER, _NAME)
 _NO_MORE = (None,) * 5  # what is said with the first recipient only
 _EMPTIED = Bulk(
     "WITH v (message) AS (",
@@ -99,51 +100,23 @@ _RELEASE = Bulk(
 )
 
 
-class Work:
-    """One thing for the writer to do: rows to write, or a `call`; `answer`, or what it returns, resolves `future`."""
+class Further:
+    """Rows that few works have: what became of recipients, terms of new messages."""
 
-    __slots__ = ("answer", "bodies", "call", "final", "future", "lessons", "rows")
+    __slots__ = ("final", "lessons", "rows")
 
-    def __init__(self, future: asyncio.Future[object], answer: object = None) -> None:
+    def __init__(self) -> None:
         """Begin with no rows."""
-        self.future = future
-        self.answer = answer
-        self.call: Callable[[apsw.Connection], object] | None = None
-        self.rows: tuple[list[object], ...] = ([], [], [], [], [], [])  # flat, one list for each of _INSERTS
+        self.rows: tuple[list[object], ...] = ([], [], [], [], [])  # flat, one list for each of _INSERTS
         self.final: list[object] = []  # messages that may have no open recipient any more
         self.lessons: Sequence[Lesson] = ()  # they come with outcomes
-        self.bodies: list[tuple[Draft, Path]] = []  # files to bring home before the rows are written
-
-    def add(self, draft: Draft, entry: Entry, fence: int) -> None:
-        """Write a new message while its slot has this fence; those of its recipients that wait are claimed."""
-        message, at = entry.id, entry.received_at
-        slot = message & SLOTS - 1
-        whole: tuple[object, ...] = (
-            pack_envelope(entry.envelope),
-            entry.prefix,
-            pack_trace(entry.trace),
-            draft.octets,
-            draft.inline() if draft.file is None else None,
-        )
-        rows = self.rows[0]
-        terms = entry.envelope.terms
-        if terms is not NO_TERMS:
-            by = terms.by.at if terms.by is not None else None
-            self.rows[3].extend((message, -terms.priority, by, terms.hold_until))
-        later = terms.hold_until > at
-        for number, route in enumerate(entry.routes):
-            held = entry.hold or route.transport is _HOLD
-            claimed = 0 if held or later else 1
-            rows += (message, number, slot, fence, 1 if held else 0, claimed, at, str(route))
-            rows += whole
-            whole = _NO_MORE
 
     def change(self, change: Change, at: float) -> None:
         """Write what became of a recipient."""
         result = pack_result(change.result) if change.result is not None else None
         route = str(change.route) if change.route is not None else None
         state, message, number = change.state, change.message, change.number
-        _arrival, settle, event, _terms, deadline_over, names = self.rows
+        settle, event, _terms, deadline_over, names = self.rows
         for name in change.names:
             names += (message, name)
         settle += (
@@ -165,15 +138,65 @@ class Work:
             detail = pack_detail({"attempts": change.attempts, "due": change.due})
         event += (message, at, _KINDS[state], number, result, detail)
 
+    def agree(self, message: int, terms: Terms) -> None:
+        """Write what the sender of a new message asked for."""
+        by = terms.by.at if terms.by is not None else None
+        self.rows[2].extend((message, -terms.priority, by, terms.hold_until))
+
+
+class Work:
+    """One thing for the writer to do: rows to write, or a `call`; `answer`, or what it returns, resolves `future`."""
+
+    __slots__ = ("answer", "arrivals", "bodies", "call", "further", "future")
+
+    def __init__(
+        self, future: asyncio.Future[object], call: Callable[[apsw.Connection], object] | None = None
+    ) -> None:
+        """Begin with no rows."""
+        self.future = future
+        self.answer: object = None
+        self.call = call
+        self.arrivals: list[object] = []  # flat
+        self.further: Further | None = None
+        self.bodies: Sequence[tuple[Draft, Path]] = ()  # files to bring home before the rows are written
+
+    def add(self, entry: Entry, content: Content, fence: int) -> Queued:
+        """Write a new message while its slot has this fence; those of its recipients that wait are claimed.
+
+        Gives the message with these.
+        """
+        message, at, envelope = entry.id, entry.received_at, entry.envelope
+        hold, slot = entry.hold, message & SLOTS - 1
+        later = False
+        if envelope.terms is not NO_TERMS:
+            later = envelope.terms.hold_until > at
+            if self.further is None:
+                self.further = Further()
+            self.further.agree(message, envelope.terms)
+        whole: tuple[object, ...] = (
+            pack_envelope(envelope),
+            entry.prefix,
+            pack_trace(entry.trace),
+            content.body_octets,
+            content.inline,
+        )
+        rows, pending = self.arrivals, []
+        for number, (recipient, route) in enumerate(zip(envelope.recipients, entry.routes, strict=True)):
+            held = hold or route.transport is _HOLD
+            waits = not (held or later)
+            if waits:
+                pending.append(Pending(message, number, recipient, route, at))
+            rows += (message, number, slot, fence, held, waits, at, str(route))
+            rows += whole
+            whole = _NO_MORE
+        return Queued(message, envelope, at, pending, content)
+
     def slots(self) -> set[int]:
         """The slots that its rows belong to."""
-        arrival, settle, *_ = self.rows
-        return {int(str(number)) & SLOTS - 1 for number in arrival[::13] + settle[::8]}
-
-    @property
-    def only_arrives(self) -> bool:
-        """Whether it is nothing but new messages on the usual terms."""
-        return self.call is None and not self.rows[1] and not self.rows[3]
+        numbers = self.arrivals[::13]
+        if self.further is not None:
+            numbers += self.further.rows[0][::8]
+        return {int(str(number)) & SLOTS - 1 for number in numbers}
 
 
 def prepare(connection: apsw.Connection) -> None:
@@ -186,13 +209,15 @@ def arrive(connection: apsw.Connection, batch: Sequence[Work]) -> bool:
 
     It can't if there is too much of it, or if the slot of a message was lost; nothing is written then. Raises apsw.Error.
     """
-    if not all(work.only_arrives for work in batch):
-        return False
-    flat = [value for work in batch for value in work.rows[0]]
+    flat: list[object] = []
+    for work in batch:
+        if work.call is not None or work.further is not None:
+            return False
+        flat += work.arrivals
     if len(flat) > _ARRIVAL.most_values:
         return False
     try:
-        _ARRIVAL.run(connection, flat)
+        _ARRIVAL.step(connection, flat)
     except apsw.ConstraintError:
         return False
     return True
@@ -200,18 +225,16 @@ def arrive(connection: apsw.Connection, batch: Sequence[Work]) -> bool:
 
 def apply(connection: apsw.Connection, batch: Sequence[Work]) -> list[int]:
     """Write all rows of a batch; the messages whose body files are no longer needed. Raises apsw.Error."""
+    if flat := [value for work in batch for value in work.arrivals]:
+        _ARRIVAL.run(connection, flat)
+    further = [work.further for work in batch if work.further is not None]
     for index, insert in enumerate(_INSERTS):
-        flat = (
-            batch[0].rows[index]
-            if len(batch) == 1
-            else [value for work in batch for value in work.rows[index]]
-        )
-        if flat:
+        if flat := [value for one in further for value in one.rows[index]]:
             insert.run(connection, flat)
-    for work in batch:
-        if work.lessons:
-            suppressed.learn(connection, work.lessons)
-    final = list(dict.fromkeys(message for work in batch for message in work.final))
+    for one in further:
+        if one.lessons:
+            suppressed.learn(connection, one.lessons)
+    final = list(dict.fromkeys(message for one in further for message in one.final))
     return empty(connection, final) if final else []
 
 
