@@ -8,6 +8,7 @@ import subprocess
 import apsw
 import pytest
 
+from pillarbox import observe
 from pillarbox.mail.catalogue import content
 from pillarbox.queue import schema
 from pillarbox.queue.spool import SpoolError
@@ -89,13 +90,21 @@ def broken_sync():
     assert apsw.vfs_names()[0] == before
 
 
+def commits_timed():
+    (line,) = (one for one in observe.exposition().decode().splitlines() if "commit_seconds_count" in one)
+    return float(line.split()[1])
+
+
 async def test_a_failed_sync_of_the_log_fails_all_that_waited_for_it(broken_sync, tmp_path, storer):
+    observe.start_counting()
     spool = SqliteSpool(tmp_path)
     store = storer(spool)
+    timed = commits_timed()
     before = await store()
     broken_sync.broken = True
     done = await asyncio.gather(*[store() for _ in range(20)], return_exceptions=True)
     assert {error.reply.cause for error in done} == {content.WRITE_FAILED}
+    assert commits_timed() == timed + 1
     broken_sync.broken = False
     after = await store()
     await spool.close()
