@@ -20,7 +20,8 @@ import spf as pyspf
 import yaml
 from cryptography.hazmat.primitives import serialization
 
-from pillarbox.inbound.origin import Checked, OriginChecks
+from pillarbox.inbound.consequence import Checked
+from pillarbox.inbound.origin import OriginChecks
 from pillarbox.mail import message
 from pillarbox.mailauth import dkim, keys, spf
 from pillarbox.mailauth.dns import Answer, Plan, Query

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+import time
+
 import pytest
 
-from pillarbox.inbound.origin import Checked, OriginChecks
+from pillarbox.inbound.consequence import Checked
+from pillarbox.inbound.counted import Counting
+from pillarbox.inbound.origin import OriginChecks
 from pillarbox.mail.message import scan_head
+from pillarbox.mailauth import dkim, keys
 from pillarbox.mailauth.dns import Answer, Conclusions, Query
 from pillarbox.policy.author import DmarcSettings
 from pillarbox.policy.hooks import Client
@@ -22,8 +28,11 @@ POLICY = OriginPolicy(
 class Draft:
     file = None
 
+    def __init__(self, message=MESSAGE):
+        self.message = message
+
     def inline(self):
-        return MESSAGE
+        return self.message
 
 
 class Dns:
@@ -46,8 +55,9 @@ class Dns:
         raise AssertionError(f"{query} is remembered")
 
 
-def checks_with(dns):
-    return OriginChecks(POLICY, dns.lookup, recall=dns.recall, hostname="mx.test")
+def checks_with(dns, counted=None, policy=POLICY):
+    count = None if counted is None else Counting(counted.append, suffixes=False)
+    return OriginChecks(policy, dns.lookup, recall=dns.recall, hostname="mx.test", count=count)
 
 
 def check(checks, sender="a@sender.test", helo="mail.sender.test", address="192.0.2.1"):
@@ -115,3 +125,115 @@ def test_conclusions_are_bounded_and_those_in_use_stay():
     gone = Conclusions(lambda _query: None)
     gone.keep(1, 1, {Query("a.test", "A"): NOTHING})
     assert gone.find(1) is None, "an answer that is not remembered bears nothing"
+
+
+KEYS = {name: keys.new_key("rsa") for name in ("one", "two")}
+
+
+def signed(number, author="a@sender.test", domain="sender.test", selector="one", more=b""):
+    """A message that no other is like, and its signature."""
+    message = b"From: %b\r\nSubject: %d\r\n\r\nx\r\n" % (author.encode(), number)
+    signer = dkim.Signer(domain, selector, KEYS[selector])
+    field = dkim.sign(*dkim.message_hash(message), [signer], now=time.time())
+    return field + message + more
+
+
+def full_zone():
+    """Answers under which the origin of a signed message is believed."""
+    dns = Dns(
+        sender="v=spf1 ip4:192.0.2.1 -all",
+        mail__sender="v=spf1 -all",
+        other="v=spf1 ip4:192.0.2.2 ~all",
+        d_dmarc__sender="v=DMARC1; p=reject; rua=mailto:d@sender.test",
+        d_dmarc__other="v=DMARC1; p=quarantine; rua=mailto:d@other.test",
+    )
+    for selector, key in KEYS.items():
+        for domain in ("sender.test", "other.test"):
+            query = Query(f"{selector}._domainkey.{domain}", "TXT")
+            dns.texts[query] = Answer((keys.format_record(key),))
+    dns.texts[Query("1.2.0.192.in-addr.arpa", "PTR")] = Answer(("mail.sender.test",))
+    dns.texts[Query("mail.sender.test", "A")] = Answer(("192.0.2.1",))
+    return dns
+
+
+def found_by(checks, message, sender="a@sender.test", helo="mail.sender.test", address="192.0.2.1"):
+    client = Client("s", address, 25, "mx", helo=helo)
+    return checks.begin(client, sender, scan_head(message), Draft(message))
+
+
+@pytest.mark.parametrize("helo", [False, True])
+def test_what_follows_for_letters_of_one_kind_is_what_follows_for_each_alone(helo):
+    """All that may differ in a letter's origin, mixed: whoever remembers says the same as who sees such a letter for the first time."""
+    dns = full_zone()
+    told, alone = [], []
+    policy = OriginPolicy(
+        SpfSettings(check=True, helo=helo),
+        DkimSettings(),
+        DmarcSettings(check=True),
+        ArcSettings(),
+        iprev=True,
+    )
+    checks = checks_with(dns, told, policy)
+    messages = [
+        {"author": "b@sender.test"},
+        {"author": "a@other.test"},
+        {"domain": "other.test"},
+        {"selector": "two"},
+        {"more": b"and more\r\n"},
+        {},
+    ]
+    envelopes = [
+        {"sender": "b@sender.test"},
+        {"sender": "a@other.test"},
+        {"sender": ""},
+        {"helo": "other.test"},
+        {"address": "192.0.2.2"},
+        {},
+    ]
+    for number, (message, envelope) in enumerate([*itertools.product(messages, envelopes)] * 3):
+        octets = signed(number, **message)
+        found = found_by(checks, octets, **envelope)
+        assert found == found_by(checks_with(dns, alone, policy), octets, **envelope)
+        start = dkim.signatures(dkim.Header(octets))[0].signature[:3]
+        said = {finding.method: dict(finding.properties) for finding in found.findings}
+        assert dkim.a2b_base64(said["dkim"]["header.b"])[:3] == start
+    assert told == alone
+    assert len(set(told)) == 20
+
+
+def test_what_follows_is_not_remembered_longer_than_any_answer_that_it_rests_on():
+    dns = full_zone()
+    checks = checks_with(dns)
+    numbers = itertools.count()
+
+    def look():
+        """What is said of two letters after another, the same as of each alone."""
+        for _ in range(2):
+            octets = signed(next(numbers))
+            found = found_by(checks, octets)
+            assert found == found_by(checks_with(dns), octets)
+        return {one.method: one.result for one in found.findings}
+
+    good = {"iprev": "pass", "spf": "pass", "dkim": "pass", "dmarc": "pass"}
+    assert look() == good
+    changed = {
+        Query("1.2.0.192.in-addr.arpa", "PTR"): ("iprev", "permerror"),
+        Query("mail.sender.test", "A"): ("iprev", "fail"),
+        Query("sender.test", "TXT"): ("spf", "none"),
+        Query("one._domainkey.sender.test", "TXT"): ("dkim", "permerror"),
+        Query("_dmarc.sender.test", "TXT"): ("dmarc", "none"),
+    }
+    for query, (method, result) in changed.items():
+        before = dns.texts.pop(query)
+        assert look()[method] == result
+        dns.texts[query] = before
+        assert look() == good
+
+
+def test_a_chain_of_seals_is_looked_at_each_time():
+    dns = full_zone()
+    policy = OriginPolicy(SpfSettings(check=True), DkimSettings(), DmarcSettings(), ArcSettings(check=True))
+    checks = checks_with(dns, policy=policy)
+    for seals, result in ((b"", "none"), (b"ARC-Seal: i=1; cv=none\r\n", "fail"), (b"", "none")) * 2:
+        findings = found_by(checks, seals + signed(1)).findings
+        assert [one.result for one in findings if one.method == "arc"] == [result]

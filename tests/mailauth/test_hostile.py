@@ -8,7 +8,8 @@ import hashlib
 
 import pytest
 
-from pillarbox.inbound.origin import Checked, OriginChecks
+from pillarbox.inbound.consequence import Checked
+from pillarbox.inbound.origin import OriginChecks
 from pillarbox.mail.message import scan_head
 from pillarbox.mailauth.dns import Answer
 from pillarbox.policy.author import DmarcSettings

@@ -143,7 +143,7 @@ def test_whatever_is_counted_is_valid_by_the_schema(schema, run_plan, matters):
             discovery = run_plan(dmarc.discover(domain), zone)
             verdict = run_plan(dmarc.judge(discovery, spf_verdict, (dkim_verdict,)), zone)
             found = Verdicts(spf=spf_verdict, dkim=(dkim_verdict,), dmarc=(verdict,))
-            counting(found, policy.judge(found, address), address, sender)
+            counting.count(counting.rows(found, policy.judge(found, address), address, sender))
     assert len(rows) > len(SPF_RESULTS)
     for row, number in rows:
         assert ip_address(row.source)

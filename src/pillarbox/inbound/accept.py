@@ -35,7 +35,8 @@ from pillarbox.smtp.events import MailParameters, RcptTo
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pillarbox.inbound.origin import Checked, OriginChecks
+    from pillarbox.inbound.consequence import Checked
+    from pillarbox.inbound.origin import OriginChecks
     from pillarbox.mail.route import Route
     from pillarbox.mailauth.dkim import Signer
     from pillarbox.policy.directory import Directory

@@ -6,7 +6,7 @@ What plans came to is remembered as long as the answers are. Which plans there a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Hashable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -33,7 +33,7 @@ class Work(NamedTuple):
     """One plan of a check."""
 
     plan: Plan[Any]
-    late: Any  # what it comes to if DNS takes too long
+    late: Callable[[], Any]  # what it comes to if DNS takes too long
     key: Hashable = None  # for whom it comes to the same; None if for nobody else
 
 
@@ -68,7 +68,7 @@ class Asked:
             if isinstance(begun, Done):
                 results.append(self._conclude(work, begun.result, trail))
             else:
-                results.append(work.late)
+                results.append(None)
                 waiting[number] = self._within_limit(work, begun, trail)
         return Begun(results, waiting)
 
@@ -93,7 +93,7 @@ class Asked:
                 result = await follow(work.plan, ask, query)
         except TimeoutError:
             self._trails.append(trail)
-            return work.late
+            return work.late()
         return self._conclude(work, result, trail)
 
     def _conclude(self, work: Work, result: Any, trail: dict[Query, Answer]) -> Any:
@@ -108,6 +108,11 @@ class Asked:
         for trail in self._trails:
             found.update(trail)
         return found if len(found) <= _MAX_EVIDENCE else dict(islice(found.items(), _MAX_EVIDENCE))
+
+    @property
+    def is_told(self) -> bool:
+        """Whether the evidence is all that was answered."""
+        return sum(map(len, self._trails)) <= _MAX_EVIDENCE
 
 
 class Lines:

@@ -28,9 +28,13 @@ class Counting:
         self._count = count
         self._method = "psl" if suffixes else "treewalk"
 
-    def __call__(self, found: Verdicts, judgement: Judgement, client: str, sender: str) -> None:
-        """Take note of one message from a client."""
-        for row in _rows(found, judgement, client, sender, self._method):
+    def rows(self, found: Verdicts, judgement: Judgement, client: str, sender: str) -> tuple[DmarcRow, ...]:
+        """What is counted of one message from a client."""
+        return tuple(_rows(found, judgement, client, sender, self._method))
+
+    def count(self, rows: tuple[DmarcRow, ...]) -> None:
+        """Take note of one message of which these are counted."""
+        for row in rows:
             self._count(row)
 
 

@@ -8,44 +8,31 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import msgspec
+from msgspec.structs import replace
 
 from pillarbox.inbound.asked import Asked, Begun, Lines
-from pillarbox.inbound.case import Case
+from pillarbox.inbound.case import Case, is_shared
+from pillarbox.inbound.consequence import Checked, Outcome, follow_up
 from pillarbox.mail import message
-from pillarbox.mail.reply import Reply
 from pillarbox.mailauth import arc, dkim, dmarc, spf
 from pillarbox.mailauth.canonical import BodyHash, hash_body
 from pillarbox.mailauth.dns import Conclusions, Lookup, Recall
-from pillarbox.mailauth.results import (
-    Finding,
-    format_finding,
-    format_received_spf,
-    join_findings,
-    server_of,
-)
+from pillarbox.mailauth.results import server_of
 from pillarbox.policy.hooks import Client
-from pillarbox.policy.origin import Judgement, OriginPolicy, Verdicts
+from pillarbox.policy.origin import OriginPolicy, Verdicts
 from pillarbox.queue.spool import Draft
 
+if TYPE_CHECKING:
+    from pillarbox.inbound.counted import Counting
+
 _READ_OCTETS = 262_144
+_MAX_OUTCOMES = 1024  # kinds of letters of which is remembered what follows
 _RESULTS_FIELD = re.compile(rb"(?:\A|\n)(authentication-results)[ \t]*:", re.IGNORECASE)
 FORMER_RESULTS = b"X-Foreign-Auth-Results"  # as long as the name that it replaces, so that nothing moves
-
-
-class Checked(msgspec.Struct, frozen=True):
-    """What was found about one letter."""
-
-    refusal: Reply | None
-    warnings: tuple[Reply, ...]
-    prefix: bytes  # Authentication-Results and Received-SPF
-    findings: tuple[Finding, ...]
-    told: str  # for the trace: the findings and what DNS answered, a line each
-    held: bool = False  # whether it is to wait in the queue for the operator
-    client_name: str = ""  # a name of the client that leads back to it
 
 
 def find_organization(way: str) -> dmarc.Organization | None:
@@ -69,16 +56,14 @@ class OriginChecks:
         hostname: str,
         recall: Recall = lambda _query: None,
         organization: dmarc.Organization | None = None,
-        count: Callable[[Verdicts, Judgement, str, str], None] | None = None,
+        count: Counting | None = None,
     ) -> None:
-        """`organization` takes the place of DMARC's tree walk.
-
-        `count` is told of each message for reports: what was found, what follows, client and sender.
-        """
+        """`organization` takes the place of DMARC's tree walk; `count` is told of each message for reports."""
         self._policy = policy
         self._lookup = lookup
         self._recall = recall
         self._conclusions = Conclusions(recall)
+        self._outcomes = Conclusions(recall, _MAX_OUTCOMES)
         self._lines = Lines()
         self._hostname = hostname
         self._organization = organization
@@ -105,58 +90,69 @@ class OriginChecks:
             if draft.file is not None:
                 return self._check_large(case, draft.file, head.body_at, sealer)
             hash_body((draft.inline()[head.body_at :],), case.hashes)
-        begun = asked.begin(case.works())
-        if begun.waiting:
-            return self._check(case, begun, sealer)
-        begun = asked.begin(case.judging(begun.results))
-        if begun.waiting:
-            return self._judge(case, begun, sealer)
-        return self._conclude(case, case.verdicts(begun.results), sealer)
+        return self._proceed(case, sealer)
 
     async def _check_large(self, case: Case, file: Path, body_at: int, sealer: dkim.Signer | None) -> Checked:
         await asyncio.to_thread(_hash_file, file, body_at, case.hashes)
-        return await self._check(case, case.asked.begin(case.works()), sealer)
+        found = self._proceed(case, sealer)
+        return found if isinstance(found, Checked) else await found
 
-    async def _check(self, case: Case, begun: Begun, sealer: dkim.Signer | None) -> Checked:
-        results = await case.asked.finish(begun)
+    def _proceed(self, case: Case, sealer: dkim.Signer | None) -> Checked | Awaitable[Checked]:
+        """Look at the signatures first: if they are worth what they were in others of one kind, all else follows as for those."""
+        asked = case.asked
+        proofs = asked.begin(case.proofs())
+        if proofs.waiting:
+            return self._check(case, proofs, asked.begin(case.works()), sealer)
+        case.prove(proofs.results)
+        kind = case.kind() if sealer is None else None
+        known = self._outcomes.find(kind) if kind is not None else None
+        if known is not None:
+            return self._say(known.result, case)
+        begun = asked.begin(case.works())
+        if begun.waiting:
+            return self._check(case, proofs, begun, sealer)
+        judged = asked.begin(case.judging(begun.results))
+        if judged.waiting:
+            return self._judge(case, judged, sealer)
+        found = case.verdicts(judged.results)
+        outcome = self._follow_up(case, found)
+        if kind is not None and asked.is_told and is_shared(found) and outcome.is_short:
+            self._outcomes.keep(kind, outcome, asked.evidence())
+        return self._say(outcome, case) if sealer is None else self._seal(outcome, case, found, sealer)
+
+    async def _check(self, case: Case, proofs: Begun, begun: Begun, sealer: dkim.Signer | None) -> Checked:
+        proven, results = await asyncio.gather(Asked.finish(proofs), Asked.finish(begun))
+        case.prove(proven)
         return await self._judge(case, case.asked.begin(case.judging(results)), sealer)
 
     async def _judge(self, case: Case, begun: Begun, sealer: dkim.Signer | None) -> Checked:
-        return self._conclude(case, case.verdicts(await case.asked.finish(begun)), sealer)
+        found = case.verdicts(await Asked.finish(begun))
+        outcome = self._follow_up(case, found)
+        return self._say(outcome, case) if sealer is None else self._seal(outcome, case, found, sealer)
 
-    def _conclude(self, case: Case, found: Verdicts, sealer: dkim.Signer | None) -> Checked:
-        """What follows, and the fields that say so."""
-        policy, client, name = self._policy, case.client, self._hostname
-        judgement = policy.judge(found, client.address)
+    def _follow_up(self, case: Case, found: Verdicts) -> Outcome:
+        return follow_up(self._policy, found, case.client, self._lines.of(case.asked.evidence()), self._count)
+
+    def _say(self, outcome: Outcome, case: Case) -> Checked:
+        """What follows for one letter, which is counted."""
         if self._count is not None:
-            self._count(found, judgement, client.address, client.sender)
-        findings = policy.findings(found, judgement)
-        told = [format_finding(one) for one in findings]
-        prefix = f"Authentication-Results: {join_findings(name, told)}\r\n".encode("utf-8", "surrogateescape")
-        for one in (found.spf, found.helo) if policy.spf.check else ():
-            if one is not None:
-                prefix += format_received_spf(
-                    one.result, one.identity, client.address, client.sender, client.helo, name, one.detail
-                )
-        if judgement.suspect == "junk":
-            prefix += message.JUNK_FIELD
-        if sealer is not None and case.to_seal is not None and found.arc is not None:
-            digest, chain, now = case.to_seal.digest(), found.arc.result, client.now
-            prefix = (
-                arc.seal(case.header, digest, sealer, server=name, findings=findings, chain=chain, now=now)
-                + prefix
-            )
-        told = [one.replace("\r\n\t", " ") for one in told]
-        told += self._lines.of(case.asked.evidence())
-        return Checked(
-            judgement.refusal,
-            judgement.warnings,
-            prefix,
-            tuple(findings),
-            "\n".join(told),
-            judgement.suspect == "hold",
-            found.iprev.name if found.iprev is not None and found.iprev.result == "pass" else "",
+            self._count.count(outcome.rows)
+        return outcome.of(case.client, case.starts)
+
+    def _seal(self, outcome: Outcome, case: Case, found: Verdicts, sealer: dkim.Signer) -> Checked:
+        checked = self._say(outcome, case)
+        if case.to_seal is None or found.arc is None:
+            return checked
+        seal = arc.seal(
+            case.header,
+            case.to_seal.digest(),
+            sealer,
+            server=self._hostname,
+            findings=list(checked.findings),
+            chain=found.arc.result,
+            now=case.client.now,
         )
+        return replace(checked, prefix=seal + checked.prefix)
 
     def disown_results(self, head: message.Head, draft: Draft) -> None:
         """Take our name from fields that a stranger wrote: an Authentication-Results with it is none any more (RFC 8601 5).

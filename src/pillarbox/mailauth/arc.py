@@ -19,7 +19,7 @@ from pillarbox.mailauth.results import Finding, Results, format_value, parse_res
 from pillarbox.mailauth.tags import TagError, parse_tags, unspaced
 
 MAX_SETS = 50  # RFC 8617 4.2.1
-_AAR, _AMS, _AS = b"arc-authentication-results", b"arc-message-signature", b"arc-seal"
+_AAR, _AMS, _AS = _FIELDS = b"arc-authentication-results", b"arc-message-signature", b"arc-seal"
 
 
 class Set(Struct, frozen=True):
@@ -39,6 +39,11 @@ class Chain(Struct, frozen=True):
     problem: str = ""
 
     @property
+    def exists(self) -> bool:
+        """Whether there is anything to verify."""
+        return bool(self.sets or self.problem)
+
+    @property
     def bodies(self) -> list[dkim.Signature]:
         """The signature whose hash of the body is needed: that of the last set."""
         return [self.sets[-1].message] if self.sets and not self.problem else []
@@ -55,10 +60,10 @@ class Verdict(Struct, frozen=True):
 
 def parse_chain(header: dkim.Header) -> Chain:
     """Collect the sets of a message (RFC 8617 5.2, steps 1 to 3)."""
-    fields = {name: header.all(name) for name in (_AAR, _AMS, _AS)}
-    count = len(fields[_AS])
-    if not any(fields.values()):
+    if not any(map(header.numbers, _FIELDS)):
         return Chain()
+    fields = {name: header.all(name) for name in _FIELDS}
+    count = len(fields[_AS])
     if any(len(found) != count for found in fields.values()):
         return Chain(problem="a set is not complete")
     if count > MAX_SETS:
@@ -77,8 +82,7 @@ def parse_chain(header: dkim.Header) -> Chain:
 
 def _set(number: int, found: dict[bytes, dict[int, tuple[bytes, dict[str, str]]]]) -> Set:
     field, tags = found[_AMS][number]
-    domain = unspaced(tags.get("d", ""))
-    message = dkim.read_tags(field, tags, f"@{domain}")
+    message = dkim.read_tags(field, tags, "")
     return Set(number, found[_AAR][number][0], message, *found[_AS][number])
 
 

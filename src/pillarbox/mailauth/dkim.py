@@ -6,13 +6,11 @@ and what is done about it the policy's business. Nothing here raises, whatever s
 
 from __future__ import annotations
 
-import binascii
 import re
 import struct
-from base64 import b64decode
-from binascii import b2a_base64
+from binascii import a2b_base64, b2a_base64
 from collections import Counter
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Hashable, Iterable, Sequence
 from functools import lru_cache
 
 from msgspec import Struct
@@ -38,7 +36,7 @@ _NEEDED = frozenset(("a", "b", "bh", "d", "h", "s"))
 _ALGORITHMS = ("rsa-sha256", "ed25519-sha256", "rsa-sha1")
 _NUMBER = re.compile(r"[0-9]{1,12}")
 _OWN_VALUE = re.compile(rb"(;[ \t\r\n]*+b[ \t\r\n]*+=)[^;]*+")
-_MAX_REMEMBERED = 1024  # characters of a list of fields that is kept read
+_MAX_REMEMBERED = 4096  # octets of a signature of which is kept what it has in common with others
 _MAX_FIELDS = 64  # of a header section, or names of signed ones, if what follows from them is kept
 _MAX_SECTION = 32_768  # octets of such a section
 _DOMAIN = re.compile(
@@ -99,6 +97,22 @@ class Verdict(Struct, frozen=True):
     notes: tuple[str, ...] = ()
     loose: bool = False  # something that people see is not covered: text behind l=, or a field that was added
 
+    @property
+    def kind(self) -> Hashable:
+        """All but what differs from signature to signature: by whom in the domain it was made, and how it begins."""
+        return (
+            self.result,
+            self.domain,
+            self.selector,
+            self.detail,
+            self.algorithm,
+            bool(self.signature_start),
+            self.bits,
+            self.testing,
+            self.notes,
+            self.loose,
+        )
+
 
 class Layout(Struct, frozen=True):
     """What follows from the names of a message's fields alone."""
@@ -106,6 +120,7 @@ class Layout(Struct, frozen=True):
     names: tuple[bytes, ...]  # in lower case
     labels: tuple[bytes, ...]  # the same with colons, as relaxed fields begin
     by_name: dict[bytes, list[int]]  # where the fields of each name stand; not to be changed
+    repeated: tuple[bytes, ...]  # names of fields that people see and that are there more than once
 
 
 class Header:
@@ -137,9 +152,18 @@ class Header:
             self._bare = has_bare_line_end(self._section)
         return self._bare
 
+    @property
+    def repeated(self) -> tuple[bytes, ...]:
+        """Names of fields that people see and that are there more than once."""
+        return self._layout.repeated
+
     def numbers(self, name: bytes) -> Sequence[int]:
         """Where the fields of this name stand."""
         return self._layout.by_name.get(name, ())
+
+    def values(self, name: bytes) -> list[bytes]:
+        """The relaxed values of the fields of this name from top to bottom."""
+        return [self._values[number] for number in self.numbers(name)]
 
     def all(self, name: bytes) -> list[bytes]:
         """The fields of this name from top to bottom."""
@@ -165,7 +189,9 @@ class Header:
 def _lay_out(found: tuple[bytes, ...]) -> Layout:
     """What follows from names as they stand in a header section."""
     names = tuple(name.rstrip(b" ").lower() for name in found)
-    return Layout(names, tuple(name.lstrip(b" ") + b":" for name in names), _index(names))
+    by_name = _index(names)
+    repeated = tuple(name for name in (b"from", b"subject") if len(by_name.get(name, ())) > 1)
+    return Layout(names, tuple(name.lstrip(b" ") + b":" for name in names), by_name, repeated)
 
 
 def _index(present: tuple[bytes, ...]) -> dict[bytes, list[int]]:
@@ -205,50 +231,83 @@ def parse_signature(field: bytes) -> Signature:
         return Signature(field, problem=str(error))
     if tags.get("v") != "1":
         return Signature(field, tags.get("d", "")[:255], problem="not of version 1")
-    return read_tags(field, tags, _identity(tags))
+    return read_tags(field, tags, tags.get("i", ""))
 
 
-def _identity(tags: dict[str, str]) -> str:
-    return unspaced(tags.get("i", "")) or f"@{unspaced(tags.get('d', ''))}"
+class _Form(Struct, frozen=True):
+    """What the signatures of one signer have in common."""
+
+    domain: str
+    selector: str
+    algorithm: str
+    identity: str
+    signed: tuple[bytes, ...]
+    header_form: str
+    body_form: str
+    limit: int | None
+    problem: str
 
 
 def read_tags(field: bytes, tags: dict[str, str], identity: str) -> Signature:
-    """A signature from its tags (RFC 6376 3.5, 6.1.1); also those of an ARC-Message-Signature."""
-    domain, selector = unspaced(tags.get("d", ""))[:255], unspaced(tags.get("s", ""))[:255]
+    """A signature from its tags (RFC 6376 3.5, 6.1.1); also those of an ARC-Message-Signature, which has no `identity`."""
     if not tags.keys() >= _NEEDED:
+        domain, selector = unspaced(tags.get("d", ""))[:255], unspaced(tags.get("s", ""))[:255]
         return Signature(field, domain, selector, problem=f"no {min(_NEEDED - tags.keys())}=")
+    form = (_remembered_form if len(field) <= _MAX_REMEMBERED else _form)(
+        tags["d"], tags["s"], tags["a"], tags["h"], tags.get("c"), tags.get("l"), tags.get("q"), identity
+    )
     try:
-        body_hash = b64decode(unspaced(tags["bh"]), validate=True)
-        signature = b64decode(unspaced(tags["b"]), validate=True)
-    except (binascii.Error, ValueError):
-        return Signature(field, domain, selector, problem="bh= or b= is not base64")
-    header_form, _, body_form = unspaced(tags.get("c", "simple/simple")).lower().partition("/")
-    limit, made_at, expires_at = _number(tags.get("l")), _number(tags.get("t")), _number(tags.get("x"))
-    found = Signature(
+        body_hash = a2b_base64(unspaced(tags["bh"]), strict_mode=True)
+        signature = a2b_base64(unspaced(tags["b"]), strict_mode=True)
+    except ValueError:
+        return Signature(field, form.domain, form.selector, problem="bh= or b= is not base64")
+    made_at, expires_at = _number(tags.get("t")), _number(tags.get("x"))
+    return Signature(
         field,
-        domain,
-        selector,
-        unspaced(tags["a"]).lower(),
-        identity[:320],
-        _remembered_names(listed) if len(listed := tags["h"]) <= _MAX_REMEMBERED else _names(listed),
-        header_form,
-        body_form or "simple",
+        form.domain,
+        form.selector,
+        form.algorithm,
+        form.identity,
+        form.signed,
+        form.header_form,
+        form.body_form,
         body_hash,
         signature,
-        limit,
+        form.limit,
         made_at,
         expires_at,
+        form.problem or ("l=, t= or x= is no number" if -1 in (form.limit, made_at, expires_at) else ""),
     )
-    problem = _problem(found, tags)
-    return replace(found, problem=problem) if problem else found
 
 
-def _names(listed: str) -> tuple[bytes, ...]:
-    """The names in h=, in lower case."""
-    return tuple(unspaced(listed).lower().encode().split(b":"))
+def _form(  # noqa: PLR0913, PLR0917 - one argument for each tag
+    domain: str,
+    selector: str,
+    algorithm: str,
+    names: str,
+    forms: str | None,
+    limit: str | None,
+    methods: str | None,
+    identity: str,
+) -> _Form:
+    domain, selector = unspaced(domain)[:255], unspaced(selector)[:255]
+    header_form, _, body_form = unspaced(forms or "simple/simple").lower().partition("/")
+    form = _Form(
+        domain,
+        selector,
+        unspaced(algorithm).lower(),
+        (unspaced(identity) or f"@{domain}")[:320],
+        tuple(unspaced(names).lower().encode().split(b":")),
+        header_form,
+        body_form or "simple",
+        _number(limit),
+        "",
+    )
+    problem = _problem(form, methods)
+    return replace(form, problem=problem) if problem else form
 
 
-_remembered_names = lru_cache(maxsize=2048)(_names)
+_remembered_form = lru_cache(maxsize=2048)(_form)
 
 
 def _number(text: str | None) -> int | None:
@@ -258,22 +317,20 @@ def _number(text: str | None) -> int | None:
     return int(text) if _NUMBER.fullmatch(text) else -1
 
 
-def _problem(found: Signature, tags: dict[str, str]) -> str:
-    """What in a signature keeps it from being verified."""
-    if not (_DOMAIN.fullmatch(found.domain) and _DOMAIN.fullmatch(found.selector)):
+def _problem(form: _Form, methods: str | None) -> str:
+    """What keeps the signatures of a signer from being verified."""
+    if not (_DOMAIN.fullmatch(form.domain) and _DOMAIN.fullmatch(form.selector)):
         return "d= or s= is no domain name"
-    if found.algorithm not in _ALGORITHMS:
-        return f"unknown algorithm {found.algorithm[:30]}"
-    if not {found.header_form, found.body_form} <= {"simple", "relaxed"}:
+    if form.algorithm not in _ALGORITHMS:
+        return f"unknown algorithm {form.algorithm[:30]}"
+    if not {form.header_form, form.body_form} <= {"simple", "relaxed"}:
         return "unknown canonical form"
-    if b"from" not in found.signed:
+    if b"from" not in form.signed:
         return "From is not signed"
-    if "q" in tags and "dns/txt" not in unspaced(tags["q"]).lower().split(":"):
+    if methods is not None and "dns/txt" not in unspaced(methods).lower().split(":"):
         return "the key is not in DNS"
-    if -1 in (found.limit, found.made_at, found.expires_at):
-        return "l=, t= or x= is no number"
-    _, at, host = found.identity.rpartition("@")
-    host, domain = host.lower(), found.domain.lower()
+    _, at, host = form.identity.rpartition("@")
+    host, domain = host.lower(), form.domain.lower()
     if not at or not (host == domain or host.endswith(f".{domain}")):
         return "i= is not below d="
     return ""
@@ -395,9 +452,11 @@ def misfit(algorithm: str, key: keys.KeyRecord) -> str:
 def _added(signature: Signature, header: Header) -> tuple[str, ...]:
     """Fields that people see and that somebody put above the ones that were signed."""
     return tuple(
-        f"an unsigned {name.decode().title()} field was added"
-        for name in (b"from", b"subject")
-        if len(header.numbers(name)) > 1 and 0 < signature.signed.count(name) < len(header.numbers(name))
+        [
+            f"an unsigned {name.decode().title()} field was added"
+            for name in header.repeated
+            if 0 < signature.signed.count(name) < len(header.numbers(name))
+        ]
     )
 
 

@@ -52,7 +52,7 @@ def format_value(server: str, findings: list[Finding]) -> str:
 
 def join_findings(server: str, formatted: list[str]) -> str:
     """The same of findings that are formatted already."""
-    return _value(server) + ("".join(f";\r\n\t{one}" for one in formatted) or "; none")
+    return quoted(server) + ("".join(f";\r\n\t{one}" for one in formatted) or "; none")
 
 
 @lru_cache(maxsize=1024)
@@ -62,9 +62,9 @@ def format_finding(finding: Finding) -> str:
     if finding.comment:
         text += f" ({_comment(finding.comment)})"
     if finding.reason:
-        text += f" reason={_value(finding.reason)}"
+        text += f" reason={quoted(finding.reason)}"
     return text + "".join(
-        f"{_fold(text, place)}{place}={_value(value)}" for place, value in finding.properties if value
+        f"{_fold(text, place)}{place}={quoted(value)}" for place, value in finding.properties if value
     )
 
 
@@ -72,7 +72,7 @@ def _fold(text: str, place: str) -> str:
     return "\r\n\t" if place.startswith("policy.") or len(text) > 200 else " "
 
 
-def _value(text: str) -> str:
+def quoted(text: str) -> str:
     """A value (RFC 2045 5.1), in quotes where it needs them; control characters become question marks."""
     if _TOKEN.fullmatch(text) or _ADDRESS.fullmatch(text):
         return text[:_MAX_WIDTH]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 from collections import OrderedDict
+from time import monotonic
 from typing import TYPE_CHECKING, Literal
 
 from pillarbox.mail.units import Seconds, Settings
@@ -77,22 +78,19 @@ class Resolver:
             return Answer(records)
         return next((answer for answer in (four, six) if answer.failed), four)
 
-    def _remembered(self, key: Query) -> Answer | None:
-        found = self._cache.get(key)
-        if found is None or found[0] < asyncio.get_running_loop().time():
+    def recall(self, query: Query) -> Answer | None:
+        """The answer to a question if it is remembered: for those who would rather not wait."""
+        found = self._cache.get(query) or self._cache.get(_key(query))  # most names come as they are kept
+        if found is None or found[0] < monotonic():
             return None
         return found[1]
 
-    def recall(self, query: Query) -> Answer | None:
-        """The answer to a question if it is remembered: for those who would rather not wait."""
-        return self._remembered(Query(query.name.rstrip(".").lower(), query.kind))
-
     async def lookup(self, query: Query) -> Answer:
         """The answer to one question, from memory if it is still good."""
-        key = Query(query.name.rstrip(".").lower(), query.kind)
-        answer = self._remembered(key)
+        answer = self.recall(query)
         if answer is not None:
             return answer
+        key = _key(query)
         task = self._asking.get(key)
         if task is None:
             task = asyncio.get_running_loop().create_task(self._question(key))
@@ -107,11 +105,15 @@ class Resolver:
             answer = await self._servers.ask(*key)
         if key.kind in ("TXT", "TLSA") and _size(answer) > _MAX_REMEMBERED_CHARACTERS:
             return answer
-        self._cache[key] = (asyncio.get_running_loop().time() + answer.ttl_s, answer)
+        self._cache[key] = (monotonic() + answer.ttl_s, answer)
         self._cache.move_to_end(key)
         while len(self._cache) > self._settings.cache_size:
             self._cache.popitem(last=False)
         return answer
+
+
+def _key(query: Query) -> Query:
+    return Query(query.name.rstrip(".").lower(), query.kind)
 
 
 def _size(answer: Answer) -> int:
