@@ -422,16 +422,17 @@ def _groups() -> set[str]:
 class _Log:
     """Writes whole lines to a file descriptor, so that lines of several processes do not mix.
 
-    Where a loop runs, the lines of one turn of it are written together at its end.
+    Where a loop runs, the lines of one turn of it are made and written together in the turn after the next: much that is
+    noted goes with an answer that somebody waits for, and that is on its way by then.
     """
 
     def __init__(self) -> None:
         self.descriptor = 2
-        self.format: Callable[[Event, dict[str, object]], bytes] = _json_line
+        self.format: Callable[[Event, dict[str, object], datetime], bytes] = _json_line
         self.worker: int | None = None  # stands in every line when there are several
         self.soon: Callable[[Callable[[], None]], object] | None = None  # the loop's `call_soon`
         self._loop_thread = 0
-        self._lines: list[bytes] = []
+        self._noted: list[tuple[Event, Mapping[str, object], datetime]] = []
 
     def write_behind(self, soon: Callable[[Callable[[], None]], object] | None) -> None:
         self.flush()
@@ -439,21 +440,28 @@ class _Log:
         self._loop_thread = get_ident()
 
     def write(self, event: Event, facts: Mapping[str, object]) -> None:
+        at = datetime.now(UTC)
+        if self.soon is None or get_ident() != self._loop_thread:
+            self._put(self._line(event, facts, at))
+            return
+        if not self._noted:
+            self.soon(self._flush_next)
+        self._noted.append((event, facts, at))
+
+    def _flush_next(self) -> None:
+        if self.soon is not None:
+            self.soon(self.flush)
+
+    def flush(self) -> None:
+        noted, self._noted = self._noted, []
+        for start in range(0, len(noted), _LINES_AT_ONCE):
+            self._put(b"".join([self._line(*one) for one in noted[start : start + _LINES_AT_ONCE]]))
+
+    def _line(self, event: Event, facts: Mapping[str, object], at: datetime) -> bytes:
         kept = {name: value for name, value in facts.items() if value or (value is not None and value != "")}
         if self.worker is not None:
             kept["worker"] = self.worker
-        line = self.format(event, kept)
-        if self.soon is None or get_ident() != self._loop_thread:
-            self._put(line)
-            return
-        if not self._lines:
-            self.soon(self.flush)
-        self._lines.append(line)
-
-    def flush(self) -> None:
-        lines, self._lines = self._lines, []
-        for start in range(0, len(lines), _LINES_AT_ONCE):
-            self._put(b"".join(lines[start : start + _LINES_AT_ONCE]))
+        return self.format(event, kept, at)
 
     def _put(self, rest: bytes) -> None:
         try:
@@ -463,9 +471,9 @@ class _Log:
             LOG_LINES_LOST.add({})
 
 
-def _json_line(event: Event, facts: Mapping[str, object]) -> bytes:
+def _json_line(event: Event, facts: Mapping[str, object], at: datetime) -> bytes:
     """One JSON object in printable ASCII and a newline."""
-    line = {"at": datetime.now(UTC), "level": event.level_name, "event": event.name, **facts}
+    line = {"at": at, "level": event.level_name, "event": event.name, **facts}
     try:
         encoded = _encode(line)
         if encoded.isascii() and len(encoded) <= MAX_LINE_OCTETS:
@@ -501,7 +509,7 @@ class _Shown(dict[str, str]):
         return self.get(name, "")
 
 
-def _text_line(event: Event, facts: Mapping[str, object], *, colour: bool) -> bytes:
+def _text_line(event: Event, facts: Mapping[str, object], at: datetime, *, colour: bool) -> bytes:
     """Time, level, the sentence, then the facts it does not mention; a traceback on lines of its own."""
     trace = str(facts.get("traceback", ""))
     shown = _Shown({name: value for name, value in facts.items() if name != "traceback"})
@@ -509,7 +517,7 @@ def _text_line(event: Event, facts: Mapping[str, object], *, colour: bool) -> by
     others = " ".join(f"{name}={value}" for name, value in shown.items() if name not in shown.used)
     before, after = (_COLOURS[event.level_name], _PLAIN) if colour else ("", "")
     dim = _COLOURS["debug"] if colour else ""
-    clock = datetime.now().astimezone().strftime("%H:%M:%S.%f")[:-3]
+    clock = at.astimezone().strftime("%H:%M:%S.%f")[:-3]
     line = (
         f"{dim}{clock}{after} {before}{event.level_name:7}{after} {sentence}  {dim}{others}{after}".rstrip()
     )
@@ -542,6 +550,6 @@ def configure(settings: LogSettings, *, descriptor: int = 2, worker: int | None 
     _log.worker = worker
     if settings.format == "text" or (settings.format == "auto" and terminal):
         colour = terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-        _log.format = lambda event, facts: _text_line(event, facts, colour=colour)
+        _log.format = lambda event, facts, at: _text_line(event, facts, at, colour=colour)
     else:
         _log.format = _json_line

@@ -147,7 +147,7 @@ async def test_a_large_message_comes_in(server, call, hand_in):
     reply = await hand_in(caller)
     assert reply.startswith(b"250 ")
     assert memory.growth < FEW
-    assert server.events("message.received", octets=OCTETS)
+    await server.logged("message.received", octets=OCTETS)
 
 
 @pytest.mark.parametrize("recipient", ["b@hop.example", "b@local.example"])

@@ -52,6 +52,7 @@ level = "info"
     *_, reply = await talk(dial, server, MAIL, RCPT, b"DATA", b"Subject: x\r\n\r\nx\r\n.")
     assert reply.startswith(b"250 2.0.0 ")
     queue_id = reply.split()[-1].decode()
+    await server.logged("message.received", message=queue_id)
     causes = [event["cause"] for event in server.events("check.warned")]
     assert causes == [
         "policy.client_listed",

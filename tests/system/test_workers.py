@@ -99,7 +99,7 @@ async def test_the_mail_of_a_killed_worker_is_delivered_by_another(serve, free_p
         server = await serve(config(free_port(), f"smtp://127.0.0.1:{peer.port}"))
         sent = await send(server.port, THERE, message=letter)
         await peer.until(lambda: any(command.startswith("RCPT") for command in peer.commands))
-        number = server.events("message.received", message=sent.id)[0]["worker"]
+        number = (await server.logged("message.received", message=sent.id))["worker"]
         os.kill(server.workers[number], signal.SIGKILL)
         lost = await server.logged("worker.lost", worker=number)
         assert lost["reason"] == "killed by SIGKILL"
