@@ -438,7 +438,7 @@ async def test_a_decision_that_takes_long_does_not_count_as_silence(open_office,
     await caller.send(RCPT + b"\r\n")
     await until(lambda: office.protocols[0]._task is not None)
     office.protocols[0].expire(time.monotonic() + 10_000)
-    office.protocols[0]._session.deadline = 0.0
+    office.protocols[0]._session.heard = 0.0
     gate.open.set()
     assert (await caller.reply())[:3] == b"250"
     assert office.protocols[0].deadline > time.monotonic() + 100

@@ -57,8 +57,8 @@ if TYPE_CHECKING:
     from pillarbox.policy.tarpit import Tarpit
 
 _MAX_WAITING_OCTETS = 65_536  # kept while a decision is being made; more stays in the kernel
-_MAX_EVENTS_A_TURN = 25  # one client's flood of commands must not hold up the others
-_CLOSED, _BUSY = Signal.CLOSED, Signal.BUSY  # asked about at each turn, as in the core
+_TURN = range(25)  # events of one client: its flood of commands must not hold up the others
+_NEED_DATA, _CLOSED, _BUSY = Signal.NEED_DATA, Signal.CLOSED, Signal.BUSY  # asked about at each turn
 _LINGER_S = 2.0
 _EXPECTED_ENDS = (None, session.CLOSING, session.SHUTDOWN)
 _MAX_LINGERING = 500  # more than that are an attack, and nobody there waits for our reply
@@ -265,12 +265,13 @@ class SmtpProtocol(asyncio.Protocol):
     def _pump(self) -> None:
         """Handle what the client asked for, then send all replies in one write."""
         current = self._session
-        for _ in range(_MAX_EVENTS_A_TURN):
+        for _ in _TURN:
             event = current.next_event()
-            if type(event) is Signal:
+            decide = _HANDLERS.get(type(event))
+            if decide is None:  # a signal
                 break
             try:
-                answer = _HANDLERS[type(event)](self, event)
+                answer = decide(self, event)
             except Exception as error:  # noqa: BLE001 - a bug must cost one reply, not the session or the mail
                 answer = self._bungled(event, error)
             if type(answer) is Reply:
@@ -284,6 +285,8 @@ class SmtpProtocol(asyncio.Protocol):
         if tarpit is not None and self._task is None and self._tarry(tarpit):
             return
         self._flush()
+        if event is _NEED_DATA:
+            return
         if event is _CLOSED:
             self._hang_up()
         elif event is _BUSY:

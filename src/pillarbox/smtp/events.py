@@ -23,6 +23,11 @@ class Signal(Enum):
     BUSY = "busy"  # there is more to read, but others should have their turn first
     CLOSED = "closed"  # send what is left, then close the connection
 
+    @property
+    def owed(self) -> bool:
+        """As an event has it."""
+        return False
+
 
 class _Event(msgspec.Struct, frozen=True, gc=False):
     """Structs, because a dozen of them are made for each message; none can be part of a cycle."""

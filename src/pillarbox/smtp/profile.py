@@ -16,7 +16,15 @@ from pillarbox.mail.reply import Cause, Reply
 from pillarbox.mail.units import Octets, Seconds, Settings
 from pillarbox.smtp import sasl
 from pillarbox.smtp.extensions import FUTURERELEASE, ExtensionSettings, dated, keywords
-from pillarbox.smtp.states import ALWAYS, ORDERED, PEER_VERBS, State, transitions
+from pillarbox.smtp.states import (
+    ALWAYS,
+    ORDERED,
+    PEER_VERBS,
+    Fitting,
+    State,
+    fitting,
+    transitions,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -114,6 +122,7 @@ class Profile(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     peer_verbs: frozenset[str] = frozenset()  # those that some host may use
     # made here, not given:
     table: dict[State, dict[str, Cause | None]] = msgspec.field(default_factory=dict)
+    fitting: Fitting = msgspec.field(default_factory=dict)
     _offers: dict[tuple[object, ...], Offer] = msgspec.field(default_factory=dict)
     _helps: dict[tuple[object, ...], Reply] = msgspec.field(default_factory=dict)
     _said: dict[Cause, Reply] = msgspec.field(default_factory=dict)
@@ -123,6 +132,7 @@ class Profile(msgspec.Struct, frozen=True, eq=False, kw_only=True):
             raise ValueError("these mechanisms need random octets")
         table = transitions(self.peer_verbs, etrn=self.starts_queue and self.extensions.etrn != "off")
         msgspec.structs.force_setattr(self, "table", table)  # chosen once, not at each command
+        msgspec.structs.force_setattr(self, "fitting", fitting(table))
 
     def say(self, cause: Cause) -> Reply:
         """The reply for a cause whose text begins with our name, built once."""

@@ -6,6 +6,7 @@ or a message is accepted is decided by whoever answers its events.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pillarbox.mail.catalogue import auth, bounds, content, envelope, policy, session
@@ -29,14 +30,12 @@ from pillarbox.smtp.events import (
 )
 from pillarbox.smtp.profile import PLAIN_CHANNEL, TLS_CHANNEL, Channel, Offer, Profile
 from pillarbox.smtp.sasl import MAX_RESPONSE_OCTETS
-from pillarbox.smtp.states import ALWAYS, HTTP, ORDERED, WITHOUT_TLS, Mode, State
+from pillarbox.smtp.states import ALWAYS, HTTP, NOTHING_FITS, ORDERED, WITHOUT_TLS, Mode, State
 from pillarbox.smtp.transfer import Transfer
 from pillarbox.smtp.usage import Usage
 from pillarbox.smtp.wire import LF, TLS_HANDSHAKE, LineFault, LineReader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from pillarbox.mail.address import Address
 
 
@@ -47,7 +46,9 @@ _NEED_DATA, _BUSY = Signal.NEED_DATA, Signal.BUSY
 _SHUTDOWN = session.SHUTDOWN.code
 _APART = (State.CONNECTED, State.REFUSED, State.WEAK)  # no transaction leads there or away from there
 _TIMED_BY_DATA = (_DATA, _CHUNK)
-_MAX_REPLIES_A_TURN = 25  # given here, without an event, before they are sent and others have their turn
+_MAX_OCTETS_A_TURN = (
+    512  # of replies given here, without an event, before they are sent and others have their turn
+)
 
 
 class ServerSession:
@@ -61,6 +62,7 @@ class ServerSession:
         "_draining",
         "_events",
         "_exchange",
+        "_fitting",
         "_lines",
         "_mail",
         "_mode",
@@ -74,7 +76,7 @@ class ServerSession:
         "_used",
         "channel",
         "closed_by",
-        "deadline",
+        "heard",
         "hello",
         "hello_verb",
         "login",
@@ -89,7 +91,7 @@ class ServerSession:
         """Begin with the greeting, or with `refusal` in its place (RFC 5321 3.1)."""
         self._profile = profile
         self._lines = LineReader()
-        self._out: list[bytes] = []
+        self._out = b""
         # found and not yet handed out: a chunk and the end of its body come together
         self._events: list[Event] = []
         self._mode = _COMMAND
@@ -102,6 +104,7 @@ class ServerSession:
         self._mail: MailFrom | None = None
         self._accepted = self._tried = 0
         self._refused = session.REFUSED
+        self._fitting = NOTHING_FITS if profile.needs_tls and not tls else profile.fitting
         self.state = State.CONNECTED
         self.closed_by: Cause | None = None  # why we have ended the session, if we have
         self.tls = tls
@@ -109,14 +112,14 @@ class ServerSession:
         self.login = ""  # the account that logged in
         self.hello = self.hello_verb = ""
         self.offered: frozenset[str] = frozenset()
-        self.deadline = now + profile.limits.command_timeout_s
+        self.heard = now  # when the client last said something that counts
         self._greet(refusal)
 
     def _greet(self, refusal: Reply | None) -> None:
         if refusal is None:
-            self._out.append(self._profile.say(session.GREETING).wire)
+            self._out += self._profile.say(session.GREETING).wire
             return
-        self._out.append(refusal.bare_wire)  # RFC 2034 4: no enhanced status in a greeting
+        self._out += refusal.bare_wire  # RFC 2034 4: no enhanced status in a greeting
         self.state = State.REFUSED
         if refusal.cause in (session.NO_MAIL_HERE, auth.TLS_TOO_WEAK, auth.CERTIFICATE_REQUIRED):
             self._refused = (
@@ -131,7 +134,7 @@ class ServerSession:
             self.state = State.REFUSED
             self._refused = refusal.cause
         else:
-            self._out.clear()
+            self._out = b""
             self._greet(refusal)
 
     # ------------------------------------------------------------------ octets in, events out
@@ -141,64 +144,78 @@ class ServerSession:
         mode = self._mode
         if mode is _COMMAND or mode is _SASL:
             if LF in data:  # a command that trickles in octet by octet gets no more time
-                self.deadline = now + self._profile.limits.command_timeout_s
-            if self.state is _CONNECTED and data[:1] == TLS_HANDSHAKE and not self.waiting_octets:
+                self.heard = now
+            if self.state is _CONNECTED and data[:1] == TLS_HANDSHAKE and not self._lines.buffer:
                 self._close(session.NOT_SMTP)
                 return
             self._lines.feed(data)
         elif mode is _DATA:
-            self._end_transfer(self._transfer.take_data(data))
-            self.deadline = self._transfer.deadline(now, self._profile.limits)
+            self.heard = now
+            self._end_transfer(self._transfer.take_data(data, now))
         elif mode is _CHUNK:
-            self._end_transfer(self._transfer.take_chunk(data))
-            self.deadline = self._transfer.deadline(now, self._profile.limits)
+            self.heard = now
+            self._end_transfer(self._transfer.take_chunk(data, now))
         elif mode is _ENDED:
             self._lines.feed(data)
 
     def renew(self, now: float) -> None:
         """Begin to time the client anew: the time that a decision took was not its own."""
+        self.heard = now
+
+    @property
+    def deadline(self) -> float:
+        """When the client's time is up if it says nothing more (RFC 5321 4.5.3.2)."""
         limits = self._profile.limits
-        self.deadline = now + (
-            limits.data_timeout_s if self._mode in _TIMED_BY_DATA else limits.command_timeout_s
-        )
+        if self._mode in _TIMED_BY_DATA:
+            return self._transfer.deadline(self.heard, limits)
+        return self.heard + limits.command_timeout_s
 
     def next_event(self) -> Event | Signal:
         """The next thing to decide or to do, or why there is none."""
         if self._owed is not None:
             return Signal.OWED
-        events = self._events
-        while not events:
-            mode = self._mode
-            if mode is _COMMAND:
-                line = self._lines.next_line(self._profile.limits.command_line_octets)
-                if line is None:
-                    return _NEED_DATA
-                self._take_line(line)
-                if len(self._out) >= _MAX_REPLIES_A_TURN and not events:
+        event: Event | Signal | None = None
+        while event is None:
+            if self._events:
+                event = self._events.pop(0)
+            elif self._mode is not _COMMAND:
+                event = self._next_other()
+            elif self._lines.buffer:
+                event = self._next_command()
+                if event is None and len(self._out) >= _MAX_OCTETS_A_TURN:
                     return _BUSY
-            elif mode is _SASL:
-                line = self._lines.next_line(MAX_RESPONSE_OCTETS)
-                if line is None:
-                    return _NEED_DATA
-                self._take_sasl(line)
-            elif mode is _ENDED:
-                self._end_body()
-            elif mode is _CLOSED:
-                return Signal.CLOSED
             else:
                 return _NEED_DATA
-        event = events.pop(0)
         if event.owed:
-            self._owed = event
+            self._owed = event  # type: ignore[assignment]  # nothing is owed for a signal
         return event
+
+    def _next_command(self) -> Event | Signal | None:
+        """Take the next command; None if it leads to no event, or to several."""
+        most = self._profile.limits.command_line_octets
+        command = self._lines.next_command(most)
+        if command is None:
+            line = self._lines.next_line(most)
+            return _NEED_DATA if line is None else self._take_line(line)
+        octets, argument = command.groups(b"")
+        verb = self._fitting[self.state].get(octets)
+        if verb is None or not argument.isascii():
+            return self._take_line(command[0][:-2])
+        return _HANDLERS[verb](self, argument.decode().strip(" \t"))
+
+    def _next_other(self) -> Event | Signal | None:
+        """The same where no command is expected."""
+        if self._mode is _ENDED:
+            return self._end_body()
+        if self._mode is _CLOSED:
+            return Signal.CLOSED
+        line = self._lines.next_line(MAX_RESPONSE_OCTETS) if self._mode is _SASL else None
+        return _NEED_DATA if line is None else self._take_sasl(line)
 
     def to_send(self) -> bytes:
         """What is to be sent now; it is forgotten here."""
-        out = self._out
-        if not out:
-            return b""
-        self._out = []
-        return out[0] if len(out) == 1 else b"".join(out)
+        out, self._out = self._out, b""
+        return out
 
     @property
     def waiting_octets(self) -> int:
@@ -236,6 +253,7 @@ class ServerSession:
     def drain(self) -> None:
         """Close at the next command boundary (RFC 5321 3.8): now if the session is idle."""
         self._draining = True
+        self._fitting = NOTHING_FITS
         self._finish_if_draining()
 
     def cut_short(self, cause: Cause) -> None:
@@ -249,6 +267,7 @@ class ServerSession:
         self._mode = _COMMAND
         self._forget_client()
         self.tls = True
+        self._fitting = NOTHING_FITS if self._draining else self._profile.fitting
         trusted_with = self.channel.trusted_with  # the connection is the same
         self.channel = Channel(tls=True, trusted_with=trusted_with) if trusted_with else TLS_CHANNEL
         self.renew(now)
@@ -283,20 +302,19 @@ class ServerSession:
 
         In LMTP the end of a body is answered once for each accepted recipient (RFC 2033 4.2).
         """
-        event, self._owed = self._owed, None
+        event = self._owed
         if event is None:
             raise LocalProtocolError("no reply is owed")
+        self._owed = None
         kind = type(event)
-        if kind is Login and self._explain_refusal(event, reply):  # type: ignore[arg-type]  # it is one
-            return
-        self._out.append(reply.bare_wire if kind is Hello else reply.wire)
+        self._out += reply.bare_wire if kind is Hello else reply.wire
         if reply.code == _SHUTDOWN:
             self._drop_body()
             self._mode = _CLOSED
-        elif kind is Login:
-            self._logged_in(reply, login)
-        else:
-            _AFTER[kind](self, event, reply)
+            return
+        if login:
+            self.login = login
+        _AFTER[kind](self, event, reply)
         if self._draining:
             self._finish_if_draining()
 
@@ -333,7 +351,7 @@ class ServerSession:
 
     def _after_body_end(self, _event: BodyEnd, reply: Reply) -> None:
         if self._profile.lmtp:
-            self._out.extend([reply.wire] * (self._accepted - 1))
+            self._out += reply.wire * (self._accepted - 1)
         self._used.empty = 0
         self._reset()
 
@@ -341,8 +359,12 @@ class ServerSession:
         if reply.positive:
             self._greeted(event)
 
+    def _after_login(self, event: Login, reply: Reply) -> None:
+        if not self._explain_refusal(event, reply):
+            self._logged_in(reply)
+
     def _after_secret_wanted(self, _event: SecretWanted, reply: Reply) -> None:
-        self._logged_in(reply, "")
+        self._logged_in(reply)
 
     def _after_tls_wanted(self, _event: TlsWanted, reply: Reply) -> None:
         if reply.positive:
@@ -362,9 +384,8 @@ class ServerSession:
             self.offered = self._offer.keywords
         self.state = self._idle_state()
 
-    def _logged_in(self, reply: Reply, login: str) -> None:
+    def _logged_in(self, reply: Reply) -> None:
         if reply.positive:
-            self.login = login
             self.state = self._idle_state()
             return
         if reply.permanent:
@@ -391,58 +412,49 @@ class ServerSession:
 
     # ------------------------------------------------------------------ commands
 
-    def _say(self, reply: Reply) -> None:
-        """Answer a command ourselves, and count it if it was a mistake."""
-        self._out.append(reply.wire)
+    def _say(self, reply: Reply) -> Event | None:
+        """Answer a command ourselves, and count it if it was a mistake: no event comes of it."""
+        self._out += reply.wire
         if reply.permanent:
             self._close_for(self._used.mistake(self._profile.limits))
+        return None
 
     def _close_for(self, cause: Cause | None) -> None:
         """Close the session if there is a cause to."""
         if cause is not None and self._mode is not _CLOSED:
             self._close(cause)
 
-    def _close(self, cause: Cause) -> None:
-        self._out.append(self._profile.say(cause).wire)
+    def _close(self, cause: Cause) -> Event | None:
+        """End the session: no event comes of it, unless that a body is dropped."""
+        self._out += self._profile.say(cause).wire
         self._drop_body()
         self._mode = _CLOSED
         self.closed_by = cause
+        return None
 
     def _finish_if_draining(self) -> None:
         """Close a session that is idle, if it is to be closed."""
         if self._draining and self._mode is _COMMAND and self._owed is None and self._mail is None:
             self._close(session.SHUTDOWN)
 
-    def _take_line(self, line: bytes | LineFault) -> None:
-        """One command line: length and verb first, then encryption, order, syntax."""
+    def _take_line(self, line: bytes | LineFault) -> Event | None:
+        """One line, whatever it is: length and verb first, then encryption, order, syntax."""
         if type(line) is LineFault:
-            self._say(
-                (session.LINE_TOO_LONG if line is LineFault.TOO_LONG else session.LINE_NOT_CLEAN).reply()
-            )
-            return
+            fault = session.LINE_TOO_LONG if line is LineFault.TOO_LONG else session.LINE_NOT_CLEAN
+            return self._say(fault.reply())
         if self._draining:
-            self._close(session.SHUTDOWN)
-            return
+            return self._close(session.SHUTDOWN)
         word, _, rest = line.partition(b" ")  # type: ignore[union-attr]  # it is no fault
         try:
-            verb, argument = word.decode("ascii").upper(), rest.decode("utf-8")
+            verb, argument = word.decode("ascii").upper(), rest.decode("utf-8").strip(" \t")
         except UnicodeDecodeError:
-            self._say(session.LINE_NOT_CLEAN.reply())
-            return
-        if verb == "BDAT":
-            self._bdat(argument)
-            return
-        refusal = self._refusal(verb)
+            return self._say(session.LINE_NOT_CLEAN.reply())
+        refusal = self._refusal(verb) if verb != "BDAT" else None  # its octets follow even if it is refused
         if refusal is None:
-            handler = _HANDLERS.get(verb)
-            if handler is not None:
-                handler(self, argument.strip(" \t"))
-            else:
-                self._hello(verb, argument.strip(" \t"))
-        elif refusal.cause is session.UNKNOWN_COMMAND:
-            self._unknown(verb, line)  # type: ignore[arg-type]  # as above
-        else:
-            self._say(refusal)
+            return _HANDLERS[verb](self, argument)
+        if refusal.cause is session.UNKNOWN_COMMAND:
+            return self._unknown(verb, line)  # type: ignore[arg-type]  # as above
+        return self._say(refusal)
 
     def _refusal(self, verb: str) -> Reply | None:
         """Why a command can't be taken now whatever its argument, or None."""
@@ -462,115 +474,106 @@ class ServerSession:
             cause = session.NEED_RCPT if self._tried == 0 or profile.lmtp else content.NO_VALID_RECIPIENTS
         return None if cause is None else cause.reply(verb="LHLO" if profile.lmtp else "EHLO")
 
-    def _unknown(self, verb: str, line: bytes) -> None:
+    def _unknown(self, verb: str, line: bytes) -> Event | None:
         self._say(session.UNKNOWN_COMMAND.reply())
         if not self.hello and self._mode is not _CLOSED and (verb in HTTP or b" HTTP/" in line):
             self._close(session.NOT_SMTP)
+        return None
 
-    def _hello(self, verb: str, argument: str) -> None:
+    def _hello(self, verb: str, argument: str) -> Event | None:
         if (verb == "LHLO") != self._profile.lmtp:
-            self._say(session.WRONG_HELLO.reply())
-            return
-        name = grammar.parse_hello(argument)
+            return self._say(session.WRONG_HELLO.reply())
         if self._profile.strict_pipelining and self._runs_ahead:
-            self._say(policy.PIPELINED.reply())
-        elif name is None:
-            self._say(session.HELLO_SYNTAX.reply())
-        else:
-            self._events.append(Hello(verb, name))
+            return self._say(policy.PIPELINED.reply())
+        name = grammar.parse_hello(argument)
+        return Hello(verb, name) if name is not None else self._say(session.HELLO_SYNTAX.reply())
 
     @property
     def _runs_ahead(self) -> bool:
         """Whether the client sent more behind the command that is being answered."""
         return self._lines.waiting_octets > 0
 
-    def _do_mail(self, argument: str) -> None:
+    def _do_mail(self, argument: str) -> Event | None:
         limits = self._profile.limits
         self._used.messages += 1
         if self._used.messages > limits.messages:
-            self._close(session.TOO_MANY_MESSAGES)
-            return
+            return self._close(session.TOO_MANY_MESSAGES)
         event = grammar.parse_mail(argument, self.offered, self._profile.suspended)
         if self.hello_verb == "HELO" and self._profile.strict_pipelining and self._runs_ahead:
             event = policy.PIPELINED.reply()
-        if isinstance(event, Reply):
-            self._say(event)
-        elif event.parameters.size > limits.message_octets:
-            self._say(envelope.SIZE_TOO_BIG.reply(size=event.parameters.size, limit=limits.message_octets))
-        else:
-            self._events.append(event)
+        if type(event) is Reply:
+            return self._say(event)
+        size = event.parameters.size  # type: ignore[union-attr]  # it is no reply
+        if size > limits.message_octets:
+            return self._say(envelope.SIZE_TOO_BIG.reply(size=size, limit=limits.message_octets))
+        return event  # type: ignore[return-value]  # as above
 
-    def _do_rcpt(self, argument: str) -> None:
+    def _do_rcpt(self, argument: str) -> Event | None:
         assert self._mail is not None  # the table lets RCPT through inside a transaction alone
-        profile = self._profile
+        profile, limits = self._profile, self._profile.limits
         event = grammar.parse_rcpt(
             argument, self.offered, profile.suspended, smtputf8=self._mail.parameters.smtputf8
         )
-        if self._tried >= profile.limits.recipients:
-            self._out.append(envelope.TOO_MANY_RECIPIENTS.reply().wire)
-        elif isinstance(event, Reply):
+        if self._tried >= limits.recipients:
+            self._out += envelope.TOO_MANY_RECIPIENTS.reply().wire
+            return None
+        if type(event) is Reply:
             self._tried += 1
-            self._say(event)
-        elif profile.limits.recipient_domains and self._used.is_one_domain_too_many(
-            event.recipient.dns_domain, profile.limits
-        ):
-            self._tried += 1
-            self._out.append(envelope.TOO_MANY_DOMAINS.reply().wire)
-        else:
-            self._events.append(event)
+            return self._say(event)
+        if limits.recipient_domains:
+            domain = event.recipient.dns_domain  # type: ignore[union-attr]  # it is no reply
+            if self._used.is_one_domain_too_many(domain, limits):
+                self._tried += 1
+                self._out += envelope.TOO_MANY_DOMAINS.reply().wire
+                return None
+        return event  # type: ignore[return-value]  # as above
 
-    def _do_data(self, argument: str) -> None:
+    def _do_data(self, argument: str) -> Event | None:
         assert self._mail is not None  # as above
         if argument:
-            self._say(session.UNEXPECTED_ARGUMENT.reply())
-        elif self._mail.parameters.body is Body.BINARY:
-            self._say(session.BINARY_NEEDS_BDAT.reply())
-        elif self._profile.strict_pipelining and self._runs_ahead:
+            return self._say(session.UNEXPECTED_ARGUMENT.reply())
+        if self._mail.parameters.body is Body.BINARY:
+            return self._say(session.BINARY_NEEDS_BDAT.reply())
+        if self._profile.strict_pipelining and self._runs_ahead:
             self._say(policy.PIPELINED.reply())
-            self._close(session.NOT_SMTP)  # what follows may be a message, which must not be read as commands
-        elif refusal := self._policy_refusal():
-            self._say(refusal)
-        else:
-            self._events.append(BodyStart(owed=True))
+            return self._close(session.NOT_SMTP)  # what follows may be a message, not to be read as commands
+        refusal = self._policy_refusal()
+        return BodyStart(owed=True) if refusal is None else self._say(refusal)
 
     def _policy_refusal(self) -> Reply | None:
         """The message goes to more recipients than one message may, so nobody gets it (RFC 5321 4.5.3.1.10)."""
         most = self._profile.limits.policy_recipients
         return envelope.OVER_RECIPIENT_POLICY.reply(limit=most) if 0 < most < self._accepted else None
 
-    def _do_rset(self, argument: str) -> None:
+    def _do_rset(self, argument: str) -> Event | None:
         if argument:
-            self._say(session.UNEXPECTED_ARGUMENT.reply())
-            return
+            return self._say(session.UNEXPECTED_ARGUMENT.reply())
         self._drop_body()
         self._reset()
-        self._do_noop(argument)
+        return self._do_noop(argument)
 
-    def _do_noop(self, _argument: str) -> None:
-        self._out.append(session.OK.reply().wire)
-        self._idle()
+    def _do_noop(self, _argument: str) -> Event | None:
+        self._out += session.OK.reply().wire
+        return self._idle()
 
-    def _idle(self) -> None:
+    def _idle(self) -> Event | None:
         """A command led nowhere."""
         self._used.empty += 1
         if self._used.empty > self._profile.limits.empty_commands:
             self._close_for(self._used.mistake(self._profile.limits))
+        return None
 
-    def _do_quit(self, argument: str) -> None:
-        if argument:
-            self._say(session.UNEXPECTED_ARGUMENT.reply())
-        else:
-            self._close(session.CLOSING)
+    def _do_quit(self, argument: str) -> Event | None:
+        return self._say(session.UNEXPECTED_ARGUMENT.reply()) if argument else self._close(session.CLOSING)
 
-    def _ask(self, question: Event | Reply) -> None:
-        if isinstance(question, Reply):
-            self._say(question)
-            self._idle()
-        else:
-            self._events.append(question)
+    def _ask(self, question: Event | Reply) -> Event | None:
+        if not isinstance(question, Reply):
+            return question
+        self._say(question)
+        return self._idle()
 
-    def _do_help(self, argument: str) -> None:
-        self._ask(questions.help_about(argument, self._profile, self.offered, self._general_help))
+    def _do_help(self, argument: str) -> Event | None:
+        return self._ask(questions.help_about(argument, self._profile, self.offered, self._general_help))
 
     def _general_help(self) -> Reply:
         login = bool(self.login)
@@ -578,43 +581,45 @@ class ServerSession:
 
     # ------------------------------------------------------------------ AUTH
 
-    def _do_auth(self, argument: str) -> None:
+    def _do_auth(self, argument: str) -> Event | None:
         begun = exchange.begin(argument, self._profile, self.channel, self.login)
         if isinstance(begun, Reply):
-            self._say(begun)
-            return
+            return self._say(begun)
         self._exchange, step = begun
-        self._take_step(step)
+        return self._take_step(step)
 
-    def _take_sasl(self, line: bytes | LineFault) -> None:
+    def _take_sasl(self, line: bytes | LineFault) -> Event | None:
         assert self._exchange is not None  # only an exchange in progress gets here
         self._mode = _COMMAND
-        self._take_step(self._exchange.take_line(line))
+        return self._take_step(self._exchange.take_line(line))
 
-    def _take_step(self, step: exchange.Step) -> None:
+    def _take_step(self, step: exchange.Step) -> Event | None:
         if not isinstance(step, Reply):
-            self._events.append(step)
-        elif step.intermediate:
-            self._out.append(step.wire)
+            return step
+        if not step.intermediate and step.cause is not auth.BAD_CREDENTIALS:
+            return self._say(step)
+        self._out += step.wire
+        if step.intermediate:
             self._mode = _SASL
-        elif step.cause is auth.BAD_CREDENTIALS:
-            self._out.append(step.wire)
-            self._logged_in(step, "")
         else:
-            self._say(step)
+            self._logged_in(step)
+        return None
 
     def give_secret(self, secret: object) -> None:
         """Give what a `SecretWanted` asks for, in place of an answer."""
         event, self._owed = self._owed, None
         if type(event) is not SecretWanted or self._exchange is None:
             raise LocalProtocolError("no secret is wanted")
-        self._take_step(self._exchange.take_secret(secret))
+        login = self._take_step(self._exchange.take_secret(secret))
+        if login is not None:
+            self._events.append(login)
         self._finish_if_draining()
 
     def _explain_refusal(self, event: Login, reply: Reply) -> bool:
         """Tell a client first why its token is not taken, if its mechanism has a way to do so."""
         challenge = self._exchange.explain_refusal(event, reply) if self._exchange is not None else None
         if challenge is not None:
+            self._out = self._out[: -len(reply.wire)]  # that comes in the end
             self._take_step(challenge)
         return challenge is not None
 
@@ -629,7 +634,7 @@ class ServerSession:
         self._begin_body(stuffed=True)
         self._mode = _DATA
         if self._lines.waiting_octets:
-            self._end_transfer(self._transfer.take_data(self._lines.take_body()))
+            self._end_transfer(self._transfer.take_data(self._lines.take_body(), self.heard))
 
     def _end_transfer(self, rest: bytes | None) -> None:
         """All octets of a body or chunk are here, if `rest` is what follows them."""
@@ -640,18 +645,16 @@ class ServerSession:
             if rest:
                 self._lines.feed(rest)
 
-    def _bdat(self, argument: str) -> None:
+    def _do_bdat(self, argument: str) -> Event | None:
         """BDAT: even a refused one is followed by its octets, which must not be read as commands (RFC 3030 2)."""
         size = grammar.parse_bdat(argument)
         if self._profile.extensions.chunking == "off":
-            self._close(session.NOT_IMPLEMENTED)  # the octets of the chunk can't be told from commands
-            return
+            return self._close(session.NOT_IMPLEMENTED)  # the octets of the chunk can't be told from commands
         refusal = self._refusal("BDAT") or self._transfer.chunk_fault() or self._policy_refusal()
         if size is None:
             fault = session.BAD_ARGUMENT.reply(detail="Write BDAT octets, or BDAT octets LAST")
             self.fail_body(fault)  # a message without this chunk is not the client's message
-            self._say(refusal or fault)
-            return
+            return self._say(refusal or fault)
         octets, last = size
         if refusal is None and not self._transfer.open:
             self._begin_body(stuffed=False)
@@ -659,24 +662,32 @@ class ServerSession:
             self._events.append(BodyStart(owed=False))
         self._transfer.begin_chunk(octets, last=last, refusal=refusal)
         self._mode = _CHUNK
-        self._end_transfer(self._transfer.take_chunk(self._lines.take(octets)))
+        self._end_transfer(self._transfer.take_chunk(self._lines.take(octets), self.heard))
+        return None
 
-    def _end_body(self) -> None:
+    def _end_body(self) -> Event | None:
         """The octets of a body or chunk were handed out, so a failure to store them is known by now."""
         self._mode = _COMMAND
         found = self._transfer.verdict()
         if type(found) is BodyEnd:
-            self._events.append(found)
-        else:
-            self._say(found)  # type: ignore[arg-type]  # the other one is a reply
-            self._finish_if_draining()
+            return found
+        self._say(found)  # type: ignore[arg-type]  # the other one is a reply
+        self._finish_if_draining()
+        return None
 
 
-def _ask_by(read: questions.Reader) -> Callable[[ServerSession, str], None]:
-    def handle(self: ServerSession, argument: str) -> None:
-        self._ask(read(argument, self._profile, self.channel))
+_Handler = Callable[[ServerSession, str], Event | None]
+
+
+def _ask_by(read: questions.Reader) -> _Handler:
+    def handle(self: ServerSession, argument: str) -> Event | None:
+        return self._ask(read(argument, self._profile, self.channel))
 
     return handle
+
+
+def _greet_by(verb: str) -> _Handler:
+    return lambda self, argument: self._hello(verb, argument)
 
 
 _AFTER: dict[type[Event], Callable[[ServerSession, Any, Reply], None]] = {
@@ -685,15 +696,17 @@ _AFTER: dict[type[Event], Callable[[ServerSession, Any, Reply], None]] = {
     BodyStart: ServerSession._after_body_start,  # noqa: SLF001
     BodyEnd: ServerSession._after_body_end,  # noqa: SLF001
     Hello: ServerSession._after_hello,  # noqa: SLF001
+    Login: ServerSession._after_login,  # noqa: SLF001
     **dict.fromkeys(questions.EVENTS, ServerSession._after_question),  # noqa: SLF001
     SecretWanted: ServerSession._after_secret_wanted,  # noqa: SLF001
     TlsWanted: ServerSession._after_tls_wanted,  # noqa: SLF001
 }
-_HANDLERS: dict[str, Callable[[ServerSession, str], None]] = {
+_HANDLERS: dict[str, _Handler] = {
+    **{verb: _greet_by(verb) for verb in ("HELO", "EHLO", "LHLO")},
     **{verb: _ask_by(read) for verb, read in questions.READERS.items()},
     **{
         verb: getattr(ServerSession, f"_do_{verb.lower()}")
         for verb in (*ALWAYS, *ORDERED)
-        if verb != "BDAT" and not verb.endswith("LO") and verb not in questions.READERS
+        if not verb.endswith("LO") and verb not in questions.READERS
     },
 }

@@ -90,6 +90,12 @@ _OF_PEERS: dict[State, tuple[Cause | None, Cause | None]] = {
 }
 
 
+Fitting = dict[
+    State, dict[bytes, str]
+]  # what of the table needs no more than a look: octets of a verb, and the verb
+NOTHING_FITS: Fitting = {state: {} for state in State}
+
+
 @cache
 def transitions(peer_verbs: frozenset[str], *, etrn: bool) -> dict[State, dict[str, Cause | None]]:
     """The table where hosts may use these of the `PEER_VERBS`, and where there is an ETRN or none."""
@@ -100,3 +106,17 @@ def transitions(peer_verbs: frozenset[str], *, etrn: bool) -> dict[State, dict[s
         if not etrn and state not in (State.REFUSED, State.WEAK):
             table[state]["ETRN"] = session.NOT_IMPLEMENTED
     return table
+
+
+def fitting(table: dict[State, dict[str, Cause | None]]) -> Fitting:
+    """The verbs that a state lets through without a further question, as clients write them."""
+    return {
+        state: {
+            octets: verb
+            for verb, refusal in column.items()
+            if refusal is None
+            and not (state is State.MAIL and verb in ("DATA", "BDAT"))  # recipients are asked for
+            for octets in (verb.encode(), verb.lower().encode())
+        }
+        for state, column in table.items()
+    }

@@ -76,15 +76,13 @@ class Transfer:
         if self._reader is not None and self._reader.fault is None:
             self._reader.fault = reply
 
-    def deadline(self, now: float, limits: Limits) -> float:
-        """When the client's time is up if nothing more comes, given that something came now."""
+    def deadline(self, heard: float, limits: Limits) -> float:
+        """When the client's time is up if nothing more comes, given when something came last."""
         self.too_slow = False
-        silent = now + limits.data_timeout_s
+        silent = heard + limits.data_timeout_s
         reader = self._reader
-        if not limits.min_data_octets or reader is None:
+        if not limits.min_data_octets or reader is None or not self._began:
             return silent
-        if not self._began:
-            self._began = now
         slow = self._began + limits.data_timeout_s + reader.octets / limits.min_data_octets
         if slow >= silent:
             return silent
@@ -97,8 +95,10 @@ class Transfer:
         taken = self._reader.octets if self._reader is not None else 0
         return taken + self._thrown > 2 * self._max_octets + _FAR_TOO_MUCH
 
-    def take_data(self, data: bytes) -> bytes | None:
+    def take_data(self, data: bytes, now: float) -> bytes | None:
         """Take octets that follow DATA; what follows the end of data, or None if that has not come yet."""
+        if not self._began:
+            self._began = now
         reader = self._reader
         assert reader is not None  # DATA has begun one
         piece = reader.feed_data(data)
@@ -115,8 +115,10 @@ class Transfer:
         """A chunk comes. One that is refused is followed by its octets all the same (RFC 3030 2)."""
         self._left, self._last, self._refusal = octets, last, refusal
 
-    def take_chunk(self, data: bytes) -> bytes | None:
+    def take_chunk(self, data: bytes, now: float) -> bytes | None:
         """Take octets of the chunk; what follows it, or None if more is to come."""
+        if not self._began:
+            self._began = now
         taken, rest = data[: self._left], data[self._left :]
         self._left -= len(taken)
         reader = self._reader if self._refusal is None else None

@@ -6,6 +6,7 @@ Only CRLF ends a line and only CRLF.CRLF ends the data, so nothing can be smuggl
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from enum import Enum
 
@@ -13,6 +14,7 @@ END_OF_DATA = b"\r\n.\r\n"
 TLS_HANDSHAKE = b"\x16"  # what a client that begins with TLS sends first (RFC 8446 5.1)
 # One octet is looked for by its number: given as bytes, `in` costs an exception inside the interpreter each time.
 CR, LF, NUL = b"\r\n\0"
+_COMMAND = re.compile(rb"([A-Za-z]+)(?: ([^\r\n\0]*))?\r\n")
 _NOT_LINE_END = bytes(octet for octet in range(256) if octet not in b"\r\n")
 
 
@@ -34,51 +36,66 @@ class BodyFault(Enum):
 class LineReader:
     """Cuts a stream of octets into lines of at most `max_octets`, CRLF included."""
 
-    __slots__ = ("_buffer", "_position", "_skipping")
+    __slots__ = ("_position", "_skipping", "buffer")
 
     def __init__(self) -> None:
         """Begin with nothing."""
-        self._buffer = b""
+        self.buffer = b""  # what was fed, as long as any of it is to be handed out
         # lines are not cut off the buffer one by one: that would cost the square of its size
         self._position = 0
         self._skipping = False
 
     def feed(self, data: bytes) -> None:
         """Take what the peer sent."""
-        self._buffer = self._buffer[self._position :] + data if self._buffer else data
+        self.buffer = self.buffer[self._position :] + data if self.buffer else data
         self._position = 0
 
     @property
     def waiting_octets(self) -> int:
         """How much was fed and not yet handed out."""
-        return len(self._buffer) - self._position
+        return len(self.buffer) - self._position
 
     def forget(self) -> None:
         """Throw away everything that was not yet handed out."""
-        self._buffer, self._position = b"", 0
+        self.buffer, self._position = b"", 0
 
     def take(self, octets: int) -> bytes:
         """Hand out the next octets as they are, at most so many."""
-        piece = self._buffer[self._position : self._position + octets]
+        piece = self.buffer[self._position : self._position + octets]
         self._position += len(piece)
-        if self._position == len(self._buffer):
+        if self._position == len(self.buffer):
             self.forget()
         return piece
 
     def take_body(self) -> bytes:
         """Hand out what followed a DATA command: to the end of data, or all if that has not come yet."""
         start = self._position
-        if self._buffer.startswith(END_OF_DATA[2:], start):  # the CRLF of the command itself is the first
+        if self.buffer.startswith(END_OF_DATA[2:], start):  # the CRLF of the command itself is the first
             return self.take(3)
-        end = self._buffer.find(END_OF_DATA, start)
+        end = self.buffer.find(END_OF_DATA, start)
         return self.take(self.waiting_octets if end < 0 else end + 5 - start)
+
+    def next_command(self, max_octets: int) -> re.Match[bytes] | None:
+        """The next line, if it is a verb alone (1) or a space and an argument (2) behind it; else `next_line` gives it."""
+        start = self._position
+        found = _COMMAND.match(self.buffer, start)
+        if found is None or self._skipping or found.end() - start > max_octets:
+            return None
+        self._cut(found.end())
+        return found
+
+    def _cut(self, end: int) -> None:
+        if end == len(self.buffer):  # an idle session must not hold on to what it once read
+            self.buffer, self._position = b"", 0
+        else:
+            self._position = end
 
     def next_line(self, max_octets: int) -> bytes | LineFault | None:
         """The next line without its CRLF, a fault (the line is thrown away), or None if more is needed.
 
         A bare LF ends a line too, but only to find the next one: the line itself is refused.
         """
-        buffer, start = self._buffer, self._position
+        buffer, start = self.buffer, self._position
         if not buffer:
             return None
         end = buffer.find(b"\n", start)
@@ -88,10 +105,7 @@ class LineReader:
                 self.forget()
             return None
         following = end + 1
-        if following == len(buffer):  # an idle session must not hold on to what it once read
-            self._buffer, self._position = b"", 0
-        else:
-            self._position = following
+        self._cut(following)
         if self._skipping or following - start > max_octets:
             self._skipping = False
             return LineFault.TOO_LONG
