@@ -118,7 +118,7 @@ def test_a_full_buffer_is_copied_only_once_whatever_it_holds(line):
         while (found := reader.next_line(100)) is not None:
             if found == b"BDAT 1":
                 assert reader.take(1) == b"x"
-        assert reader._buffer == b"", "an idle session holds on to what it read"
+        assert reader.buffer == b"", "an idle session holds on to what it read"
         return Counted.copied
 
     assert copied(262_144) <= 3 * 262_144

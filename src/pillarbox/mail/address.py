@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from functools import lru_cache
 
 import msgspec
 
@@ -30,6 +31,9 @@ _INVISIBLE = re.compile(
 )  # surrogates: octets that are not UTF-8
 
 
+_REMEMBERED = 2048  # the same addresses come again and again; with this many the memory stays below 2 MB
+
+
 class AddressError(ValueError):
     """An address that cannot be read; the message says why in words for the peer."""
 
@@ -42,8 +46,7 @@ class Address(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         """The address as the envelope carries it, quoted where needed."""
-        local = self.local if _DOT_STRING.fullmatch(self.local) else quote_local(self.local)
-        return f"{local}@{self.domain}" if self.domain else local
+        return _spell(self)
 
     @property
     def needs_smtputf8(self) -> bool:
@@ -58,6 +61,12 @@ class Address(msgspec.Struct, frozen=True):
         import idna  # noqa: PLC0415 - few domains need it, and a start would have to wait
 
         return idna.encode(self.domain, uts46=True).decode("ascii")
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _spell(address: Address) -> str:
+    local = address.local if _DOT_STRING.fullmatch(address.local) else quote_local(address.local)
+    return f"{local}@{address.domain}" if address.domain else local
 
 
 def spell_in_ascii(address: str) -> str:
@@ -155,13 +164,17 @@ def parse_path(text: str, *, strict: bool = True) -> Address | None:
 
     RFC 5321 4.1.2 and 4.1.1.3. With `strict` off the brackets may be missing. Raises AddressError.
     """
-    if text.startswith("<") and text.endswith(">"):
-        inner = text[1:-1]
-    elif strict:
+    if not strict and not (text.startswith("<") and text.endswith(">")):
+        text = f"<{text}>"
+    return _parse_path(text)
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _parse_path(text: str) -> Address | None:
+    if not (text.startswith("<") and text.endswith(">")):
         msg = "address must stand in angle brackets"
         raise AddressError(msg)
-    else:
-        inner = text
+    inner = text[1:-1]
     if not inner:
         return None
     if len(text.encode("utf-8", "surrogateescape")) > MAX_PATH_OCTETS + MAX_LOCAL_OCTETS:

@@ -210,6 +210,15 @@ def _literal(client: str) -> str:
     return f"[IPv6:{client}]" if ":" in client else f"[{client}]"
 
 
+@lru_cache(maxsize=256)
+def _from_clause(helo: str, client: str, client_name: str) -> str:
+    literal = _literal(client)
+    if not _PLAIN_HOST.fullmatch(helo):
+        helo = _NOT_HOST.sub("?", helo) or literal
+    name = f"{client_name} " if client_name and _PLAIN_HOST.fullmatch(client_name) else ""
+    return f"from {helo[:255]} ({name}{literal})\r\n\t"
+
+
 def received_field(  # noqa: PLR0913 - one argument for each clause of the field
     *,
     hostname: str,
@@ -229,13 +238,7 @@ def received_field(  # noqa: PLR0913 - one argument for each clause of the field
     `recipient` is to be given only if the message has exactly one, lest others learn of it (RFC 5321 7.2).
     What a client could choose freely is reduced to the characters of a host name.
     """
-    source = ""
-    if client:
-        literal = _literal(client)
-        if not _PLAIN_HOST.fullmatch(helo):
-            helo = _NOT_HOST.sub("?", helo) or literal
-        name = f"{client_name} " if client_name and _PLAIN_HOST.fullmatch(client_name) else ""
-        source = f"from {helo[:255]} ({name}{literal})\r\n\t"
+    source = _from_clause(helo, client, client_name) if client else ""
     clauses = ""
     if recipient:
         clauses = f"\r\n\tfor <{_CONTROL.sub('?', recipient[:400])}>"

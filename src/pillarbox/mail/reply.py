@@ -92,6 +92,8 @@ class Reply(msgspec.Struct, frozen=True):
     wire: bytes = b""  # the octets, made from the rest
 
     def __post_init__(self) -> None:
+        if self.wire:  # made by a cause, from what it has checked
+            return
         if self.cause is not None:
             _check_ours(self)
         force_setattr(self, "wire", self._encode(self.status))
@@ -192,20 +194,23 @@ class Cause(msgspec.Struct, frozen=True, eq=False):
     setting: str = ""
     scenarios: tuple[str, ...] = ()
     _plain: Reply | None = None  # made once, if nothing is to be filled in
+    _start: bytes = b""  # of the reply, if its text is one line in which something is filled in
 
     def __post_init__(self) -> None:
         if not _FIELD.search(self.text):
             force_setattr(self, "_plain", Reply(self.code, self.status, tuple(self.text.split("\n")), self))
+        elif "\n" not in self.text:
+            force_setattr(self, "_start", Reply(self.code, self.status, ("",), self).wire[:-2])
 
     def reply(self, **fields: object) -> Reply:
         """Build the reply, with foreign text in `fields` made printable."""
         if self._plain is not None:
             return self._plain
         text = self.text.format(**{name: printable(str(value)) for name, value in fields.items()})
-        lines = text.split("\n")
-        if len(text) > _ROOMY_LINE:
-            lines = [printable(line, _ROOMY_LINE) for line in lines]
-        return Reply(self.code, self.status, tuple(lines), self)
+        if len(text) <= _ROOMY_LINE and self._start and "\n" not in text:
+            return Reply(self.code, self.status, (text,), self, self._start + text.encode("ascii") + b"\r\n")
+        lines = tuple(printable(line, _ROOMY_LINE) for line in text.split("\n"))
+        return Reply(self.code, self.status, lines, self)
 
     def because(self, *lines: str) -> Reply:
         """Build the reply with other text than the default, for instance a hook's own words."""

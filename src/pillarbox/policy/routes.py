@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+_MAX_FOUND = 4096  # domains whose way is remembered
+
+
 class RouteSettings(Settings, frozen=True):
     """One `[[route]]` for domains that are not ours; the first that matches counts."""
 
@@ -34,6 +37,7 @@ class RouteTable:
     def __init__(self, settings: list[RouteSettings]) -> None:
         """Raises ValueError."""
         self._table: dict[str, tuple[int, Route | None, str]] = {}
+        self._found: dict[str, Route] = {}  # by domain; the same ones come again and again
         for number, setting in enumerate(settings):
             key = f"route {number + 1}"
             try:
@@ -56,8 +60,14 @@ class RouteTable:
 
     def find(self, domain: str) -> Route:
         """The way for a domain in A-labels: the first that matches, else its mail exchangers."""
+        known = self._found.get(domain)
+        if known is not None:
+            return known
+        if len(self._found) >= _MAX_FOUND:
+            self._found.clear()
         _, route, _ = self._find(domain)
-        return route if route is not None else Route(Transport.MX, domain)
+        known = self._found[domain] = route if route is not None else Route(Transport.MX, domain)
+        return known
 
     def tls(self, domain: str) -> str:
         """What is demanded of the mail exchangers of a domain in A-labels; "" if nothing is said of them."""

@@ -97,7 +97,7 @@ class Transfer:
 
     def take_data(self, data: bytes, now: float) -> bytes | None:
         """Take octets that follow DATA; what follows the end of data, or None if that has not come yet."""
-        if not self._began:
+        if data and not self._began:
             self._began = now
         reader = self._reader
         assert reader is not None  # DATA has begun one
@@ -117,7 +117,7 @@ class Transfer:
 
     def take_chunk(self, data: bytes, now: float) -> bytes | None:
         """Take octets of the chunk; what follows it, or None if more is to come."""
-        if not self._began:
+        if data and not self._began:
             self._began = now
         taken, rest = data[: self._left], data[self._left :]
         self._left -= len(taken)
