@@ -66,12 +66,13 @@ class BodyReader:
 
     def _accept(self, piece: bytes) -> bytes:
         """The piece, or nothing if the body has a fault."""
-        if self.fault is None and piece:
-            self.fault = self._find_fault(piece)
-        return piece if self.fault is None else b""
-
-    def _find_fault(self, piece: bytes) -> Reply | None:
+        if self.fault is not None or not piece:
+            return b""
         if self.octets > self._max_octets:
-            return content.TOO_BIG.reply(limit=self._max_octets)
+            self.fault = content.TOO_BIG.reply(limit=self._max_octets)
+            return b""
         found = self._checker.check(piece) if self._checker is not None else None
-        return None if found is None else _CAUSES[found].reply(limit=self._max_line_octets)
+        if found is None:
+            return piece
+        self.fault = _CAUSES[found].reply(limit=self._max_line_octets)
+        return b""

@@ -176,7 +176,7 @@ class Profile(msgspec.Struct, frozen=True, eq=False, kw_only=True):
         self, state: State, refusal: Callable[[str], Reply | None], *, channel: Channel, login: bool
     ) -> Reply:
         """The verbs that can be used now, `refusal` saying of each why not; made once for all sessions of a kind."""
-        key = (state, *_kind(channel, login=login))
+        key = (state, login, channel)
         reply = self._helps.get(key)
         if reply is None:
             offered = (
@@ -191,7 +191,7 @@ class Profile(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     def offer(self, *, extended: bool, channel: Channel, login: bool) -> Offer:
         """What a session that has TLS or a login, or not yet, is offered; nothing after HELO."""
         suspended = frozenset(self.suspended) if self.suspended else _NOTHING
-        key = (extended, suspended, *_kind(channel, login=login))
+        key = (extended, suspended, login, channel)
         found = self._offers.get(key)
         if found is None:
             offered = keywords(self, channel, login=login) if extended else {}
@@ -208,8 +208,3 @@ class Profile(msgspec.Struct, frozen=True, eq=False, kw_only=True):
         until = now + self.extensions.futurerelease_max_s
         lines = (dated(line, until) if line.startswith(FUTURERELEASE) else line for line in offer.lines)
         return session.HELLO.because(*lines)
-
-
-def _kind(channel: Channel, *, login: bool) -> tuple[object, ...]:
-    """What of a session makes a difference to its offers."""
-    return login, channel.tls, channel.certified, bool(channel.end_point), channel.trusted_with

@@ -132,6 +132,9 @@ class BodyChecker:
             return BodyFault.BARE_LINE_ENDING
         if NUL in piece:
             return BodyFault.NUL
+        if self._line_octets + len(piece) <= self._max_line_octets and piece[-1:] == b"\n":
+            self._line_octets = 0
+            return None
         return self._check_lines(piece)
 
     def _check_lines(self, piece: bytes) -> BodyFault | None:
