@@ -75,6 +75,7 @@ class SmtpProtocol(asyncio.Protocol):
         "_choked",
         "_client",
         "_desk",
+        "_due",
         "_ended",
         "_forwarded",
         "_letter",
@@ -98,6 +99,7 @@ class SmtpProtocol(asyncio.Protocol):
         self._peer = peer
         self._letter: Letter | None = None
         self._task: asyncio.Future[Any] | None = None  # the decision or the commit that is waited for
+        self._due = False  # something has come that is not yet handled
         self._paused = False  # we read no more, because enough waits for a decision
         self._choked = False  # the client does not read its replies
         self._ended = False  # the client will send no more
@@ -164,13 +166,24 @@ class SmtpProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Octets have come."""
-        self._session.receive(data, time.monotonic())
+        sort = self._session.receive(data, time.monotonic())
         if self._task is None and not self._choked:  # not _holds_back: this is asked for each command
-            self._pump()
+            if self._due:  # much comes at once, and must not pile up
+                self._pump()
+            else:
+                self._due = True
+                self._desk.connections.take_up(self, sort)
         else:
             self._desk.connections.put_aside(self, len(data))
             if self._session.waiting_octets > _MAX_WAITING_OCTETS:
                 self._pause()
+
+    def proceed(self) -> None:
+        """Handle what has come."""
+        if self._due:
+            self._due = False
+            if self._task is None and not self._choked:
+                self._pump()
 
     def _pause(self) -> None:
         """Leave in the kernel what the client sends on."""
@@ -183,6 +196,7 @@ class SmtpProtocol(asyncio.Protocol):
 
         With TLS no connection can be half closed.
         """
+        self.proceed()
         self._ended = True
         return self._holds_back and not self._session.tls
 
@@ -193,6 +207,7 @@ class SmtpProtocol(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - why does not matter here
         """The connection is gone: what was not committed is forgotten."""
+        self.proceed()
         self._desk.connections.remove(self, self._client.address)
         if self._lingers_until:
             self._lingers_until = 0.0

@@ -139,17 +139,18 @@ class ServerSession:
 
     # ------------------------------------------------------------------ octets in, events out
 
-    def receive(self, data: bytes, now: float) -> None:
-        """Take what the client sent."""
+    def receive(self, data: bytes, now: float) -> int:
+        """Take what the client sent. Sessions that give the same number have to do about the same next."""
         mode = self._mode
         if mode is _COMMAND or mode is _SASL:
             if LF in data:  # a command that trickles in octet by octet gets no more time
                 self.heard = now
             if self.state is _CONNECTED and data[:1] == TLS_HANDSHAKE and not self._lines.buffer:
                 self._close(session.NOT_SMTP)
-                return
+                return 0
             self._lines.feed(data)
-        elif mode is _DATA:
+            return data[0]
+        if mode is _DATA:
             self.heard = now
             self._end_transfer(self._transfer.take_data(data, now))
         elif mode is _CHUNK:
@@ -157,6 +158,7 @@ class ServerSession:
             self._end_transfer(self._transfer.take_chunk(data, now))
         elif mode is _ENDED:
             self._lines.feed(data)
+        return 0
 
     def renew(self, now: float) -> None:
         """Begin to time the client anew: the time that a decision took was not its own."""
