@@ -149,7 +149,7 @@ class ServerSession:
                 self._close(session.NOT_SMTP)
                 return 0
             self._lines.feed(data)
-            return data[0]
+            return data[0] if data else 0
         if mode is _DATA:
             self.heard = now
             self._end_transfer(self._transfer.take_data(data, now))
