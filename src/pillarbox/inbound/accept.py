@@ -9,7 +9,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import msgspec
 
@@ -30,7 +30,7 @@ from pillarbox.policy.hooks import Client, Hooks, Incoming, Tag
 from pillarbox.policy.names import Target
 from pillarbox.queue.spool import Draft, Entry, Queued, Spool, SpoolError, Trace, format_id
 from pillarbox.smtp.attributes import known
-from pillarbox.smtp.events import MailParameters, RcptTo
+from pillarbox.smtp.events import MailFrom, MailParameters, RcptTo
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from pillarbox.policy.signing import SigningKeys
     from pillarbox.policy.terms import TermRules
     from pillarbox.smtp.profile import Limits
+    from pillarbox.smtp.server import ServerSession
 
 _NO_PARAMETERS = MailParameters()
 _ELSEWHERE = frozenset({Transport.MX, Transport.SMTP})  # ways to hosts of others
@@ -80,6 +81,18 @@ class Letter(msgspec.Struct):
     origin: Checked | None = None  # what was found about who really sent it
     signers: tuple[Signer, ...] = ()  # whose keys it is signed with
     body_hash: bytes = b""  # what they sign of a large body
+
+    @classmethod
+    def begin(cls, client: Client, session: ServerSession, mail: MailFrom, *, lmtp: bool) -> Self:
+        """The letter of a transaction that begins."""
+        protocol = message.protocol_name(
+            lmtp=lmtp,
+            extended=session.hello_verb != "HELO",
+            tls=session.tls,
+            login=bool(session.login),
+            smtputf8=mail.parameters.smtputf8,
+        )
+        return cls(client, protocol, "" if mail.sender is None else str(mail.sender), mail.parameters)
 
     @property
     def octets(self) -> int:

@@ -21,7 +21,6 @@ from pillarbox.inbound.agreement import agree
 from pillarbox.inbound.greeting import refuse_at_once
 from pillarbox.inbound.presented import add_up, describe_origin, take_client
 from pillarbox.mail.catalogue import bounds, content, extensions, peers, session
-from pillarbox.mail.message import protocol_name
 from pillarbox.mail.reply import Reply
 from pillarbox.net.handshakes import start_tls
 from pillarbox.net.tls import certified_names, end_point, kept_octets
@@ -491,25 +490,10 @@ class SmtpProtocol(asyncio.Protocol):
 
     def _begin(self, event: MailFrom) -> None:
         """A transaction begins."""
-        current = self._session
-        protocol = protocol_name(
-            lmtp=self._desk.profile.lmtp,
-            extended=current.hello_verb != "HELO",
-            tls=current.tls,
-            login=bool(current.login),
-            smtputf8=event.parameters.smtputf8,
-        )
-        sender = "" if event.sender is None else str(event.sender)
-        self._letter = Letter(
-            self._client,
-            protocol,
-            sender,
-            event.parameters,
-            tls_cipher=self._tls_cipher,
-            warned=self._warned,
-        )
+        self._letter = letter = Letter.begin(self._client, self._session, event, lmtp=self._desk.profile.lmtp)
+        letter.tls_cipher, letter.warned = self._tls_cipher, self._warned
         if self._forwarded is not None:
-            self._letter.forwarded, self._forwarded = describe_origin(self._forwarded), None
+            letter.forwarded, self._forwarded = describe_origin(self._forwarded), None
 
     def _on_rcpt(self, event: RcptTo) -> Reply | Awaitable[Reply | None]:
         if "decide_client" in self._desk.hooks.wanted:

@@ -19,6 +19,7 @@ from pillarbox.mail.reply import Reply
 from pillarbox.smtp.events import By, MailFrom, MailParameters, RcptTo, StartQueue, Wish
 
 MAX_SIZE_DIGITS = 20  # RFC 1870 3
+MAX_SIZE = 10**MAX_SIZE_DIGITS
 MAX_ENVID_OCTETS = 100  # RFC 3461 4.4
 
 _Reader = Callable[[str], Any]
@@ -211,9 +212,12 @@ _NO_PARAMETERS = MailParameters()
 
 
 def parse_mail(
-    argument: str, offered: frozenset[str], suspended: AbstractSet[str] = NOTHING
+    argument: str,
+    offered: frozenset[str],
+    suspended: AbstractSet[str] = NOTHING,
+    max_octets: int = MAX_SIZE,
 ) -> MailFrom | Reply:
-    """Read what follows MAIL: `FROM:<path> [parameters]`, given the extensions on offer.
+    """Read what follows MAIL: `FROM:<path> [parameters]`, given the extensions on offer and the largest message.
 
     One that is offered and yet `suspended` can't be used just now.
     """
@@ -244,6 +248,8 @@ def parse_mail(
         return envelope.SENDER_SYNTAX.reply(detail="domain missing")
     if sender is not None and sender.needs_smtputf8 and not parameters.smtputf8:
         return envelope.NEEDS_SMTPUTF8.reply()
+    if parameters.size > max_octets:
+        return envelope.SIZE_TOO_BIG.reply(size=parameters.size, limit=max_octets)
     return MailFrom(sender, parameters)
 
 

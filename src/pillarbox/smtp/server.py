@@ -122,9 +122,7 @@ class ServerSession:
         self._out += refusal.bare_wire  # RFC 2034 4: no enhanced status in a greeting
         self.state = State.REFUSED
         if refusal.cause in (session.NO_MAIL_HERE, auth.TLS_TOO_WEAK, auth.CERTIFICATE_REQUIRED):
-            self._refused = (
-                refusal.cause
-            )  # RFC 7504 3, RFC 3207 4.1: every command gets the code of the greeting
+            self._refused = refusal.cause  # RFC 7504 3, RFC 3207 4.1: each command gets the greeting's code
         if refusal.code == session.SHUTDOWN.code:
             self._mode = _CLOSED
 
@@ -485,50 +483,37 @@ class ServerSession:
     def _hello(self, verb: str, argument: str) -> Event | None:
         if (verb == "LHLO") != self._profile.lmtp:
             return self._say(session.WRONG_HELLO.reply())
-        if self._profile.strict_pipelining and self._runs_ahead:
+        if self._profile.strict_pipelining and self._lines.buffer:
             return self._say(policy.PIPELINED.reply())
         name = grammar.parse_hello(argument)
         return Hello(verb, name) if name is not None else self._say(session.HELLO_SYNTAX.reply())
 
-    @property
-    def _runs_ahead(self) -> bool:
-        """Whether the client sent more behind the command that is being answered."""
-        return self._lines.waiting_octets > 0
-
     def _do_mail(self, argument: str) -> Event | None:
-        limits = self._profile.limits
+        profile, limits = self._profile, self._profile.limits
         self._used.messages += 1
         if self._used.messages > limits.messages:
             return self._close(session.TOO_MANY_MESSAGES)
-        event = grammar.parse_mail(argument, self.offered, self._profile.suspended)
-        if self.hello_verb == "HELO" and self._profile.strict_pipelining and self._runs_ahead:
-            event = policy.PIPELINED.reply()
-        if type(event) is Reply:
-            return self._say(event)
-        size = event.parameters.size  # type: ignore[union-attr]  # it is no reply
-        if size > limits.message_octets:
-            return self._say(envelope.SIZE_TOO_BIG.reply(size=size, limit=limits.message_octets))
-        return event  # type: ignore[return-value]  # as above
+        if self.hello_verb == "HELO" and profile.strict_pipelining and self._lines.buffer:
+            return self._say(policy.PIPELINED.reply())
+        event = grammar.parse_mail(argument, self.offered, profile.suspended, limits.message_octets)
+        return event if type(event) is MailFrom else self._say(event)  # type: ignore[arg-type]  # a reply
 
     def _do_rcpt(self, argument: str) -> Event | None:
         assert self._mail is not None  # the table lets RCPT through inside a transaction alone
         profile, limits = self._profile, self._profile.limits
-        event = grammar.parse_rcpt(
-            argument, self.offered, profile.suspended, smtputf8=self._mail.parameters.smtputf8
-        )
         if self._tried >= limits.recipients:
             self._out += envelope.TOO_MANY_RECIPIENTS.reply().wire
             return None
-        if type(event) is Reply:
+        smtputf8 = self._mail.parameters.smtputf8
+        event = grammar.parse_rcpt(argument, self.offered, profile.suspended, smtputf8=smtputf8)
+        if type(event) is not RcptTo:
             self._tried += 1
-            return self._say(event)
-        if limits.recipient_domains:
-            domain = event.recipient.dns_domain  # type: ignore[union-attr]  # it is no reply
-            if self._used.is_one_domain_too_many(domain, limits):
-                self._tried += 1
-                self._out += envelope.TOO_MANY_DOMAINS.reply().wire
-                return None
-        return event  # type: ignore[return-value]  # as above
+            return self._say(event)  # type: ignore[arg-type]  # a reply
+        if limits.recipient_domains and self._used.is_one_domain_too_many(event.recipient, limits):
+            self._tried += 1
+            self._out += envelope.TOO_MANY_DOMAINS.reply().wire
+            return None
+        return event
 
     def _do_data(self, argument: str) -> Event | None:
         assert self._mail is not None  # as above
@@ -536,7 +521,7 @@ class ServerSession:
             return self._say(session.UNEXPECTED_ARGUMENT.reply())
         if self._mail.parameters.body is Body.BINARY:
             return self._say(session.BINARY_NEEDS_BDAT.reply())
-        if self._profile.strict_pipelining and self._runs_ahead:
+        if self._profile.strict_pipelining and self._lines.buffer:
             self._say(policy.PIPELINED.reply())
             return self._close(session.NOT_SMTP)  # what follows may be a message, not to be read as commands
         refusal = self._policy_refusal()

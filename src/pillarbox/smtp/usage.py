@@ -12,6 +12,7 @@ import msgspec
 from pillarbox.mail.catalogue import auth, session
 
 if TYPE_CHECKING:
+    from pillarbox.mail.address import Address
     from pillarbox.mail.reply import Cause
     from pillarbox.smtp.profile import Limits
 
@@ -30,8 +31,9 @@ class Usage(msgspec.Struct, gc=False):
         self.errors += 1
         return session.TOO_MANY_ERRORS if self.errors >= limits.errors else None
 
-    def is_one_domain_too_many(self, domain: str, limits: Limits) -> bool:
+    def is_one_domain_too_many(self, recipient: Address, limits: Limits) -> bool:
         """Count the domains of a message's recipients (RFC 9422 4.3)."""
+        domain = recipient.dns_domain
         if domain not in self.domains and len(self.domains) >= limits.recipient_domains:
             return True
         self.domains.add(domain)
