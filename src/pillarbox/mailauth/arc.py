@@ -11,9 +11,10 @@ from base64 import b64decode, b64encode
 from collections.abc import Sequence
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from pillarbox.mailauth import dkim, keys
-from pillarbox.mailauth.canonical import BodyHash, relaxed_field
+from pillarbox.mailauth.canonical import BodyHash, canonical_field, relaxed_field
 from pillarbox.mailauth.dns import Plan
 from pillarbox.mailauth.results import Finding, Results, format_value, parse_results
 from pillarbox.mailauth.tags import TagError, parse_tags, unspaced
@@ -83,6 +84,7 @@ def parse_chain(header: dkim.Header) -> Chain:
 def _set(number: int, found: dict[bytes, dict[int, tuple[bytes, dict[str, str]]]]) -> Set:
     field, tags = found[_AMS][number]
     message = dkim.read_tags(field, tags, "")
+    message = replace(message, field=canonical_field(field, message.header_form))
     return Set(number, found[_AAR][number][0], message, *found[_AS][number])
 
 

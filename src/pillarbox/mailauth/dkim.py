@@ -61,7 +61,7 @@ _NOT_AGAIN = tuple(name for name in SIGNED_FIELDS if name in OVERSIGNED_FIELDS)
 class Signature(Struct, frozen=True):
     """One DKIM-Signature field whose tags make sense, or with `problem` why it can't be verified."""
 
-    field: bytes
+    field: bytes  # in the form in which the header is signed
     domain: str = ""
     selector: str = ""
     algorithm: str = ""
@@ -161,6 +161,10 @@ class Header:
         """Where the fields of this name stand."""
         return self._layout.by_name.get(name, ())
 
+    def relaxed(self, number: int) -> bytes:
+        """One field in relaxed form, without line end."""
+        return self._layout.labels[number] + self._values[number]
+
     def values(self, name: bytes) -> list[bytes]:
         """The relaxed values of the fields of this name from top to bottom."""
         return [self._values[number] for number in self.numbers(name)]
@@ -215,7 +219,13 @@ _remembered_places = lru_cache(maxsize=512)(_places)
 
 def signatures(header: Header, name: bytes = b"dkim-signature") -> list[Signature]:
     """The signatures of a message from top to bottom, no more than we look at."""
-    return [parse_signature(field) for field in header.all(name)[:MAX_SIGNATURES]]
+    return [_read(header, number) for number in header.numbers(name)[:MAX_SIGNATURES]]
+
+
+def _read(header: Header, number: int) -> Signature:
+    """The signature in one field: most are read from the relaxed form, which is at hand."""
+    found = parse_signature(header.relaxed(number))
+    return found if found.header_form == "relaxed" else replace(found, field=header.fields[number])
 
 
 def parse_signature(field: bytes) -> Signature:
@@ -359,7 +369,7 @@ def verify(
             signature, "permerror" if not found.startswith("!") else "temperror", found.lstrip("!")
         )
     data = header.covered(signature.signed, signature.header_form)
-    data += unsigned_field(signature.field, signature.header_form)
+    data += _unsigned(signature.field)
     for text in found:
         verdict = _judge(signature, text, data)
         if verdict.result == "pass":
@@ -420,9 +430,12 @@ def fetch_keys(domain: str, selector: str) -> Generator[Query, Answer, list[str]
 
 def unsigned_field(field: bytes, form: str) -> bytes:
     """The signature's own field as it is signed: canonical, with `b=` empty, without line end (RFC 6376 3.7)."""
+    return _unsigned(canonical_field(field, form))
+
+
+def _unsigned(field: bytes) -> bytes:
     name, _, value = field.partition(b":")
-    unsigned = b"".join(_OWN_VALUE.split(b";" + value))
-    return canonical_field(name + b":" + unsigned[1:], form)
+    return name + b":" + b"".join(_OWN_VALUE.split(b";" + value))[1:]
 
 
 def _judge(signature: Signature, record: str, data: bytes) -> Verdict:
