@@ -401,7 +401,7 @@ class Door:
                     recipients=len(addressed.recipients),
                     octets=octets,
                     protocol=letter.protocol,
-                    forwarded=letter.forwarded,
+                    **({"forwarded": letter.forwarded} if letter.forwarded else {}),
                 )
             if not answered.done():
                 answered.set_result(reply)

@@ -136,10 +136,11 @@ class SmtpProtocol(asyncio.Protocol):
             self._note_tls()
         if refusal is not None:
             observe.SESSION_REFUSED.note(session=self._client.session, cause=refusal.cause_id, client=address)
+            self._pump()
         elif self._greets_later:
             self._await(self._greet_later())
-            return
-        self._pump()
+        else:
+            self._flush()
 
     @property
     def _greets_later(self) -> bool:
@@ -289,7 +290,8 @@ class SmtpProtocol(asyncio.Protocol):
             except Exception as error:  # noqa: BLE001 - a bug must cost one reply, not the session or the mail
                 answer = self._bungled(event, error)
             if type(answer) is Reply:
-                current.answer(answer)
+                if not current.answer(answer):
+                    break
             elif answer is not None:
                 self._await_answer(answer)
                 break

@@ -46,6 +46,7 @@ _NEED_DATA, _BUSY = Signal.NEED_DATA, Signal.BUSY
 _SHUTDOWN = session.SHUTDOWN.code
 _APART = (State.CONNECTED, State.REFUSED, State.WEAK)  # no transaction leads there or away from there
 _TIMED_BY_DATA = (_DATA, _CHUNK)
+_FED = (_COMMAND, _DATA, _CHUNK, _SASL)  # where nothing happens unless something comes
 _MAX_OCTETS_A_TURN = (
     512  # of replies given here, without an event, before they are sent and others have their turn
 )
@@ -297,8 +298,8 @@ class ServerSession:
 
     # ------------------------------------------------------------------ answers
 
-    def answer(self, reply: Reply, *, login: str = "") -> None:
-        """Give the reply that is owed; `login` names the account when it accepts a `Login`.
+    def answer(self, reply: Reply, *, login: str = "") -> bool:
+        """Give the reply that is owed; `login` names the account when it accepts a `Login`. Whether there may be more to do.
 
         In LMTP the end of a body is answered once for each accepted recipient (RFC 2033 4.2).
         """
@@ -311,12 +312,13 @@ class ServerSession:
         if reply.code == _SHUTDOWN:
             self._drop_body()
             self._mode = _CLOSED
-            return
+            return True
         if login:
             self.login = login
         _AFTER[kind](self, event, reply)
         if self._draining:
             self._finish_if_draining()
+        return bool(self._lines.buffer or self._events) or self._mode not in _FED
 
     def fail_body(self, reply: Reply) -> None:
         """Storing the body failed: consume the rest of it, then refuse it with `reply`."""
@@ -387,8 +389,7 @@ class ServerSession:
     def _logged_in(self, reply: Reply) -> None:
         if reply.positive:
             self.state = self._idle_state()
-            return
-        if reply.permanent:
+        elif reply.permanent:
             self._close_for(self._used.failed_login(self._profile.limits))
 
     def _idle_state(self) -> State:

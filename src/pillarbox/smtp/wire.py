@@ -79,16 +79,16 @@ class LineReader:
         """The next line, if it is a verb alone (1) or a space and an argument (2) behind it; else `next_line` gives it."""
         start = self._position
         found = _COMMAND.match(self.buffer, start)
-        if found is None or self._skipping or found.end() - start > max_octets:
+        if found is None or self._skipping:
             return None
-        self._cut(found.end())
-        return found
-
-    def _cut(self, end: int) -> None:
+        end = found.end()
+        if end - start > max_octets:
+            return None
         if end == len(self.buffer):  # an idle session must not hold on to what it once read
             self.buffer, self._position = b"", 0
         else:
             self._position = end
+        return found
 
     def next_line(self, max_octets: int) -> bytes | LineFault | None:
         """The next line without its CRLF, a fault (the line is thrown away), or None if more is needed.
@@ -105,7 +105,10 @@ class LineReader:
                 self.forget()
             return None
         following = end + 1
-        self._cut(following)
+        if following == len(buffer):  # as above
+            self.buffer, self._position = b"", 0
+        else:
+            self._position = following
         if self._skipping or following - start > max_octets:
             self._skipping = False
             return LineFault.TOO_LONG
