@@ -43,7 +43,7 @@ _MOST_WORKS = 256  # in one transaction
 _QUIET_TURNS = 2  # of the loop, without new work, before what came is written
 _MOST_TURNS = 16
 _NO_FENCE = -1  # of a slot that is not held any more
-_Answers = list[tuple[Work, object]]
+_Answers = list[tuple[Work, SpoolError | None]]  # with what went wrong
 
 
 class SqliteSpool:
@@ -114,7 +114,7 @@ class SqliteSpool:
         """Make the message durable; the future gives it as the queue's manager takes it."""
         future = self._loop.create_future()
         work = Work(future)
-        work.answer = self._add(work, draft, entry)
+        work.added = self._add(work, draft, entry)
         self._submit(work)
         return future
 
@@ -132,11 +132,11 @@ class SqliteSpool:
         for change in changes:
             further.change(change, now)
         further.lessons = lessons
-        work.answer = [self._add(work, draft, entry) for draft, entry in reports]
+        work.answer = [writing.queued(*self._add(work, draft, entry)) for draft, entry in reports]
         self._submit(work)
         return future
 
-    def _add(self, work: Work, draft: Draft, entry: Entry) -> Queued:
+    def _add(self, work: Work, draft: Draft, entry: Entry) -> tuple[Entry, Content, Sequence[bool]]:
         message = entry.id
         if draft.file is None:
             content = Content(entry.prefix, draft.inline(), None, draft.octets)
@@ -144,7 +144,8 @@ class SqliteSpool:
             path = self._bodies.path(message)
             content = Content(entry.prefix, None, path, draft.octets)
             work.bodies = (*work.bodies, (draft, path))
-        return work.add(entry, content, self._leases.fences.get(message & SLOTS - 1, _NO_FENCE))
+        fence = self._leases.fences.get(message & SLOTS - 1, _NO_FENCE)
+        return entry, content, work.add(entry, content, fence)
 
     def load(self, message: int) -> asyncio.Future[Content]:
         """Read the octets of a message. A damaged one gives SpoolError with cause `delivery.DAMAGED`."""
@@ -229,6 +230,7 @@ class SqliteSpool:
             self._resolve([(work, trouble(RuntimeError("the store is closed")))])
         elif work.bodies:
             self._file_threads.submit(self._keep_bodies, work)
+            work.foretell()
         else:
             fresh = self._fresh
             if not fresh:
@@ -240,13 +242,13 @@ class SqliteSpool:
 
     def _resolve(self, answers: _Answers) -> None:
         self._unanswered -= len(answers)
-        for work, answer in answers:
+        for work, failure in answers:
             if work.future.done():  # the one who waited has gone
                 continue
-            if isinstance(answer, SpoolError):
-                work.future.set_exception(answer)
+            if failure is not None:
+                work.future.set_exception(failure)
             else:
-                work.future.set_result(answer)
+                work.future.set_result(work.answer)
 
     def _gather(self) -> None:
         """Let works pile up while the loop's turns bring more, for the writer to be woken once and sync once for all.
@@ -266,6 +268,8 @@ class SqliteSpool:
         self._fresh = []
         self._group = len(fresh)
         self._work.put(fresh)
+        for work in fresh:
+            work.foretell()
 
     def _call(self, call: Callable[[apsw.Connection], T]) -> asyncio.Future[T]:
         """Run `call` in the writer's next transaction."""
@@ -354,12 +358,14 @@ class SqliteSpool:
     def _transact(self, batch: Sequence[Work]) -> tuple[_Answers, list[int]]:
         """Write a batch; the answers, and the messages whose body files are no longer needed. Raises apsw.Error."""
         if writing.arrive(self._connection, batch):
-            return [(work, work.answer) for work in batch], []
+            return [(work, None) for work in batch], []
         with schema.transaction(self._connection):
             good, answers = self._fence(batch)
             emptied = writing.apply(self._connection, good)
             for work in good:
-                answers.append((work, work.call(self._connection) if work.call else work.answer))
+                if work.call is not None:
+                    work.answer = work.call(self._connection)
+                answers.append((work, None))
         return answers, emptied
 
     def _fence(self, batch: Sequence[Work]) -> tuple[Sequence[Work], _Answers]:

@@ -147,7 +147,7 @@ class Further:
 class Work:
     """One thing for the writer to do: rows to write, or a `call`; `answer`, or what it returns, resolves `future`."""
 
-    __slots__ = ("answer", "arrivals", "bodies", "call", "further", "future")
+    __slots__ = ("added", "answer", "arrivals", "bodies", "call", "further", "future")
 
     def __init__(
         self, future: asyncio.Future[object], call: Callable[[apsw.Connection], object] | None = None
@@ -157,13 +157,16 @@ class Work:
         self.answer: object = None
         self.call = call
         self.arrivals: list[object] = []  # flat
+        self.added: tuple[Entry, Content, Sequence[bool]] | None = (
+            None  # of which the answer is still to be made
+        )
         self.further: Further | None = None
         self.bodies: Sequence[tuple[Draft, Path]] = ()  # files to bring home before the rows are written
 
-    def add(self, entry: Entry, content: Content, fence: int) -> Queued:
+    def add(self, entry: Entry, content: Content, fence: int) -> list[bool]:
         """Write a new message while its slot has this fence; those of its recipients that wait are claimed.
 
-        Gives the message with these.
+        Tells of each recipient whether it waits.
         """
         message, at, envelope = entry.id, entry.received_at, entry.envelope
         hold, slot = entry.hold, message & SLOTS - 1
@@ -180,16 +183,20 @@ class Work:
             content.body_octets,
             content.inline,
         )
-        rows, pending = self.arrivals, []
-        for number, (recipient, route) in enumerate(zip(envelope.recipients, entry.routes, strict=True)):
+        rows, waiting = self.arrivals, []
+        for number, route in enumerate(entry.routes):
             held = hold or route.transport is _HOLD
             waits = not (held or later)
-            if waits:
-                pending.append(Pending(message, number, recipient, route, at))
+            waiting.append(waits)
             rows += (message, number, slot, fence, held, waits, at, str(route))
             rows += whole
             whole = _NO_MORE
-        return Queued(message, envelope, at, pending, content)
+        return waiting
+
+    def foretell(self) -> None:
+        """Make the answer, once the work is on its way to the writer: nobody has to wait for that."""
+        if self.added is not None:
+            self.answer = queued(*self.added)
 
     def slots(self) -> set[int]:
         """The slots that its rows belong to."""
@@ -197,6 +204,17 @@ class Work:
         if self.further is not None:
             numbers += self.further.rows[0][::8]
         return {int(str(number)) & SLOTS - 1 for number in numbers}
+
+
+def queued(entry: Entry, content: Content, waiting: Sequence[bool]) -> Queued:
+    """A new message as the queue's manager takes it, with those of its recipients that wait."""
+    message, at, envelope = entry.id, entry.received_at, entry.envelope
+    pending = [
+        Pending(message, number, envelope.recipients[number], entry.routes[number], at)
+        for number, waits in enumerate(waiting)
+        if waits
+    ]
+    return Queued(message, envelope, at, pending, content)
 
 
 def prepare(connection: apsw.Connection) -> None:
