@@ -22,6 +22,7 @@ from pathlib import Path
 
 import pytest
 
+from pillarbox.queue import schema
 from pillarbox.queue.drafts import INLINE_OCTETS
 from pillarbox.queue.ledger import Ledger
 from pillarbox.queue.spool import State
@@ -388,6 +389,11 @@ class Site:
             if message.octets > INLINE_OCTETS
             and any(recipient.state <= State.HELD for recipient in message.recipients)
         }
+
+    @property
+    def has_whole_log(self):
+        """Whether the log of the store has its full length, so that nothing is written any more while no mail comes."""
+        return (self.data / f"{schema.FILE}-wal").stat().st_size >= schema.LOG_OCTETS
 
     def files(self, folder):
         """The names of all files below a folder of the store."""

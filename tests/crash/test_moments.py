@@ -308,6 +308,7 @@ async def test_a_server_that_is_stopped_there_goes_on(site, sink, strace, new_bo
     )  # an operator does what would happen by itself otherwise
     scene.configure(retry="1h" if patient else "200ms")
     await site.start()
+    await until(lambda: site.has_whole_log)
     await moment.bring(scene, until)
     await site.ended()
 
