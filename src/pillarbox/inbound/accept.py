@@ -444,10 +444,10 @@ class Door:
                 head, hostname=self._hostname, now=now, random=secrets.token_bytes(8), sender=letter.sender
             )
         if letter.signers and letter.draft is not None:
-            from pillarbox.inbound.origin import hash_octets  # noqa: PLC0415 - only who has keys needs it
+            from pillarbox.mailauth.canonical import relaxed_sum  # noqa: PLC0415 - only who has keys needs it
             from pillarbox.mailauth.dkim import Header, sign  # noqa: PLC0415 - the same
 
-            digest = letter.body_hash or hash_octets(letter.draft.inline(), head.body_at)
+            digest = letter.body_hash or relaxed_sum(letter.draft.inline()[head.body_at :])
             return sign(Header(added + head.section), digest, letter.signers, now=now) + received + added
         return letter.origin.prefix + received if letter.origin is not None else received + added
 

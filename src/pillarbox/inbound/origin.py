@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
@@ -76,7 +76,7 @@ class OriginChecks:
 
     def begin(
         self, client: Client, sender: str, head: message.Head, draft: Draft, sealer: dkim.Signer | None = None
-    ) -> Checked | Awaitable[Checked]:
+    ) -> Checked | Coroutine[Any, Any, Checked]:
         """Find out what the settings want to know, and what follows; with `sealer` seal that (RFC 8617).
 
         If all answers are remembered and the body is small, nothing is waited for. Raises SpoolError.
@@ -97,7 +97,7 @@ class OriginChecks:
         found = self._proceed(case, sealer)
         return found if isinstance(found, Checked) else await found
 
-    def _proceed(self, case: Case, sealer: dkim.Signer | None) -> Checked | Awaitable[Checked]:
+    def _proceed(self, case: Case, sealer: dkim.Signer | None) -> Checked | Coroutine[Any, Any, Checked]:
         """Look at the signatures first: if they are worth what they were in others of one kind, all else follows as for those."""
         asked = case.asked
         proofs = asked.begin(case.proofs())
@@ -181,13 +181,6 @@ async def hash_to_sign(draft: Draft, start: int) -> bytes:
     one = BodyHash()
     assert draft.file is not None  # a small body is hashed at once
     await asyncio.to_thread(_hash_file, draft.file, start, (one,))
-    return one.digest()
-
-
-def hash_octets(octets: bytes, start: int) -> bytes:
-    """The same of a body in memory."""
-    one = BodyHash()
-    one.update(octets[start:])
     return one.digest()
 
 

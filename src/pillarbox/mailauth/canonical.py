@@ -161,14 +161,12 @@ class BodyHash:
         return self._bare
 
     def _hash_whole(self) -> bool:
-        """Hash a body that came in one piece, if all about its end and its line ends is as usual; otherwise do nothing."""
-        data = _collapse(self._whole) if self._relaxed else self._whole
-        content = len(data.rstrip(b"\r\n"))
-        ends = len(data) - content
-        if self._limit is not None or not content or not ends or data[content:] != b"\r\n" * (ends >> 1):
+        """Hash a body that came in one piece, if it is a usual one; otherwise do nothing."""
+        data = None if self._limit is not None else _usual_body(self._whole, relaxed=self._relaxed)
+        if data is None:
             return False
-        self.octets = self.hashed = content + 2  # of the line ends at the end of a body one counts
-        self._sum.update(data[: content + 2])
+        self.octets = self.hashed = len(data)
+        self._sum.update(data)
         return True
 
     def _finish(self, ends: IncrementalNewlineDecoder) -> None:
@@ -180,6 +178,27 @@ class BodyHash:
         if self.octets or not self._relaxed:
             self._blank = 0
             self._emit(b"\r\n")
+
+
+def relaxed_sum(body: bytes) -> bytes:
+    """SHA-256 of a whole body in relaxed form, for those who want to know nothing else about it."""
+    data = _usual_body(body, relaxed=True) if len(body) <= _STEP else None
+    if data is not None:
+        return sha256(data).digest()
+    one = BodyHash()
+    one.update(body)
+    return one.digest()
+
+
+def _usual_body(data: bytes, *, relaxed: bool) -> bytes | None:
+    """The canonical form of a body that is not empty and ends with a line end, if there is no bare one among the last."""
+    if relaxed:
+        data = _collapse(data)
+    content = len(data.rstrip(b"\r\n"))
+    ends = len(data) - content
+    if not content or not ends or data[content:] != b"\r\n" * (ends >> 1):
+        return None
+    return data[: content + 2]  # of the line ends at the end of a body one counts
 
 
 def _collapse(data: bytes) -> bytes:

@@ -22,6 +22,7 @@ from pillarbox.mailauth.canonical import (
     canonical_field,
     has_bare_line_end,
     relaxed_fields,
+    relaxed_sum,
     split_fields,
 )
 from pillarbox.mailauth.dns import Answer, Plan, Query
@@ -565,9 +566,7 @@ def _lines_of(size: int) -> struct.Struct:
 
 def message_hash(message: bytes) -> tuple[Header, bytes]:
     """The header, and the relaxed hash of the body, of a whole message in memory."""
-    section, found, body = message.partition(b"\r\n\r\n")
     if message.startswith(b"\r\n"):
-        section, body = b"", message[2:]
-    one = BodyHash()
-    one.update(body if found or not section else b"")
-    return Header(section), one.digest()
+        return Header(b""), relaxed_sum(message[2:])
+    section, _, body = message.partition(b"\r\n\r\n")
+    return Header(section), relaxed_sum(body)
