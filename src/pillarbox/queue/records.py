@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec.structs import astuple
 
 from pillarbox.mail.catalogue import CAUSES
 from pillarbox.mail.envelope import (
@@ -166,11 +167,9 @@ def _terms(kept: _Terms) -> Terms:
 
 def pack_trace(trace: Trace) -> bytes:
     """The trace as a blob."""
-    known: tuple[str, ...] = (trace.session, trace.client, trace.helo, trace.protocol, trace.login)
-    if trace.origin or trace.warned or trace.forwarded:
-        known = (*known, trace.warned, trace.origin)  # an older version reads what it knows of
-    if trace.forwarded:
-        known = (*known, trace.forwarded)
+    known: tuple[str, ...] = astuple(trace)
+    if not trace.forwarded:  # an older version reads what it knows of
+        known = known[:7] if trace.origin or trace.warned else known[:5]
     try:
         return _pack(tuple(map(str.encode, known)))
     except UnicodeEncodeError:

@@ -75,7 +75,7 @@ class SqliteSpool:
         self._lost = False  # whether a slot was ever taken from this worker
         self._closing: asyncio.Future[None] | None = None
         self._fresh: list[Work] = []  # not yet handed over
-        self._turns = self._quiet_turns = self._enough_turns = 0
+        self._turns = self._quiet_turns = self._enough_turns = self._seen = 0
         self._group = 0  # how many works were handed over last
         self._unanswered = 0  # how many works were submitted and wait
         self._work: SimpleQueue[list[Work] | None] = SimpleQueue()
@@ -224,7 +224,6 @@ class SqliteSpool:
     # How work reaches the threads.
 
     def _submit(self, work: Work) -> None:
-        alone = self._unanswered == 0
         self._unanswered += 1
         if self._closing is not None:
             self._resolve([(work, trouble(RuntimeError("the store is closed")))])
@@ -233,22 +232,11 @@ class SqliteSpool:
             work.foretell()
         else:
             fresh = self._fresh
-            if not fresh:
-                self._turns = 0
-                self._enough_turns = 0 if alone and self._group == 1 else _QUIET_TURNS
-                self._loop.call_soon(self._gather)
             fresh.append(work)
-            self._quiet_turns = 0
-
-    def _resolve(self, answers: _Answers) -> None:
-        self._unanswered -= len(answers)
-        for work, failure in answers:
-            if work.future.done():  # the one who waited has gone
-                continue
-            if failure is not None:
-                work.future.set_exception(failure)
-            else:
-                work.future.set_result(work.answer)
+            if len(fresh) == 1:
+                self._turns = self._quiet_turns = self._seen = 0
+                self._enough_turns = 0 if self._unanswered == self._group == 1 else _QUIET_TURNS
+                self._loop.call_soon(self._gather)
 
     def _gather(self) -> None:
         """Let works pile up while the loop's turns bring more, for the writer to be woken once and sync once for all.
@@ -256,9 +244,13 @@ class SqliteSpool:
         A loop with little to do turns fast, so few clients hardly wait; a busy one makes large groups. A work that comes
         alone, after another that did, is handed over at once.
         """
+        count = len(self._fresh)
+        if count > self._seen:
+            self._seen, self._quiet_turns = count, 0
+        else:
+            self._quiet_turns += 1
         self._turns += 1
-        self._quiet_turns += 1
-        if self._quiet_turns > self._enough_turns or self._turns > _MOST_TURNS:
+        if self._quiet_turns >= self._enough_turns or self._turns > _MOST_TURNS:
             self._hand_over()
         else:
             self._loop.call_soon(self._gather)
@@ -270,6 +262,17 @@ class SqliteSpool:
         self._work.put(fresh)
         for work in fresh:
             work.foretell()
+
+    def _resolve(self, answers: _Answers) -> None:
+        self._unanswered -= len(answers)
+        for work, failure in answers:
+            future = work.future
+            if future.done():  # the one who waited has gone
+                continue
+            if failure is None:
+                future.set_result(work.answer)
+            else:
+                future.set_exception(failure)
 
     def _call(self, call: Callable[[apsw.Connection], T]) -> asyncio.Future[T]:
         """Run `call` in the writer's next transaction."""
