@@ -10,6 +10,7 @@ from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from datetime import datetime
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 
 from pillarbox.mail.address import Address, AddressError, parse_domain, parse_path
@@ -21,6 +22,9 @@ from pillarbox.smtp.events import By, MailFrom, MailParameters, RcptTo, StartQue
 MAX_SIZE_DIGITS = 20  # RFC 1870 3
 MAX_SIZE = 10**MAX_SIZE_DIGITS
 MAX_ENVID_OCTETS = 100  # RFC 3461 4.4
+
+_BARE_CHARACTERS = 320  # a longer argument is not worth to be remembered
+_REMEMBERED = 1024  # arguments of each kind, and what they mean: half a megabyte
 
 _Reader = Callable[[str], Any]
 
@@ -221,6 +225,24 @@ def parse_mail(
 
     One that is offered and yet `suspended` can't be used just now.
     """
+    if _is_bare(argument):
+        return _bare_mail(argument)
+    return _read_mail(argument, offered, suspended, max_octets)
+
+
+def _is_bare(argument: str) -> bool:
+    """Whether it is a path without parameters: the same ones come again and again."""
+    return len(argument) <= _BARE_CHARACTERS and " " not in argument and "\t" not in argument
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _bare_mail(argument: str) -> MailFrom | Reply:
+    return _read_mail(argument, NOTHING, NOTHING, MAX_SIZE)
+
+
+def _read_mail(
+    argument: str, offered: AbstractSet[str], suspended: AbstractSet[str], max_octets: int
+) -> MailFrom | Reply:
     split = _split(argument, "FROM:")
     if split is None:
         return envelope.SENDER_SYNTAX.reply(detail="write MAIL FROM:<address>")
@@ -257,6 +279,19 @@ def parse_rcpt(
     argument: str, offered: frozenset[str], suspended: AbstractSet[str] = NOTHING, *, smtputf8: bool
 ) -> RcptTo | Reply:
     """Read what follows RCPT: `TO:<path> [parameters]`; `smtputf8` tells whether MAIL had that parameter."""
+    if _is_bare(argument):
+        return _bare_rcpt(argument, smtputf8)
+    return _read_rcpt(argument, offered, suspended, smtputf8=smtputf8)
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _bare_rcpt(argument: str, smtputf8: bool) -> RcptTo | Reply:  # noqa: FBT001 - a cache takes names for other keys
+    return _read_rcpt(argument, NOTHING, NOTHING, smtputf8=smtputf8)
+
+
+def _read_rcpt(
+    argument: str, offered: AbstractSet[str], suspended: AbstractSet[str], *, smtputf8: bool
+) -> RcptTo | Reply:
     split = _split(argument, "TO:")
     if split is None:
         return envelope.RECIPIENT_SYNTAX.reply(detail="write RCPT TO:<address>")
@@ -286,7 +321,7 @@ def _split(argument: str, keyword: str) -> tuple[str, str] | None:
 def _parameters(
     text: str,
     table: dict[str, tuple[str, str, _Reader, bool]],
-    offered: frozenset[str],
+    offered: AbstractSet[str],
     suspended: AbstractSet[str],
 ) -> dict[str, Any] | Reply:
     """Read parameters by their table; each may come once."""
