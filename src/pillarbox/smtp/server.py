@@ -198,11 +198,11 @@ class ServerSession:
         if command is None:
             line = self._lines.next_line(most)
             return _NEED_DATA if line is None else self._take_line(line)
-        octets, argument = command.groups(b"")
+        octets, argument = command
         verb = self._fitting[self.state].get(octets)
-        if verb is None or not argument.isascii():
-            return self._take_line(command[0][:-2])
-        return _HANDLERS[verb](self, argument.decode().strip(" \t"))
+        if verb is None:
+            return self._take_line(b"%b %b" % (octets, argument.encode()))
+        return _HANDLERS[verb](self, argument)
 
     def _next_other(self) -> Event | Signal | None:
         """The same where no command is expected."""

@@ -9,13 +9,26 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 from enum import Enum
+from functools import lru_cache
 
 END_OF_DATA = b"\r\n.\r\n"
 TLS_HANDSHAKE = b"\x16"  # what a client that begins with TLS sends first (RFC 8446 5.1)
 # One octet is looked for by its number: given as bytes, `in` costs an exception inside the interpreter each time.
 CR, LF, NUL = b"\r\n\0"
-_COMMAND = re.compile(rb"([A-Za-z]+)(?: ([^\r\n\0]*))?\r\n")
+_COMMAND = re.compile(rb"([A-Za-z]+)(?: ([\x01-\x09\x0b\x0c\x0e-\x7f]*))?\r\n")
+_SHORT_OCTETS = 320  # a longer line is not worth to be remembered
+_REMEMBERED = 2048  # command lines, which come again and again: a megabyte
+_MAY_BE_SECRET = (b"A", b"a")  # AUTH may be followed by a password
 _NOT_LINE_END = bytes(octet for octet in range(256) if octet not in b"\r\n")
+
+
+def _split_command(line: bytes) -> tuple[bytes, str] | None:
+    """Verb and argument of a line, if it is a verb alone or a space and printable ASCII follow it."""
+    found = _COMMAND.fullmatch(line)
+    return None if found is None else (found[1], (found[2] or b"").decode("ascii").strip(" \t"))
+
+
+_read_command = lru_cache(maxsize=_REMEMBERED)(_split_command)
 
 
 class LineFault(Enum):
@@ -75,16 +88,18 @@ class LineReader:
         end = self.buffer.find(END_OF_DATA, start)
         return self.take(self.waiting_octets if end < 0 else end + 5 - start)
 
-    def next_command(self, max_octets: int) -> re.Match[bytes] | None:
-        """The next line, if it is a verb alone (1) or a space and an argument (2) behind it; else `next_line` gives it."""
-        start = self._position
-        found = _COMMAND.match(self.buffer, start)
-        if found is None or self._skipping:
+    def next_command(self, max_octets: int) -> tuple[bytes, str] | None:
+        """Verb and argument of the next line, if it is a plain command in ASCII; if it is not, `next_line` gives it."""
+        buffer, start = self.buffer, self._position
+        end = buffer.find(b"\n", start) + 1
+        line = buffer[start:end]
+        if end - start > _SHORT_OCTETS or line[:1] in _MAY_BE_SECRET:
+            found = _split_command(line)
+        else:
+            found = _read_command(line)
+        if found is None or self._skipping or end - start > max_octets:
             return None
-        end = found.end()
-        if end - start > max_octets:
-            return None
-        if end == len(self.buffer):  # an idle session must not hold on to what it once read
+        if end == len(buffer):  # an idle session must not hold on to what it once read
             self.buffer, self._position = b"", 0
         else:
             self._position = end
