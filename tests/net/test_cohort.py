@@ -4,7 +4,6 @@ import asyncio
 
 from pillarbox import observe
 from pillarbox.net.cohort import Cohort
-from pillarbox.net.listener import ConnectionLimits, Connections
 
 
 class Member:
@@ -23,7 +22,7 @@ class Member:
 
 
 async def test_those_of_one_sort_proceed_side_by_side_in_the_order_in_which_they_came():
-    cohort, done = Cohort(), []
+    cohort, done = Cohort(range(5)), []
     for sort, name in ((2, "a"), (1, "b"), (2, "c"), (1, "d")):
         cohort.add(sort, Member(name, done))
     assert done == []
@@ -32,7 +31,7 @@ async def test_those_of_one_sort_proceed_side_by_side_in_the_order_in_which_they
 
 
 async def test_who_has_more_to_do_proceeds_in_the_next_turn():
-    cohort, done = Cohort(), []
+    cohort, done = Cohort(range(5)), []
     cohort.add(1, Member("a", done, then=lambda: cohort.add(0, Member("later", done))))
     cohort.add(2, Member("b", done))
     await asyncio.sleep(0)
@@ -44,7 +43,7 @@ async def test_who_has_more_to_do_proceeds_in_the_next_turn():
 async def test_a_bug_in_one_ends_only_that_one(monkeypatch):
     incidents = []
     monkeypatch.setattr(observe, "report_incident", lambda error, **_facts: incidents.append(error))
-    cohort, done = Cohort(), []
+    cohort, done = Cohort(range(5)), []
     cohort.add(1, Member("broken", done, then=lambda: 1 / 0))
     cohort.add(2, Member("good", done))
     await asyncio.sleep(0)
@@ -53,16 +52,14 @@ async def test_a_bug_in_one_ends_only_that_one(monkeypatch):
 
 
 async def test_a_few_connections_do_not_wait_for_each_other():
-    connections, done = Connections(ConnectionLimits()), []
-    members = [Member(str(number), done) for number in range(5)]
-    for member in members[:4]:
-        connections.expect(member, "192.0.2.1")
-    connections.take_up(members[0], 2)
-    connections.take_up(members[1], 1)
-    assert done == ["0", "1"]
-    connections.expect(members[4], "192.0.2.1")
-    connections.take_up(members[2], 2)
-    connections.take_up(members[3], 1)
-    assert done == ["0", "1"]
+    connections, done = [1, 2, 3, 4], []
+    cohort = Cohort(connections)
+    cohort.add(2, Member("a", done))
+    cohort.add(1, Member("b", done))
+    assert done == ["a", "b"]
+    connections.append(5)
+    cohort.add(2, Member("c", done))
+    cohort.add(1, Member("d", done))
+    assert done == ["a", "b"]
     await asyncio.sleep(0)
-    assert done == ["0", "1", "3", "2"]
+    assert done == ["a", "b", "d", "c"]

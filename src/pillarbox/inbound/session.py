@@ -136,7 +136,7 @@ class SmtpProtocol(asyncio.Protocol):
             self._note_tls()
         if refusal is not None:
             observe.SESSION_REFUSED.note(session=self._client.session, cause=refusal.cause_id, client=address)
-            self._pump()
+            self.proceed()
         elif self._greets_later:
             self._await(self._greet_later())
         else:
@@ -169,21 +169,14 @@ class SmtpProtocol(asyncio.Protocol):
         sort = self._session.receive(data, time.monotonic())
         if self._task is None and not self._choked:  # not _holds_back: this is asked for each command
             if self._due:  # much comes at once, and must not pile up
-                self._pump()
+                self.proceed()
             else:
                 self._due = True
-                self._desk.connections.take_up(self, sort)
+                self._desk.connections.cohort.add(sort, self)
         else:
             self._desk.connections.put_aside(self, len(data))
             if self._session.waiting_octets > _MAX_WAITING_OCTETS:
                 self._pause()
-
-    def proceed(self) -> None:
-        """Handle what has come."""
-        if self._due:
-            self._due = False
-            if self._task is None and not self._choked:
-                self._pump()
 
     def _pause(self) -> None:
         """Leave in the kernel what the client sends on."""
@@ -196,7 +189,8 @@ class SmtpProtocol(asyncio.Protocol):
 
         With TLS no connection can be half closed.
         """
-        self.proceed()
+        if self._due:
+            self.proceed()
         self._ended = True
         return self._holds_back and not self._session.tls
 
@@ -207,7 +201,8 @@ class SmtpProtocol(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - why does not matter here
         """The connection is gone: what was not committed is forgotten."""
-        self.proceed()
+        if self._due:
+            self.proceed()
         self._desk.connections.remove(self, self._client.address)
         if self._lingers_until:
             self._lingers_until = 0.0
@@ -243,7 +238,7 @@ class SmtpProtocol(asyncio.Protocol):
             self._transport.abort()
         elif self._task is None:
             self._session.expire(now, deadline)
-            self._pump()
+            self.proceed()
 
     @property
     def held_octets(self) -> int:
@@ -261,13 +256,13 @@ class SmtpProtocol(asyncio.Protocol):
         if self._holds_back or self._lingers_until or self._transport.is_closing():
             self._transport.abort()
         else:
-            self._pump()
+            self.proceed()
 
     def drain(self) -> None:
         """Close at the next command boundary."""
         self._session.drain()
         if self._task is None:
-            self._pump()
+            self.proceed()
         if self._lingers_until:  # it is idle, so nothing is on its way
             self._transport.close()
 
@@ -277,9 +272,12 @@ class SmtpProtocol(asyncio.Protocol):
 
     # ------------------------------------------------------------------ events
 
-    def _pump(self) -> None:
+    def proceed(self) -> None:
         """Handle what the client asked for, then send all replies in one write."""
-        current = self._session
+        self._due = False
+        current, awaited = self._session, self._task
+        if awaited is not None or self._choked:
+            return
         for _ in _TURN:
             event = current.next_event()
             decide = _HANDLERS.get(type(event))
@@ -367,7 +365,7 @@ class SmtpProtocol(asyncio.Protocol):
     async def _answer_later(self, answer: Awaitable[Reply | None]) -> None:
         try:
             reply = await answer
-        except Exception as error:  # noqa: BLE001 - as in _pump
+        except Exception as error:  # noqa: BLE001 - as in `proceed`
             reply = self._incident(error)
         if reply is not None:
             self._session.answer(reply)
@@ -395,7 +393,7 @@ class SmtpProtocol(asyncio.Protocol):
             return
         self._session.renew(time.monotonic())
         if not self._choked:
-            self._pump()
+            self.proceed()
         if self._holds_back or self._transport.is_closing():
             return
         if self._ended:

@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from operator import itemgetter
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from pillarbox import observe
 
+if TYPE_CHECKING:
+    from collections.abc import Sized
+
+_FEW = 4  # open connections that gain nothing from being served together
 _sort = itemgetter(0)
 
 
@@ -29,12 +33,16 @@ class Member(Protocol):
 class Cohort:
     """The connections that have something to do in this turn of the loop."""
 
-    def __init__(self) -> None:
-        """Begin with none."""
+    def __init__(self, connections: Sized) -> None:
+        """`connections` are all that are open: while they are few each proceeds at once."""
+        self._connections = connections
         self._waiting: list[tuple[int, Member]] = []
 
     def add(self, sort: int, member: Member) -> None:
         """Have a connection proceed in this turn, beside others of the same sort."""
+        if len(self._connections) <= _FEW:
+            member.proceed()
+            return
         if not self._waiting:
             asyncio.get_running_loop().call_soon(self._proceed)
         self._waiting.append((sort, member))

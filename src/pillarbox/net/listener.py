@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from pillarbox import observe
 from pillarbox.mail.units import Octets, Seconds, Settings
-from pillarbox.net.cohort import Cohort, Member
+from pillarbox.net.cohort import Cohort
 from pillarbox.net.turns import Turns
 from pillarbox.policy.lists import neighbourhood
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 _SWEEP_S = 1.0  # how often deadlines are looked at; one sweep for all costs less than a timer each
 _BACKLOG = 1024
-_FEW = 4  # open connections that gain nothing from being served together
 _MOST_OCTETS = 1 << 20  # that one connection can have us keep, about
 
 
@@ -90,7 +89,7 @@ class Connections:
         self._emptied = asyncio.Event()  # set when the last one closes
         self.draining = False
         self._turns = Turns()
-        self._cohort = Cohort()
+        self.cohort = Cohort(self._open)
         self._put_aside = 0  # octets since memory was last looked at
         self.lingering = (
             0  # connections that we have hung up on, which are read until their clients have, too
@@ -185,13 +184,6 @@ class Connections:
             self._counts[key] = left
         else:
             del self._counts[key]
-
-    def take_up(self, connection: Member, sort: int) -> None:
-        """Have a connection proceed in this turn of the loop, beside others that have the same sort of thing to do."""
-        if len(self._open) <= _FEW:
-            connection.proceed()
-        else:
-            self._cohort.add(sort, connection)
 
     def wait_for_turn(self, connection: Watched, octets: int) -> asyncio.Future[None]:
         """Let others go first; meanwhile so much of what the client sent waits."""

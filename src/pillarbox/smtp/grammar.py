@@ -398,6 +398,7 @@ def parse_verify(argument: str) -> Address | None:
         return None
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def parse_hello(argument: str) -> str | None:
     """The client's name, or None if it is missing or not well formed (RFC 5321 4.1.3)."""
     name = argument.strip(" \t")
