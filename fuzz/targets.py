@@ -9,6 +9,7 @@ import base64
 import ipaddress
 import json
 import re
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from pillarbox import observe
@@ -305,7 +306,9 @@ def fuzz_headers(data: bytes) -> None:
     assert len(re.findall(rb"\r\n(?![ \t])", field)) == 1
     assert field.count(b"\n") == field.count(b"\r\n") == field.count(b"\r")
     line = observe._json_line(  # noqa: SLF001 - how a line of the log is made
-        observe.MESSAGE_REFUSED, {"reply": data, "sender": data.decode("utf-8", "surrogateescape")}
+        observe.MESSAGE_REFUSED,
+        {"reply": data, "sender": data.decode("utf-8", "surrogateescape")},
+        datetime.fromtimestamp(0, UTC),
     )
     assert line.count(b"\n") == 1
     assert line[:-1].isascii()
