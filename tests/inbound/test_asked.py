@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from pillarbox.inbound.asked import Asked, Work
 from pillarbox.inbound.consequence import Checked
 from pillarbox.inbound.counted import Counting
 from pillarbox.inbound.origin import OriginChecks
@@ -237,3 +238,19 @@ def test_a_chain_of_seals_is_looked_at_each_time():
     for seals, result in ((b"", "none"), (b"ARC-Seal: i=1; cv=none\r\n", "fail"), (b"", "none")) * 2:
         findings = found_by(checks, seals + signed(1)).findings
         assert [one.result for one in findings if one.method == "arc"] == [result]
+
+
+@pytest.mark.parametrize(
+    ("names", "size", "kept"), [(5, 3000, True), (6, 3000, False), (40, 10, True), (41, 10, False)]
+)
+def test_answers_are_kept_together_only_if_they_are_few_and_short(names, size, kept):
+    def plan():
+        for number in range(names):
+            yield Query(f"{number}.test", "TXT")
+
+    def recall(_query):
+        return Answer(("x" * size,))
+
+    asked = Asked(None, recall, Conclusions(recall))
+    asked.begin([Work(plan(), lambda: None)])
+    assert (asked.proof() is not None) == kept

@@ -26,6 +26,7 @@ from pillarbox.mailauth.dns import (
 LATE = "no answer in time"
 _LIMIT_S = 20.0  # for all look-ups of one plan (RFC 7208 4.6.4)
 _MAX_EVIDENCE = 40  # answers that are kept of one message
+_MAX_KEPT = 16_384  # characters of the answers of one check that are kept together
 _MAX_LINES = 4096  # answers whose line in the trace is remembered
 
 
@@ -109,10 +110,13 @@ class Asked:
             found.update(trail)
         return found if len(found) <= _MAX_EVIDENCE else dict(islice(found.items(), _MAX_EVIDENCE))
 
-    @property
-    def is_told(self) -> bool:
-        """Whether the evidence is all that was answered."""
-        return sum(map(len, self._trails)) <= _MAX_EVIDENCE
+    def proof(self) -> dict[Query, Answer] | None:
+        """All that was asked and answered, if it is so little that it may be kept for long."""
+        if sum(map(len, self._trails)) > _MAX_EVIDENCE:
+            return None
+        found = self.evidence()
+        octets = sum(len(str(record)) for answer in found.values() for record in answer.records)
+        return found if octets <= _MAX_KEPT else None
 
 
 class Lines:

@@ -116,8 +116,9 @@ class OriginChecks:
             return self._judge(case, judged, sealer)
         found = case.verdicts(judged.results)
         outcome = self._follow_up(case, found)
-        if kind is not None and asked.is_told and is_shared(found) and outcome.is_short:
-            self._outcomes.keep(kind, outcome, asked.evidence())
+        proof = asked.proof() if kind is not None and is_shared(found) and outcome.is_short else None
+        if proof is not None:
+            self._outcomes.keep(kind, outcome, proof)
         return self._say(outcome, case) if sealer is None else self._seal(outcome, case, found, sealer)
 
     async def _check(self, case: Case, proofs: Begun, begun: Begun, sealer: dkim.Signer | None) -> Checked:

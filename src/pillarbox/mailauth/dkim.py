@@ -37,9 +37,9 @@ _NEEDED = frozenset(("a", "b", "bh", "d", "h", "s"))
 _ALGORITHMS = ("rsa-sha256", "ed25519-sha256", "rsa-sha1")
 _NUMBER = re.compile(r"[0-9]{1,12}")
 _OWN_VALUE = re.compile(rb"(;[ \t\r\n]*+b[ \t\r\n]*+=)[^;]*+")
-_MAX_REMEMBERED = 4096  # octets of a signature of which is kept what it has in common with others
+_MAX_REMEMBERED = 2048  # octets of a signature of which is kept what it has in common with others
 _MAX_FIELDS = 64  # of a header section, or names of signed ones, if what follows from them is kept
-_MAX_SECTION = 32_768  # octets of such a section
+_MAX_SECTION = 16_384  # octets of such a section
 _DOMAIN = re.compile(
     r"[A-Za-z0-9_\-\u0080-\U0010ffff]{1,63}(?:\.[A-Za-z0-9_\-\u0080-\U0010ffff]{1,63}){0,126}"
 )
@@ -214,8 +214,8 @@ def _places(names: tuple[bytes, ...], present: tuple[bytes, ...]) -> list[int]:
 
 
 # Mail of one origin has the same fields in the same order.
-_remembered_layout = lru_cache(maxsize=512)(_lay_out)
-_remembered_places = lru_cache(maxsize=512)(_places)
+_remembered_layout = lru_cache(maxsize=256)(_lay_out)
+_remembered_places = lru_cache(maxsize=256)(_places)
 
 
 def signatures(header: Header, name: bytes = b"dkim-signature") -> list[Signature]:
@@ -318,7 +318,7 @@ def _form(  # noqa: PLR0913, PLR0917 - one argument for each tag
     return replace(form, problem=problem) if problem else form
 
 
-_remembered_form = lru_cache(maxsize=2048)(_form)
+_remembered_form = lru_cache(maxsize=1024)(_form)
 
 
 def _number(text: str | None) -> int | None:
@@ -375,8 +375,8 @@ def verify(
         verdict = _judge(signature, text, data)
         if verdict.result == "pass":
             break
-    added = _added(signature, header)
-    notes = added + _notes_on_limit(signature, body)
+    added = _added(signature, header) if header.repeated else ()
+    notes = added if signature.limit is None else added + _notes_on_limit(body)
     if body.bare or header.bare:
         notes += ("a bare CR or LF: other hosts may read another message than the one signed",)
     if not notes:
@@ -474,9 +474,8 @@ def _added(signature: Signature, header: Header) -> tuple[str, ...]:
     )
 
 
-def _notes_on_limit(signature: Signature, body: BodyHash) -> tuple[str, ...]:
-    if signature.limit is None:
-        return ()
+def _notes_on_limit(body: BodyHash) -> tuple[str, ...]:
+    """What a signature that covers only the first octets of the body leaves open."""
     if body.hashed < body.octets:
         return (f"l= leaves {body.octets - body.hashed} octets of the body unsigned",)
     return ("l= lets anybody add to the body",)
@@ -521,7 +520,7 @@ def _plan(present: tuple[bytes, ...]) -> tuple[tuple[bytes, ...], bytes, bytes]:
     return names, middle, _relaxed_space(middle)
 
 
-_remembered_plan = lru_cache(maxsize=512)(_plan)
+_remembered_plan = lru_cache(maxsize=256)(_plan)
 
 
 def _relaxed_own(start: bytes) -> bytes:

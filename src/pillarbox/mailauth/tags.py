@@ -9,7 +9,7 @@ import re
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _SPACE = " \t\r\n"
-_TAG = re.compile(r"(?:\A|;)[ \t\r\n]*+([A-Za-z][A-Za-z0-9_]*+)[ \t\r\n]*+=([^;]*+)")
+_NAMES = re.compile(r"[A-Za-z][A-Za-z0-9_]*+(?:;[A-Za-z][A-Za-z0-9_]*+)*+")
 
 
 class TagError(ValueError):
@@ -19,8 +19,15 @@ class TagError(ValueError):
 def parse_tags(text: str) -> dict[str, str]:
     """The tags in their order; values are stripped, folding inside of them stays. Raises TagError."""
     text = text.rstrip(_SPACE).removesuffix(";")
-    tags = {name: value.strip(_SPACE) for name, value in _TAG.findall(text)}
-    return tags if len(tags) == text.count(";") + 1 else _parse_slowly(text)
+    sections = text.split(";")
+    tags: dict[str, str] = {}
+    for section in sections:
+        name, equals, value = section.partition("=")
+        if not equals:
+            return _parse_slowly(text)
+        tags[name.strip(_SPACE)] = value.strip(_SPACE)
+    usual = len(tags) == len(sections) and _NAMES.fullmatch(";".join(tags)) is not None
+    return tags if usual else _parse_slowly(text)
 
 
 def _parse_slowly(text: str) -> dict[str, str]:
