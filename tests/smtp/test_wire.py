@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pillarbox.smtp import wire
 from pillarbox.smtp.wire import BodyChecker, BodyFault, DataReader, LineFault, LineReader, stuff
 
 
@@ -233,3 +234,22 @@ def test_line_lengths_do_not_depend_on_how_the_body_is_cut(lengths, choice):
     cuts = [cut for cut in cuts if body[cut - 1 : cut + 1] != b"\r\n"]
     pieces = [body[a:b] for a, b in zip([0, *cuts], [*cuts, len(body)], strict=True)]
     assert check(*pieces) == (BodyFault.LINE_TOO_LONG if any(length > 10 for length in lengths) else None)
+
+
+@pytest.mark.parametrize(
+    "line", [b"AUTH PLAIN c2VjcmV0\r\n", b"auth plain c2VjcmV0\r\n", b" AUTH PLAIN c2VjcmV0\r\n"]
+)
+def test_a_line_that_may_hold_a_password_is_not_remembered(line):
+    known = wire._read_command.cache_info().currsize
+    reader = LineReader()
+    reader.feed(line)
+    reader.next_command(1000)
+    assert wire._read_command.cache_info().currsize == known
+
+
+def test_what_is_remembered_of_command_lines_is_bounded():
+    reader = LineReader()
+    for number in range(5000):
+        reader.feed(b"RCPT TO:<%d@example.org>\r\n" % number)
+        assert reader.next_command(1000) == (b"RCPT", f"TO:<{number}@example.org>")
+    assert wire._read_command.cache_info().currsize <= 2048

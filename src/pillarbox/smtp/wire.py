@@ -18,7 +18,9 @@ CR, LF, NUL = b"\r\n\0"
 _COMMAND = re.compile(rb"([A-Za-z]+)(?: ([\x01-\x09\x0b\x0c\x0e-\x7f]*))?\r\n")
 _SHORT_OCTETS = 320  # a longer line is not worth to be remembered
 _REMEMBERED = 2048  # command lines, which come again and again: a megabyte
-_MAY_BE_SECRET = (b"A", b"a")  # AUTH may be followed by a password
+_USUAL = frozenset(
+    b"E M R D Q e m r d q".split()
+)  # how they begin; AUTH, which holds passwords, is not among them
 _NOT_LINE_END = bytes(octet for octet in range(256) if octet not in b"\r\n")
 
 
@@ -93,10 +95,8 @@ class LineReader:
         buffer, start = self.buffer, self._position
         end = buffer.find(b"\n", start) + 1
         line = buffer[start:end]
-        if end - start > _SHORT_OCTETS or line[:1] in _MAY_BE_SECRET:
-            found = _split_command(line)
-        else:
-            found = _read_command(line)
+        plain = line[:1] in _USUAL and end - start <= _SHORT_OCTETS
+        found = _read_command(line) if plain else _split_command(line)
         if found is None or self._skipping or end - start > max_octets:
             return None
         if end == len(buffer):  # an idle session must not hold on to what it once read
