@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import threading
 import time
@@ -42,6 +43,7 @@ _FILE_THREADS = 4
 _MOST_WORKS = 256  # in one transaction
 _QUIET_TURNS = 2  # of the loop, without new work, before what came is written
 _MOST_TURNS = 16
+_SETTLED_S = 0.1  # after that the server has started, most likely, and the log may be lengthened
 _NO_FENCE = -1  # of a slot that is not held any more
 _Answers = list[tuple[Work, SpoolError | None]]  # with what went wrong
 
@@ -313,17 +315,18 @@ class SqliteSpool:
 
     def _write_until_closed(self) -> None:
         """Write whatever waits, all in one transaction, until None comes."""
-        renew_at = time.monotonic() + RENEW_S
-        going = short = True
+        opened = time.monotonic()
+        renew_at, lengthen_at, going = opened + RENEW_S, opened + _SETTLED_S, True
         while going:
-            while short and self._work.empty():
-                short = self._lengthen_log()
             now = time.monotonic()
             if now >= renew_at:
                 renew_at = now + RENEW_S
                 self._renew()
+            if now >= lengthen_at and self._work.empty():
+                lengthen_at = now if self._lengthen_log() else math.inf
+                continue
             try:
-                works = self._work.get(timeout=renew_at - now)
+                works = self._work.get(timeout=max(min(renew_at, lengthen_at) - now, 0))
             except Empty:
                 continue
             batch: list[Work] = []
