@@ -38,6 +38,8 @@ def verify(run_plan):
         section, _, body = message.partition(b"\r\n\r\n")
         header = dkim.Header(section)
         chain = arc.parse_chain(header)
+        if chain is None:
+            return arc.UNSEALED
         bodies = dkim.body_hashes(chain.bodies)
         for one in bodies.values():
             one.update(body)

@@ -67,13 +67,14 @@ class Case:
         self._organization = organization
         self._authors = _authors(head, header) if policy.dmarc.check else ()
         self._signatures = dkim.signatures(header) if policy.wants_dkim else []
-        self._chain = arc.parse_chain(header) if policy.arc.check else arc.Chain()
-        self._bodies = dkim.body_hashes([*self._signatures, *self._chain.bodies])
+        self._chain = arc.parse_chain(header) if policy.arc.check else None
+        bodies = [*self._signatures, *self._chain.bodies] if self._chain is not None else self._signatures
+        self._bodies = dkim.body_hashes(bodies)
         self.hashes = list(self._bodies.values())  # to be fed with the body before the plans are run
         self._iprev: iprev.Verdict | None = None
         self._spf: spf.Verdict | None = None
         self._dkim: tuple[dkim.Verdict, ...] = ()
-        self._arc = arc.Verdict("none") if policy.arc.check else None
+        self._arc = arc.UNSEALED if policy.arc.check else None
 
     def seal(self) -> None:
         """Have the body hashed for a seal of ours too."""
@@ -87,13 +88,13 @@ class Case:
             Work(dkim.verify(one, header, bodies, now=now), partial(_late_dkim, one))
             for one in self._signatures
         ]
-        if self._chain.exists:
+        if self._chain is not None:
             works.append(Work(arc.verify(self._chain, header, bodies, now=now), _late_arc))
         return works
 
     def prove(self, results: Sequence[Any]) -> None:
         """Take the results of `proofs`."""
-        if self._chain.exists:
+        if self._chain is not None:
             *results, self._arc = results
         self._dkim = tuple([self._policy.weigh(one) for one in results])
 
@@ -104,7 +105,7 @@ class Case:
 
     def kind(self) -> Hashable:
         """What all that is found rests on, beside what DNS says, unless it is not a shared one; None if it holds for this alone."""
-        if self._chain.exists:
+        if self._chain is not None:
             return None
         client = self.client
         helo = client.helo if self._asks_helo else ""

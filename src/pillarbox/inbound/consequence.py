@@ -77,7 +77,8 @@ class Outcome(msgspec.Struct, frozen=True):
 
     def of(self, client: spf.Client, starts: tuple[str, ...]) -> Checked:
         """The same for one letter: by its sender, and the starts of its signatures as far as they have one."""
-        shown = [quoted(one) for one in starts]
+        # of what stands in base64 these two need quotes
+        shown = [quoted(one) if "/" in one or "=" in one else one for one in starts]
         prefix = b"".join(_fill(self.results, [one.encode() for one in shown]))
         for one in self.received:
             prefix += format_received_spf(

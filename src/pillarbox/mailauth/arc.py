@@ -40,11 +40,6 @@ class Chain(Struct, frozen=True):
     problem: str = ""
 
     @property
-    def exists(self) -> bool:
-        """Whether there is anything to verify."""
-        return bool(self.sets or self.problem)
-
-    @property
     def bodies(self) -> list[dkim.Signature]:
         """The signature whose hash of the body is needed: that of the last set."""
         return [self.sets[-1].message] if self.sets and not self.problem else []
@@ -59,10 +54,14 @@ class Verdict(Struct, frozen=True):
     results: tuple[Results | None, ...] = ()
 
 
-def parse_chain(header: dkim.Header) -> Chain:
-    """Collect the sets of a message (RFC 8617 5.2, steps 1 to 3)."""
+UNSEALED = Verdict("none")
+"""What is found if there is no chain."""
+
+
+def parse_chain(header: dkim.Header) -> Chain | None:
+    """Collect the sets of a message (RFC 8617 5.2, steps 1 to 3); None if there are none."""
     if not any(map(header.numbers, _FIELDS)):
-        return Chain()
+        return None
     fields = {name: header.all(name) for name in _FIELDS}
     count = len(fields[_AS])
     if any(len(found) != count for found in fields.values()):
@@ -110,8 +109,6 @@ def verify(
     """Verify a chain (RFC 8617 5.2, steps 2 to 8); the body hashes must have been fed."""
     if chain.problem:
         return Verdict("fail", chain.problem)
-    if not chain.sets:
-        return Verdict("none")
     sealers = tuple(unspaced(one.tags.get("d", "")).lower() for one in chain.sets)
     results = tuple(_results(one.results) for one in chain.sets)
 
@@ -210,7 +207,7 @@ def seal(  # noqa: PLR0913 - the parts of a set
     `chain` is the result of `verify` for the message as it came; `body_hash` is that of the relaxed body. b"" if a chain has
     ended: nothing can be added to one that failed before, nor to one of full length.
     """
-    before = parse_chain(header)
+    before = parse_chain(header) or Chain()
     number = len(header.numbers(_AS)) + 1
     broken = chain not in {"none", "pass"} or bool(before.problem)
     if number > MAX_SETS or (before.sets and unspaced(before.sets[-1].tags.get("cv", "")).lower() == "fail"):
