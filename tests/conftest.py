@@ -519,7 +519,7 @@ class Office:
             hostname=HOST,
             limits=msgspec.structs.replace(options.limits, min_free_octets=Octets(options.min_free_octets)),
             offer=self.queued.append,
-            origin=self._origin_checks(resolver.lookup),
+            origin=self._origin_checks(resolver),
             keys=options.keys,
             terms=terms,
         )
@@ -563,11 +563,13 @@ class Office:
         with Ledger(self.folder) as ledger:
             return ledger.start(route, below=below)
 
-    def _origin_checks(self, lookup):
+    def _origin_checks(self, resolver):
         policy = self.options.origin
         if policy is None:
             return None
-        return OriginChecks(policy, lookup, hostname=HOST, count=self.options.count)
+        return OriginChecks(
+            policy, resolver.lookup, recall=resolver.recall, hostname=HOST, count=self.options.count
+        )
 
     def _protocol(self):
         self.protocols.append(SmtpProtocol(self.desk))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from base64 import b64encode
 
 import msgspec
 import pytest
@@ -199,6 +200,36 @@ async def test_findings_stand_in_front_of_the_message(post):
         in data
     )
     assert data.endswith(signed()[-len(MESSAGE) :])
+
+
+async def test_letters_of_one_kind_have_findings_of_their_own(post, dial):
+    """The first is asked about, the second is found out from memory, the others are like the second; the last is forged."""
+    letters = [signed(MESSAGE + b"%d\r\n" % number) for number in range(5)]
+    letters.append(letters[-1] + b"more\r\n")
+    counted = []
+    kinds = {"spf": SpfSettings(check=True), "dmarc": DmarcSettings(check=True, reject="tag")}
+    zone = KEYS | NO | txt(d_dmarc__sender="v=DMARC1; p=reject; rua=mailto:d@sender.test")
+    await post(zone, letters[0], options={"count": Counting(counted.append, suffixes=False)}, **kinds)
+    caller = await dial(post.office.port)
+    await caller.reply()
+    await caller.ask(b"EHLO mail.sender.test")
+    for number, letter in enumerate(letters[1:]):
+        await caller.ask(b"MAIL FROM:<eve%d@sender.test>" % number)
+        await caller.ask(b"RCPT TO:<bob@example.org>")
+        await caller.ask(b"DATA")
+        await caller.send(letter)
+        assert (await caller.ask(b".")).startswith(b"250")
+    for number, letter in enumerate(letters):
+        data, _ = await post.office.stored(number)
+        (made,) = dkim.signatures(dkim.Header(letter.partition(b"\r\n\r\n")[0]))
+        field = data.partition(b"Received: ")[0].decode()
+        good = number < len(letters) - 1
+        assert f"dkim={'pass' if good else 'fail'}" in field
+        assert f"dmarc={'pass' if good else 'fail'}" in field
+        assert b64encode(made.signature)[:8].decode() in field
+        assert f'envelope-from="eve{number - 1 if number else ""}@sender.test"' in field
+    assert [one.dkim_aligned for one in counted] == [True] * 5 + [False]
+    assert len(set(counted)) == 2
 
 
 async def test_the_name_in_helo_can_be_asked_about_too(post):
