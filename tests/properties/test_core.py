@@ -61,7 +61,7 @@ def in_state(new_core, state, role):
 def held(core):
     """How many octets the core keeps."""
     body = core.session._transfer._reader
-    parts = [core.session._lines._buffer]
+    parts = [core.session._lines.buffer]
     if body is not None:
         parts += [body._held, body._stuffed._tail if body._stuffed is not None else b""]
     return sum(map(len, parts))
