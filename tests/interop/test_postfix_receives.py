@@ -211,9 +211,12 @@ async def test_a_large_message_arrives_whole(serving, host, domain):
     (message,) = await host.mail(user)
     (file,) = (host.folder / "mail" / user / "new").iterdir()
     assert file.read_bytes().endswith(b"\nHello.\n" + text.replace(b"\r\n", b"\n"))
-    process = re.search(rf"smtpd\[\d+\](?=: {message['Received'].split(' id ')[1].split()[0]}:)", host.log)[0]
-    command = "data" if domain == "bare.test" else "bdat"
-    await host.until(lambda: lines(host, f"{re.escape(process)}: disconnect.* {command}=[1-9]"))
+    queue_id = message["Received"].split(" id ")[1].split()[0]
+    process = re.search(rf"smtpd\[\d+\](?=: {queue_id}:)", host.log)[0]
+    began = host.log.rfind(f"{process}: connect", 0, host.log.find(queue_id))
+    messages = len(re.findall(rf"{re.escape(process)}: \w+: client=", host.log[began:]))  # this one included
+    way = rf"data={messages}\b" if domain == "bare.test" else r"bdat=1\b"
+    await host.until(lambda: re.search(rf"{re.escape(process)}: disconnect.* {way}", host.log[began:]))
 
 
 # --- refusals

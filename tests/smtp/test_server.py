@@ -668,7 +668,7 @@ def test_a_message_lets_as_many_empty_commands_follow(new_core):
 def test_a_flood_of_line_feeds_ends_the_session():
     current = ServerSession(Profile(hostname="mx"), now=0)
     count, event, said = turns(current, b"\n" * 262_144)
-    assert (count <= 2, event) == (True, Signal.CLOSED)
+    assert (count, event) == (0, Signal.CLOSED)
     assert said.count(b"\r\n") == 22
 
 

@@ -47,9 +47,7 @@ _SHUTDOWN = session.SHUTDOWN.code
 _APART = (State.CONNECTED, State.REFUSED, State.WEAK)  # no transaction leads there or away from there
 _TIMED_BY_DATA = (_DATA, _CHUNK)
 _FED = (_COMMAND, _DATA, _CHUNK, _SASL)  # where nothing happens unless something comes
-_MAX_OCTETS_A_TURN = (
-    512  # of replies given here, without an event, before they are sent and others have their turn
-)
+_MAX_LINES_A_TURN = 25  # of replies given here before they are sent and others have their turn
 
 
 class ServerSession:
@@ -149,12 +147,10 @@ class ServerSession:
                 return 0
             self._lines.feed(data)
             return data[0] if data else 0
-        if mode is _DATA:
+        if mode in _TIMED_BY_DATA:
             self.heard = now
-            self._end_transfer(self._transfer.take_data(data, now))
-        elif mode is _CHUNK:
-            self.heard = now
-            self._end_transfer(self._transfer.take_chunk(data, now))
+            take = self._transfer.take_data if mode is _DATA else self._transfer.take_chunk
+            self._end_transfer(take(data, now))
         elif mode is _ENDED:
             self._lines.feed(data)
         return 0
@@ -183,7 +179,7 @@ class ServerSession:
                 event = self._next_other()
             elif self._lines.buffer:
                 event = self._next_command()
-                if event is None and len(self._out) >= _MAX_OCTETS_A_TURN:
+                if event is None and self._out.count(b"\n") >= _MAX_LINES_A_TURN:
                     return _BUSY
             else:
                 return _NEED_DATA
@@ -308,6 +304,8 @@ class ServerSession:
             raise LocalProtocolError("no reply is owed")
         self._owed = None
         kind = type(event)
+        if kind is Login and self._explain_refusal(event, reply):  # type: ignore[arg-type]  # it is one
+            return True
         self._out += reply.bare_wire if kind is Hello else reply.wire
         if reply.code == _SHUTDOWN:
             self._drop_body()
@@ -361,11 +359,7 @@ class ServerSession:
         if reply.positive:
             self._greeted(event)
 
-    def _after_login(self, event: Login, reply: Reply) -> None:
-        if not self._explain_refusal(event, reply):
-            self._logged_in(reply)
-
-    def _after_secret_wanted(self, _event: SecretWanted, reply: Reply) -> None:
+    def _after_login(self, _event: Login | SecretWanted, reply: Reply) -> None:
         self._logged_in(reply)
 
     def _after_tls_wanted(self, _event: TlsWanted, reply: Reply) -> None:
@@ -607,7 +601,6 @@ class ServerSession:
         """Tell a client first why its token is not taken, if its mechanism has a way to do so."""
         challenge = self._exchange.explain_refusal(event, reply) if self._exchange is not None else None
         if challenge is not None:
-            self._out = self._out[: -len(reply.wire)]  # that comes in the end
             self._take_step(challenge)
         return challenge is not None
 
@@ -686,7 +679,7 @@ _AFTER: dict[type[Event], Callable[[ServerSession, Any, Reply], None]] = {
     Hello: ServerSession._after_hello,  # noqa: SLF001
     Login: ServerSession._after_login,  # noqa: SLF001
     **dict.fromkeys(questions.EVENTS, ServerSession._after_question),  # noqa: SLF001
-    SecretWanted: ServerSession._after_secret_wanted,  # noqa: SLF001
+    SecretWanted: ServerSession._after_login,  # noqa: SLF001
     TlsWanted: ServerSession._after_tls_wanted,  # noqa: SLF001
 }
 _HANDLERS: dict[str, _Handler] = {
