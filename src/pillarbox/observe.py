@@ -432,14 +432,14 @@ class _Log:
         self.worker: int | None = None  # stands in every line when there are several
         self.soon: Callable[[Callable[[], None]], object] | None = None  # the loop's `call_soon`
         self._loop_thread = 0
-        self._noted: list[tuple[Event, dict[str, object], datetime]] = []
+        self._noted: list[tuple[Event, Mapping[str, object], datetime]] = []
 
     def write_behind(self, soon: Callable[[Callable[[], None]], object] | None) -> None:
         self.flush()
         self.soon = soon
         self._loop_thread = get_ident()
 
-    def write(self, event: Event, facts: dict[str, object]) -> None:
+    def write(self, event: Event, facts: Mapping[str, object]) -> None:
         at = datetime.now(UTC)
         if self.soon is None or get_ident() != self._loop_thread:
             self._put(self._line(event, facts, at))
@@ -457,10 +457,8 @@ class _Log:
         for start in range(0, len(noted), _LINES_AT_ONCE):
             self._put(b"".join([self._line(*one) for one in noted[start : start + _LINES_AT_ONCE]]))
 
-    def _line(self, event: Event, facts: dict[str, object], at: datetime) -> bytes:
-        kept = facts
-        if not all(facts.values()):  # seldom
-            kept = {name: value for name, value in facts.items() if value not in (None, "")}
+    def _line(self, event: Event, facts: Mapping[str, object], at: datetime) -> bytes:
+        kept = {name: value for name, value in facts.items() if value not in (None, "")}
         if self.worker is not None:
             kept["worker"] = self.worker
         return self.format(event, kept, at)

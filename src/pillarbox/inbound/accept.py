@@ -401,7 +401,7 @@ class Door:
                     recipients=len(addressed.recipients),
                     octets=octets,
                     protocol=letter.protocol,
-                    **({"forwarded": letter.forwarded} if letter.forwarded else {}),
+                    forwarded=letter.forwarded,
                 )
             if not answered.done():
                 answered.set_result(reply)

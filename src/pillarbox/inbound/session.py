@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 
 _MAX_WAITING_OCTETS = 65_536  # kept while a decision is being made; more stays in the kernel
 _TURN = range(25)  # events of one client: its flood of commands must not hold up the others
-_NEED_DATA, _CLOSED, _BUSY = Signal.NEED_DATA, Signal.CLOSED, Signal.BUSY  # asked about at each turn
+_CLOSED, _BUSY = Signal.CLOSED, Signal.BUSY  # asked about at each turn
 _LINGER_S = 2.0
 _EXPECTED_ENDS = (None, session.CLOSING, session.SHUTDOWN)
 _MAX_LINGERING = 500  # more than that are an attack, and nobody there waits for our reply
@@ -299,8 +299,6 @@ class SmtpProtocol(asyncio.Protocol):
         if tarpit is not None and self._task is None and self._tarry(tarpit):
             return
         self._flush()
-        if event is _NEED_DATA:
-            return
         if event is _CLOSED:
             self._hang_up()
         elif event is _BUSY:

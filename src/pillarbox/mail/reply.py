@@ -207,7 +207,7 @@ class Cause(msgspec.Struct, frozen=True, eq=False):
         if self._plain is not None:
             return self._plain
         text = self.text.format(**{name: printable(str(value)) for name, value in fields.items()})
-        if len(text) <= _ROOMY_LINE and self._start and "\n" not in text:
+        if self._start and len(text) <= _ROOMY_LINE:
             return Reply(self.code, self.status, (text,), self, self._start + text.encode("ascii") + b"\r\n")
         lines = tuple(printable(line, _ROOMY_LINE) for line in text.split("\n"))
         return Reply(self.code, self.status, lines, self)

@@ -130,9 +130,9 @@ class Profile(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     def __post_init__(self) -> None:
         if self.random is None and not sasl.WITH_NONCE.isdisjoint(self.mechanisms):
             raise ValueError("these mechanisms need random octets")
-        table = transitions(self.peer_verbs, etrn=self.starts_queue and self.extensions.etrn != "off")
-        msgspec.structs.force_setattr(self, "table", table)  # chosen once, not at each command
-        msgspec.structs.force_setattr(self, "fitting", fitting(table))
+        etrn = self.starts_queue and self.extensions.etrn != "off"
+        for name, choose in (("table", transitions), ("fitting", fitting)):  # once, not at each command
+            msgspec.structs.force_setattr(self, name, choose(self.peer_verbs, etrn=etrn))
 
     def say(self, cause: Cause) -> Reply:
         """The reply for a cause whose text begins with our name, built once."""

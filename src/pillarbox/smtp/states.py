@@ -90,9 +90,8 @@ _OF_PEERS: dict[State, tuple[Cause | None, Cause | None]] = {
 }
 
 
-Fitting = dict[
-    State, dict[bytes, str]
-]  # what of the table needs no more than a look: octets of a verb, and the verb
+# What of the table needs no more than a look: octets of a verb, and the verb.
+Fitting = dict[State, dict[bytes, str]]
 NOTHING_FITS: Fitting = {state: {} for state in State}
 
 
@@ -108,8 +107,9 @@ def transitions(peer_verbs: frozenset[str], *, etrn: bool) -> dict[State, dict[s
     return table
 
 
-def fitting(table: dict[State, dict[str, Cause | None]]) -> Fitting:
-    """The verbs that a state lets through without a further question, as clients write them."""
+@cache
+def fitting(peer_verbs: frozenset[str], *, etrn: bool) -> Fitting:
+    """The verbs that a state lets through without a further question, as clients write them; for the same table."""
     return {
         state: {
             octets: verb
@@ -118,5 +118,5 @@ def fitting(table: dict[State, dict[str, Cause | None]]) -> Fitting:
             and not (state is State.MAIL and verb in ("DATA", "BDAT"))  # recipients are asked for
             for octets in (verb.encode(), verb.lower().encode())
         }
-        for state, column in table.items()
+        for state, column in transitions(peer_verbs, etrn=etrn).items()
     }

@@ -18,9 +18,8 @@ CR, LF, NUL = b"\r\n\0"
 _COMMAND = re.compile(rb"([A-Za-z]+)(?: ([\x01-\x09\x0b\x0c\x0e-\x7f]*))?\r\n")
 _SHORT_OCTETS = 320  # a longer line is not worth to be remembered
 _REMEMBERED = 2048  # command lines, which come again and again: a megabyte
-_USUAL = frozenset(
-    b"E M R D Q e m r d q".split()
-)  # how they begin; AUTH, which holds passwords, is not among them
+# How they begin; AUTH, which holds passwords, is not among them.
+_USUAL = frozenset(b"E M R D Q e m r d q".split())
 _NOT_LINE_END = bytes(octet for octet in range(256) if octet not in b"\r\n")
 
 
@@ -77,9 +76,7 @@ class LineReader:
     def take(self, octets: int) -> bytes:
         """Hand out the next octets as they are, at most so many."""
         piece = self.buffer[self._position : self._position + octets]
-        self._position += len(piece)
-        if self._position == len(self.buffer):
-            self.forget()
+        self._cut(self._position + len(piece))
         return piece
 
     def take_body(self) -> bytes:
@@ -99,11 +96,15 @@ class LineReader:
         found = _read_command(line) if plain else _split_command(line)
         if found is None or self._skipping or end - start > max_octets:
             return None
-        if end == len(buffer):  # an idle session must not hold on to what it once read
-            self.buffer, self._position = b"", 0
+        self._cut(end)
+        return found
+
+    def _cut(self, end: int) -> None:
+        """Hand out everything before `end`."""
+        if end == len(self.buffer):  # an idle session must not hold on to what it once read
+            self.forget()
         else:
             self._position = end
-        return found
 
     def next_line(self, max_octets: int) -> bytes | LineFault | None:
         """The next line without its CRLF, a fault (the line is thrown away), or None if more is needed.
@@ -120,10 +121,7 @@ class LineReader:
                 self.forget()
             return None
         following = end + 1
-        if following == len(buffer):  # as above
-            self.buffer, self._position = b"", 0
-        else:
-            self._position = following
+        self._cut(following)
         if self._skipping or following - start > max_octets:
             self._skipping = False
             return LineFault.TOO_LONG
