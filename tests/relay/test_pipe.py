@@ -188,14 +188,19 @@ async def test_a_large_message_from_a_file_arrives_whole(tmp_path):
     assert out.read_bytes().endswith(body.read_bytes().replace(b"\r\n", b"\n"))
 
 
-async def test_a_cancelled_delivery_ends_its_program(tmp_path):
-    pid = tmp_path / "pid"
-    task = asyncio.ensure_future(run(shell('echo $$ > "$1"; sleep 600', str(pid))))
-    await until(lambda: pid.exists() and pid.read_text().strip())
+@pytest.mark.parametrize("turn_s", [0.0, 0.05])
+async def test_a_cancelled_delivery_ends_its_program_and_its_children(tmp_path, turn_s):
+    """Also when slow turns of the loop let the program run on before its start is reported."""
+    pids = tmp_path / "pids"
+    task = asyncio.ensure_future(run(shell('sleep 600 & echo $$ $! > "$1"; wait', str(pids))))
+    async with asyncio.timeout(20):
+        while not (pids.exists() and pids.read_text()):
+            await asyncio.sleep(0)
+            time.sleep(turn_s)  # noqa: ASYNC251  a busy loop is what this is about
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert not is_alive(pid.read_text().strip())
+    await until(lambda: not any(map(is_alive, pids.read_text().split())))
 
 
 @pytest.mark.parametrize("recipient", ["-rf@example.org", "--help+x@example.org"])

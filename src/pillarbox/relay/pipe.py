@@ -101,15 +101,7 @@ class Pipe:
 
     async def _execute(self, command: list[str], message: Iterator[bytes], output: _Output) -> int:
         """Run to the end; the exit status. Raises OSError if it can't be run, TimeoutError after killing it."""
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=output.inlet,
-            stderr=output.inlet,
-            cwd=self._settings.folder,
-            env=self._environment,
-            start_new_session=True,
-        )
+        process = await self._start(command, output)
         output.close_inlet()
         try:
             async with asyncio.timeout(self._settings.limit_s):
@@ -120,6 +112,26 @@ class Pipe:
         with suppress(TimeoutError):
             await asyncio.wait_for(output.ended.wait(), _LINGER_S)
         return status
+
+    async def _start(self, command: list[str], output: _Output) -> Process:
+        """Start it. The program runs before its start is reported: who is cancelled in between still ends it."""
+        starting = asyncio.ensure_future(
+            asyncio.create_subprocess_exec(
+                *command,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=output.inlet,
+                stderr=output.inlet,
+                cwd=self._settings.folder,
+                env=self._environment,
+                start_new_session=True,
+            )
+        )
+        try:
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            with suppress(OSError):  # it could not be run
+                await _end(await starting)
+            raise
 
     def _values(self, queued: Queued, pending: Pending) -> dict[str, str]:
         try:
