@@ -28,7 +28,7 @@ from pillarbox.inbound.status import StatusBoard
 from pillarbox.mail.address import AddressError, parse_address
 from pillarbox.mail.catalogue.auth import TLS_EXPECTED
 from pillarbox.net.handshakes import ListenersTls, new_contexts
-from pillarbox.net.listener import Connections, bind, comes_here, listen
+from pillarbox.net.listener import Connections, Listener, bind, comes_here, listen
 from pillarbox.net.renewal import Renewal
 from pillarbox.net.resolver import Resolver
 from pillarbox.policies import Policy, get_tools
@@ -148,7 +148,7 @@ class Service:
         self._tls = ListenersTls(certificates_of(config), config.tls_manners, contexts)
         self._hosts = Hosts()
         self._suspended: set[str] = set()  # keywords of extensions, for all sessions
-        self._servers: list[asyncio.Server | Arrivals] = []
+        self._servers: list[Listener | Arrivals] = []
         self._sts: StsPolicies | None = None  # until mail goes to an exchanger
         self._reports = ReportOffice(config.reports, Path(config.data), hostname=config.hostname)
         self._open = contextlib.AsyncExitStack()  # closes what was opened, the last first
@@ -321,7 +321,7 @@ class Service:
 
     async def _serve(
         self, number: int, settings: ListenSettings, bound: socket.socket
-    ) -> asyncio.Server | Arrivals:
+    ) -> Listener | Arrivals:
         speaks_http = settings.role is Role.POLICY
         if settings.tls != "implicit" and not settings.proxy_protocol:
             return await listen(

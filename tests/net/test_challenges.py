@@ -17,7 +17,6 @@ async def port(tmp_path):
     server = await answer(bound, "http-01", tmp_path, Connections(ConnectionLimits()))
     yield bound.getsockname()[1]
     server.close()
-    await server.wait_closed()
 
 
 async def ask(port, request):

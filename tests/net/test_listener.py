@@ -1,6 +1,7 @@
 """Sockets and the count of what is connected to them."""
 
 import asyncio
+import socket
 import time
 
 import pytest
@@ -144,13 +145,40 @@ async def test_what_is_listened_to_is_served():
             transport.write(b"hello")
             transport.close()
 
-    server = await listen(bind("127.0.0.1:0", shared=False), Hello)
-    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
-    assert await reader.read() == b"hello"
-    writer.close()
-    await writer.wait_closed()
+    sock = bind("127.0.0.1:0", shared=False)
+    address = sock.getsockname()
+    server = await listen(sock, Hello)
+    for _ in range(10):
+        reader, writer = await asyncio.open_connection(*address)
+        assert await reader.read() == b"hello"
+        writer.close()
+        await writer.wait_closed()
     server.close()
-    await server.wait_closed()
+    await asyncio.sleep(0)
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection(*address)
+
+
+async def test_connections_that_come_together_begin_together():
+    begun = []
+    turn = 0
+
+    class Client(asyncio.Protocol):
+        def connection_made(self, transport):
+            begun.append(turn)
+            transport.close()
+
+    sock = bind("127.0.0.1:0", shared=False)
+    clients = [socket.create_connection(sock.getsockname()) for _ in range(40)]
+    server = await listen(sock, Client)
+    async with asyncio.timeout(20):
+        while len(begun) < len(clients):
+            await asyncio.sleep(0)
+            turn += 1
+    assert max(map(begun.count, begun)) >= 4
+    server.close()
+    for client in clients:
+        client.close()
 
 
 @pytest.mark.parametrize(

@@ -196,7 +196,7 @@ async def test_a_cancelled_delivery_ends_its_program_and_its_children(tmp_path, 
     async with asyncio.timeout(20):
         while not (pids.exists() and pids.read_text()):
             await asyncio.sleep(0)
-            time.sleep(turn_s)  # noqa: ASYNC251  a busy loop is what this is about
+            time.sleep(turn_s)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import socket
     from pathlib import Path
 
-    from pillarbox.net.listener import Connections
+    from pillarbox.net.listener import Connections, Listener
 
 _PATH = "/.well-known/acme-challenge/"
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,200}")
@@ -44,7 +44,7 @@ def name_file(folder: Path, name: str) -> Path:
 
 async def answer(
     bound: socket.socket, kind: str, folder: Path, connections: Connections
-) -> asyncio.Server | Arrivals:
+) -> Listener | Arrivals:
     """Answer challenges of this kind on a socket, from what lies in `folder`."""
     if kind == "http-01":
         open_now: set[HttpAnswers] = set()

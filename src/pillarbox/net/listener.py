@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 _SWEEP_S = 1.0  # how often deadlines are looked at; one sweep for all costs less than a timer each
 _BACKLOG = 1024
+# A server of uvloop accepts one connection in a turn of the loop. Sessions that begin together go on together, so that
+# `Cohort` has something to put in order; but for a connection that comes alone each server too many looks in vain.
+_SERVERS = 4
 _MOST_OCTETS = 1 << 20  # that one connection can have us keep, about
 
 
@@ -342,6 +345,22 @@ def _is_local(address: str) -> bool:
     return True
 
 
-async def listen(sock: socket.socket, factory: Callable[[], asyncio.Protocol]) -> asyncio.Server:
+class Listener:
+    """A bound socket whose connections are served."""
+
+    def __init__(self, servers: Iterable[asyncio.Server]) -> None:
+        """`servers` accept connections from the one queue of the socket."""
+        self._servers = servers
+
+    def close(self) -> None:
+        """Accept no more; the connections that are open go on."""
+        for server in self._servers:
+            server.close()
+
+
+async def listen(sock: socket.socket, factory: Callable[[], asyncio.Protocol]) -> Listener:
     """Serve the connections of a bound socket. Those that begin with TLS or a PROXY header are for `net.arrivals`."""
-    return await asyncio.get_running_loop().create_server(factory, sock=sock, backlog=_BACKLOG)
+    loop = asyncio.get_running_loop()
+    accepts_all = isinstance(loop, asyncio.BaseEventLoop)  # that wait, in one turn: asyncio's own loop
+    sockets = [sock] if accepts_all else [sock, *(sock.dup() for _ in range(_SERVERS - 1))]
+    return Listener([await loop.create_server(factory, sock=one, backlog=_BACKLOG) for one in sockets])
