@@ -26,7 +26,7 @@ _SWEEP_S = 1.0  # how often deadlines are looked at; one sweep for all costs les
 _BACKLOG = 1024
 # A server of uvloop accepts one connection in a turn of the loop. Sessions that begin together go on together, so that
 # `Cohort` has something to put in order; but for a connection that comes alone each server too many looks in vain.
-_SERVERS = 4
+_SERVERS = 8
 _MOST_OCTETS = 1 << 20  # that one connection can have us keep, about
 
 

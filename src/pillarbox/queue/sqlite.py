@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 _FILE_THREADS = 4
 _MOST_WORKS = 256  # in one transaction
-_QUIET_TURNS = 2  # of the loop, without new work, before what came is written
+_QUIET_TURNS = 1  # of the loop, without new work, before what came is written
 _MOST_TURNS = 16
 _SETTLED_S = 0.1  # after that the server has started, most likely, and the log may be lengthened
 _NO_FENCE = -1  # of a slot that is not held any more
