@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
-import select
 import socket
 import time
 from operator import itemgetter
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 _SWEEP_S = 1.0  # how often deadlines are looked at; one sweep for all costs less than a timer each
 _BACKLOG = 1024
 # A server of uvloop accepts one connection in a turn of the loop. Sessions that begin together go on together, so that
-# `Cohort` has something to put in order.
+# `Cohort` has something to put in order; but for a connection that comes alone each server too many looks in vain.
 _SERVERS = 8
 _MOST_OCTETS = 1 << 20  # that one connection can have us keep, about
 
@@ -349,48 +348,19 @@ def _is_local(address: str) -> bool:
 class Listener:
     """A bound socket whose connections are served."""
 
-    def __init__(self, sock: socket.socket, factory: Callable[[], asyncio.Protocol]) -> None:
-        """`factory` makes the protocol for a connection."""
-        self._sock = sock
-        self._factory = factory
-        self._servers: list[asyncio.Server] = []
-        self._opening: asyncio.Task[None] | None = None
-        self._queue = select.poll()
-        self._queue.register(sock, select.POLLIN)
-
-    async def open(self) -> None:
-        """Begin to serve."""
-        accepts_all = isinstance(asyncio.get_running_loop(), asyncio.BaseEventLoop)  # that wait, in one turn
-        await self._serve(self._sock, self._factory if accepts_all else self._make)
-
-    async def _serve(self, sock: socket.socket, factory: Callable[[], asyncio.Protocol]) -> None:
-        loop = asyncio.get_running_loop()
-        self._servers.append(await loop.create_server(factory, sock=sock, backlog=_BACKLOG))
-
-    def _make(self) -> asyncio.Protocol:
-        """The protocol for a connection. The first that has others behind it shows that one server is not enough.
-
-        For a connection that comes alone each server too many looks in vain, so there are no more before.
-        """
-        if self._opening is None and self._queue.poll(0):
-            self._opening = asyncio.get_running_loop().create_task(self._open_more())
-        return self._factory()
-
-    async def _open_more(self) -> None:
-        with contextlib.suppress(OSError):  # no file for it: those that are there accept all, only later
-            while len(self._servers) < _SERVERS:
-                await self._serve(self._sock.dup(), self._factory)
+    def __init__(self, servers: Iterable[asyncio.Server]) -> None:
+        """`servers` accept connections from the one queue of the socket."""
+        self._servers = servers
 
     def close(self) -> None:
         """Accept no more; the connections that are open go on."""
-        if self._opening is not None:
-            self._opening.cancel()
         for server in self._servers:
             server.close()
 
 
 async def listen(sock: socket.socket, factory: Callable[[], asyncio.Protocol]) -> Listener:
     """Serve the connections of a bound socket. Those that begin with TLS or a PROXY header are for `net.arrivals`."""
-    listener = Listener(sock, factory)
-    await listener.open()
-    return listener
+    loop = asyncio.get_running_loop()
+    accepts_all = isinstance(loop, asyncio.BaseEventLoop)  # that wait, in one turn: asyncio's own loop
+    sockets = [sock] if accepts_all else [sock, *(sock.dup() for _ in range(_SERVERS - 1))]
+    return Listener([await loop.create_server(factory, sock=one, backlog=_BACKLOG) for one in sockets])
