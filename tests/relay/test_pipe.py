@@ -200,7 +200,9 @@ async def test_a_cancelled_delivery_ends_its_program_and_its_children(tmp_path, 
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await until(lambda: not any(map(is_alive, pids.read_text().split())))
+    program, child = pids.read_text().split()
+    assert not is_alive(program)
+    await until(lambda: not is_alive(child))
 
 
 @pytest.mark.parametrize("recipient", ["-rf@example.org", "--help+x@example.org"])
