@@ -275,9 +275,9 @@ class SmtpProtocol(asyncio.Protocol):
     def proceed(self) -> None:
         """Handle what the client asked for, then send all replies in one write."""
         self._due = False
-        current, awaited = self._session, self._task
-        if awaited is not None or self._choked:
+        if self._task is not None or self._choked:
             return
+        current = self._session
         for _ in _TURN:
             event = current.next_event()
             decide = _HANDLERS.get(type(event))
@@ -298,7 +298,9 @@ class SmtpProtocol(asyncio.Protocol):
         tarpit = self._desk.tarpit
         if tarpit is not None and self._task is None and self._tarry(tarpit):
             return
-        self._flush()
+        out = current.to_send()  # as in `_flush`: this is done for each command
+        if out and not self._transport.is_closing():
+            self._transport.write(out)
         if event is _CLOSED:
             self._hang_up()
         elif event is _BUSY:

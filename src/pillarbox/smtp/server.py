@@ -41,10 +41,12 @@ if TYPE_CHECKING:
 
 # Asked about for each command: before Python 3.12 a member of an enumeration costs a call each time that it is named.
 _COMMAND, _SASL, _DATA, _CHUNK, _ENDED, _HANDSHAKE, _CLOSED = Mode
-_CONNECTED, _TURNED_AWAY, _WEAK, _IN_MAIL = State.CONNECTED, State.REFUSED, State.WEAK, State.MAIL
-_NEED_DATA, _BUSY = Signal.NEED_DATA, Signal.BUSY
+_CONNECTED, _GREETED, _LOGIN_NEEDED, _IN_MAIL, _IN_RCPT, _IN_CHUNKS, _TURNED_AWAY, _WEAK = State
+_NEED_DATA, _OWED, _BUSY, _SIGNAL_CLOSED = Signal
+_BINARY = Body.BINARY
 _SHUTDOWN = session.SHUTDOWN.code
-_APART = (State.CONNECTED, State.REFUSED, State.WEAK)  # no transaction leads there or away from there
+_TLS_RECORD = TLS_HANDSHAKE[0]
+_APART = (_CONNECTED, _TURNED_AWAY, _WEAK)  # no transaction leads there or away from there
 _TIMED_BY_DATA = (_DATA, _CHUNK)
 _FED = (_COMMAND, _DATA, _CHUNK, _SASL)  # where nothing happens unless something comes
 _MAX_LINES_A_TURN = 25  # of replies given here before they are sent and others have their turn
@@ -104,7 +106,7 @@ class ServerSession:
         self._accepted = self._tried = 0
         self._refused = session.REFUSED
         self._fitting = NOTHING_FITS if profile.needs_tls and not tls else profile.fitting
-        self.state = State.CONNECTED
+        self.state = _CONNECTED
         self.closed_by: Cause | None = None  # why we have ended the session, if we have
         self.tls = tls
         self.channel = TLS_CHANNEL if tls else PLAIN_CHANNEL  # the driver sets more, once it knows more
@@ -119,7 +121,7 @@ class ServerSession:
             self._out += self._profile.say(session.GREETING).wire
             return
         self._out += refusal.bare_wire  # RFC 2034 4: no enhanced status in a greeting
-        self.state = State.REFUSED
+        self.state = _TURNED_AWAY
         if refusal.cause in (session.NO_MAIL_HERE, auth.TLS_TOO_WEAK, auth.CERTIFICATE_REQUIRED):
             self._refused = refusal.cause  # RFC 7504 3, RFC 3207 4.1: each command gets the greeting's code
         if refusal.code == session.SHUTDOWN.code:
@@ -128,7 +130,7 @@ class ServerSession:
     def refuse(self, refusal: Reply, *, greeted: bool) -> None:
         """Refuse the client after all: in the greeting, or if that has begun to be sent, in answer to each command."""
         if greeted and refusal.cause is not None:
-            self.state = State.REFUSED
+            self.state = _TURNED_AWAY
             self._refused = refusal.cause
         else:
             self._out = b""
@@ -142,11 +144,12 @@ class ServerSession:
         if mode is _COMMAND or mode is _SASL:
             if LF in data:  # a command that trickles in octet by octet gets no more time
                 self.heard = now
-            if self.state is _CONNECTED and data[:1] == TLS_HANDSHAKE and not self._lines.buffer:
+            first = data[0] if data else 0
+            if first == _TLS_RECORD and self.state is _CONNECTED and not self._lines.buffer:
                 self._close(session.NOT_SMTP)
                 return 0
             self._lines.feed(data)
-            return data[0] if data else 0
+            return first
         if mode in _TIMED_BY_DATA:
             self.heard = now
             take = self._transfer.take_data if mode is _DATA else self._transfer.take_chunk
@@ -170,42 +173,38 @@ class ServerSession:
     def next_event(self) -> Event | Signal:
         """The next thing to decide or to do, or why there is none."""
         if self._owed is not None:
-            return Signal.OWED
+            return _OWED
         event: Event | Signal | None = None
         while event is None:
             if self._events:
                 event = self._events.pop(0)
             elif self._mode is not _COMMAND:
                 event = self._next_other()
-            elif self._lines.buffer:
-                event = self._next_command()
+            elif not self._lines.buffer:
+                return _NEED_DATA
+            else:
+                command = self._lines.next_command(self._profile.limits.command_line_octets)
+                verb = self._fitting[self.state].get(command[0]) if command is not None else None
+                event = self._take_other(command) if verb is None else _HANDLERS[verb](self, command[1])
                 if event is None and self._out.count(b"\n") >= _MAX_LINES_A_TURN:
                     return _BUSY
-            else:
-                return _NEED_DATA
         if event.owed:
             self._owed = event  # type: ignore[assignment]  # nothing is owed for a signal
         return event
 
-    def _next_command(self) -> Event | Signal | None:
-        """Take the next command; None if it leads to no event, or to several."""
-        most = self._profile.limits.command_line_octets
-        command = self._lines.next_command(most)
-        if command is None:
-            line = self._lines.next_line(most)
-            return _NEED_DATA if line is None else self._take_line(line)
-        octets, argument = command
-        verb = self._fitting[self.state].get(octets)
-        if verb is None:
-            return self._take_line(b"%b %b" % (octets, argument.encode()))
-        return _HANDLERS[verb](self, argument)
+    def _take_other(self, command: tuple[bytes, str] | None) -> Event | Signal | None:
+        """Take a command that does not fit, or if there is None the line that holds something else."""
+        if command is not None:
+            return self._take_line(b"%b %b" % (command[0], command[1].encode()))
+        line = self._lines.next_line(self._profile.limits.command_line_octets)
+        return _NEED_DATA if line is None else self._take_line(line)
 
     def _next_other(self) -> Event | Signal | None:
         """The same where no command is expected."""
         if self._mode is _ENDED:
             return self._end_body()
         if self._mode is _CLOSED:
-            return Signal.CLOSED
+            return _SIGNAL_CLOSED
         line = self._lines.next_line(MAX_RESPONSE_OCTETS) if self._mode is _SASL else None
         return _NEED_DATA if line is None else self._take_sasl(line)
 
@@ -273,7 +272,7 @@ class ServerSession:
     def _forget_client(self) -> None:
         self._reset()
         self.hello = self.hello_verb = self.login = ""
-        self.state = State.CONNECTED
+        self.state = _CONNECTED
         self.offered = frozenset()
 
     def restart(self, refusal: Reply | None, *, login: str = "") -> None:
@@ -289,7 +288,7 @@ class ServerSession:
 
     def refuse_tls(self, cause: Cause) -> None:
         """The handshake ended in less than is demanded here (RFC 3207 4.1)."""
-        self.state = State.WEAK
+        self.state = _WEAK
         self._refused = cause
 
     # ------------------------------------------------------------------ answers
@@ -336,7 +335,7 @@ class ServerSession:
         self._tried += 1
         if reply.positive:
             self._accepted += 1
-            self.state = State.RCPT
+            self.state = _IN_RCPT
 
     def _after_mail(self, event: MailFrom, reply: Reply) -> None:
         if reply.positive:
@@ -372,8 +371,9 @@ class ServerSession:
         self._idle()
 
     def _greeted(self, event: Hello) -> None:
-        self._drop_body()
-        self._reset()
+        if self.state is not _CONNECTED:
+            self._drop_body()
+            self._reset()
         self._idle()
         self.hello, self.hello_verb = event.name, event.verb
         if self._offer is not None:
@@ -388,7 +388,7 @@ class ServerSession:
 
     def _idle_state(self) -> State:
         needs_login = self._profile.needs_login and not self.login
-        return State.LOGIN_NEEDED if needs_login else State.GREETED
+        return _LOGIN_NEEDED if needs_login else _GREETED
 
     def _reset(self) -> None:
         """End the transaction, if any (RFC 5321 4.1.1.5)."""
@@ -514,7 +514,7 @@ class ServerSession:
         assert self._mail is not None  # as above
         if argument:
             return self._say(session.UNEXPECTED_ARGUMENT.reply())
-        if self._mail.parameters.body is Body.BINARY:
+        if self._mail.parameters.body is _BINARY:
             return self._say(session.BINARY_NEEDS_BDAT.reply())
         if self._profile.strict_pipelining and self._lines.buffer:
             self._say(policy.PIPELINED.reply())
@@ -608,7 +608,7 @@ class ServerSession:
 
     def _begin_body(self, *, stuffed: bool) -> None:
         assert self._mail is not None  # a body belongs to a transaction
-        binary = self._mail.parameters.body is Body.BINARY
+        binary = self._mail.parameters.body is _BINARY
         self._transfer.begin(self._profile.limits, binary=binary, stuffed=stuffed)
 
     def _begin_data(self) -> None:
@@ -639,7 +639,7 @@ class ServerSession:
         octets, last = size
         if refusal is None and not self._transfer.open:
             self._begin_body(stuffed=False)
-            self.state = State.CHUNKS
+            self.state = _IN_CHUNKS
             self._events.append(BodyStart(owed=False))
         self._transfer.begin_chunk(octets, last=last, refusal=refusal)
         self._mode = _CHUNK

@@ -19,8 +19,7 @@ _COMMAND = re.compile(rb"([A-Za-z]+)(?: ([\x01-\x09\x0b\x0c\x0e-\x7f]*))?\r\n")
 _SHORT_OCTETS = 320  # a longer line is not worth to be remembered
 _REMEMBERED = 2048  # command lines, which come again and again: a megabyte
 # How they begin; AUTH, which holds passwords, is not among them.
-_USUAL = frozenset(b"E M R D Q e m r d q".split())
-_NOT_LINE_END = bytes(octet for octet in range(256) if octet not in b"\r\n")
+_USUAL = frozenset(b"EMRDQemrdq")
 
 
 def _split_command(line: bytes) -> tuple[bytes, str] | None:
@@ -61,8 +60,11 @@ class LineReader:
 
     def feed(self, data: bytes) -> None:
         """Take what the peer sent."""
-        self.buffer = self.buffer[self._position :] + data if self.buffer else data
-        self._position = 0
+        if self.buffer:
+            self.buffer = self.buffer[self._position :] + data
+            self._position = 0
+        else:
+            self.buffer = data
 
     @property
     def waiting_octets(self) -> int:
@@ -89,14 +91,24 @@ class LineReader:
 
     def next_command(self, max_octets: int) -> tuple[bytes, str] | None:
         """Verb and argument of the next line, if it is a plain command in ASCII; if it is not, `next_line` gives it."""
-        buffer, start = self.buffer, self._position
-        end = buffer.find(b"\n", start) + 1
-        line = buffer[start:end]
-        plain = line[:1] in _USUAL and end - start <= _SHORT_OCTETS
-        found = _read_command(line) if plain else _split_command(line)
-        if found is None or self._skipping or end - start > max_octets:
+        line, start = self.buffer, self._position
+        end = line.find(b"\n", start) + 1
+        if not end or self._skipping:
             return None
-        self._cut(end)
+        if start or end < len(line):
+            line = line[start:end]
+        if len(line) > max_octets:
+            return None
+        if len(line) <= _SHORT_OCTETS and line[0] in _USUAL:
+            found = _read_command(line)
+        else:
+            found = _split_command(line)
+        if found is None:
+            return None
+        if line is self.buffer:  # it came alone, as most do
+            self.buffer = b""
+        else:
+            self._cut(end)
         return found
 
     def _cut(self, end: int) -> None:
@@ -143,8 +155,8 @@ class BodyChecker:
 
     def check(self, piece: bytes) -> BodyFault | None:
         """Look at one piece, which must not end between CR and LF."""
-        ends = piece.translate(None, _NOT_LINE_END)  # faster than to count CR and LF each
-        if len(ends) != 2 * piece.count(b"\r\n"):  # then each stands in a pair, and the pairs side by side
+        text = piece.replace(b"\r\n", b"")  # faster than to count CR, LF and their pairs
+        if LF in text or CR in text:
             return BodyFault.BARE_LINE_ENDING
         if NUL in piece:
             return BodyFault.NUL
