@@ -87,15 +87,15 @@ async def test_a_body_without_any_header_and_an_empty_one_are_kept(office):
     assert (await office.stored(1))[0].endswith(b"no header at all")
 
 
-async def test_a_queue_manager_with_a_bug_does_not_keep_the_client_waiting(office, monkeypatch):
-    unhandled = []
-    asyncio.get_running_loop().set_exception_handler(
-        lambda _loop, context: unhandled.append(context["exception"])
-    )
+async def test_a_queue_manager_with_a_bug_does_not_keep_the_client_waiting(
+    office, monkeypatch, expected_incidents
+):
     monkeypatch.setattr(office.door, "_offer", lambda _queued: 1 / 0)
     reply = await asyncio.wait_for(office.door.admit(letter(office, "x@example.org")), 20)
     assert reply.cause is content.QUEUED
-    assert isinstance(unhandled[0], ZeroDivisionError)
+    (facts,) = expected_incidents()
+    assert "ZeroDivisionError" in facts["error"]
+    assert facts["message"] == reply.lines[0].rpartition(" ")[2]
 
 
 async def test_a_report_of_ours_is_made_ready_with_routes_of_its_own(office):

@@ -298,10 +298,10 @@ def hold_commits(monkeypatch):
     def hold(office):
         gate, commit = asyncio.Event(), office.spool.commit
 
-        def late(draft, entry):
+        def late(draft, entry, settle):
             async def wait():
                 await gate.wait()
-                return await commit(draft, entry)
+                return await commit(draft, entry, settle)
 
             return asyncio.ensure_future(wait())
 
@@ -354,10 +354,10 @@ async def test_a_store_that_fails_says_so_and_works_again_later(
             patch.setattr(type(office.spool.draft()), "write", fail)
         else:
 
-            def refuse(draft, entry):
+            def refuse(draft, entry, settle):
                 draft.discard()
                 future = asyncio.get_running_loop().create_future()
-                future.set_exception(SpoolError(trouble.reply(incident="1234")))
+                future.set_result(settle(SpoolError(trouble.reply(incident="1234"))))
                 return future
 
             patch.setattr(office.spool, "commit", refuse)

@@ -9,6 +9,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Awaitable
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 import msgspec
@@ -83,7 +84,16 @@ class Letter(msgspec.Struct):
     body_hash: bytes = b""  # what they sign of a large body
 
     @classmethod
-    def begin(cls, client: Client, session: ServerSession, mail: MailFrom, *, lmtp: bool) -> Self:
+    def begin(
+        cls,
+        client: Client,
+        session: ServerSession,
+        mail: MailFrom,
+        warned: list[str],
+        tls_cipher: str,
+        *,
+        lmtp: bool,
+    ) -> Self:
         """The letter of a transaction that begins."""
         protocol = message.protocol_name(
             lmtp=lmtp,
@@ -92,7 +102,8 @@ class Letter(msgspec.Struct):
             login=bool(session.login),
             smtputf8=mail.parameters.smtputf8,
         )
-        return cls(client, protocol, "" if mail.sender is None else str(mail.sender), mail.parameters)
+        sender = "" if mail.sender is None else str(mail.sender)
+        return cls(client, protocol, sender, mail.parameters, warned=warned, tls_cipher=tls_cipher)
 
     @property
     def octets(self) -> int:
@@ -383,41 +394,35 @@ class Door:
             ),
             hold=letter.origin is not None and letter.origin.held,
         )
-        octets = draft.octets
-        answered: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        return self._spool.commit(draft, entry, partial(self._settle, letter, queue_id))
 
-        def committed(done: asyncio.Future[Queued]) -> None:
-            error = done.exception()
-            if error is not None:
-                reply = self._not_kept(error, letter)
-            else:
-                reply = content.QUEUED.reply(id=queue_id)
-                observe.MESSAGE_RECEIVED.note(
-                    message=queue_id,
-                    session=client.session,
-                    cause=content.QUEUED.id,
-                    client=client.address,
-                    sender=addressed.sender,
-                    recipients=len(addressed.recipients),
-                    octets=octets,
-                    protocol=letter.protocol,
-                    forwarded=letter.forwarded,
-                )
-            if not answered.done():
-                answered.set_result(reply)
-            if error is None:
-                self._messages += 1
-                self._offer(done.result())
+    def _settle(self, letter: Letter, queue_id: str, outcome: Queued | SpoolError) -> Reply:
+        """Offer a letter that has become durable to the queue; the answer to its client in any case."""
+        if isinstance(outcome, SpoolError):
+            return self._not_kept(outcome, letter)
+        client = letter.client
+        observe.MESSAGE_RECEIVED.note(
+            message=queue_id,
+            session=client.session,
+            cause=content.QUEUED.id,
+            client=client.address,
+            sender=outcome.envelope.sender,
+            recipients=len(outcome.envelope.recipients),
+            octets=letter.octets,
+            protocol=letter.protocol,
+            forwarded=letter.forwarded,
+        )
+        self._messages += 1
+        try:
+            self._offer(outcome)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the letter is kept, and its client may know
+            observe.report_incident(error, message=queue_id)
+        return content.QUEUED.reply(id=queue_id)
 
-        self._spool.commit(draft, entry).add_done_callback(committed)
-        return answered
-
-    def _not_kept(self, error: BaseException, letter: Letter) -> Reply:
+    @staticmethod
+    def _not_kept(error: SpoolError, letter: Letter) -> Reply:
         observe.SPOOL_TROUBLE.note(session=letter.client.session, problem=repr(error))
-        if isinstance(error, SpoolError):
-            return error.reply
-        incident = observe.report_incident(error, session=letter.client.session)
-        return content.INTERNAL_ERROR.reply(incident=incident)
+        return error.reply
 
     def _prefix(self, letter: Letter, head: message.Head, queue_id: str, now: float) -> bytes:
         """The fields that this hop adds in front: our trace, and for users' mail what they left out."""

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from pillarbox.smtp.server import ServerSession
 
 
+_NO_MAIL = Role.NO_MAIL  # asked about for each client, and to name it costs a call before Python 3.12
+
+
 class GreetSettings(Settings, frozen=True):
     """How strangers are greeted: `[greet]`."""
 
@@ -37,7 +40,7 @@ def refuse_at_once(
 ) -> Reply | None:
     """Why a client is not served, as far as that is known without waiting. One presented by XCLIENT needs no place."""
     say, connections = desk.profile.say, desk.connections
-    if desk.role is Role.NO_MAIL:
+    if desk.role is _NO_MAIL:
         return say(session.NO_MAIL_HERE)
     if desk.rules.denies(address):
         return say(session.CLIENT_DENIED)

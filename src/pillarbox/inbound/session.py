@@ -121,7 +121,7 @@ class SmtpProtocol(asyncio.Protocol):
             return
         desk = self._desk
         peer = self._peer or transport.get_extra_info("peername") or ("local", 0)
-        address, port = peer[:2] if isinstance(peer, tuple) else ("local", 0)
+        address, port = (peer[0], peer[1]) if type(peer) is tuple else ("local", 0)
         number = f"{_boot}-{next(_numbers)}"
         trusted = desk.rules.trusts(address)
         self._client = Client(number, address, port, desk.role, tls=desk.implicit_tls, trusted=trusted)
@@ -137,12 +137,11 @@ class SmtpProtocol(asyncio.Protocol):
         if refusal is not None:
             observe.SESSION_REFUSED.note(session=self._client.session, cause=refusal.cause_id, client=address)
             self.proceed()
-        elif self._greets_later:
+        elif self._greets_later():
             self._await(self._greet_later())
         else:
             self._flush()
 
-    @property
     def _greets_later(self) -> bool:
         """Whether the greeting has to wait for something."""
         return self._desk.slow_greeting is not None or "decide_connect" in self._desk.hooks.wanted
@@ -275,9 +274,9 @@ class SmtpProtocol(asyncio.Protocol):
     def proceed(self) -> None:
         """Handle what the client asked for, then send all replies in one write."""
         self._due = False
-        if self._task is not None or self._choked:
+        current, awaited = self._session, self._task
+        if awaited is not None or self._choked:
             return
-        current = self._session
         for _ in _TURN:
             event = current.next_event()
             decide = _HANDLERS.get(type(event))
@@ -490,8 +489,10 @@ class SmtpProtocol(asyncio.Protocol):
 
     def _begin(self, event: MailFrom) -> None:
         """A transaction begins."""
-        self._letter = letter = Letter.begin(self._client, self._session, event, lmtp=self._desk.profile.lmtp)
-        letter.tls_cipher, letter.warned = self._tls_cipher, self._warned
+        profile, cipher = self._desk.profile, self._tls_cipher
+        self._letter = letter = Letter.begin(
+            self._client, self._session, event, self._warned, cipher, lmtp=profile.lmtp
+        )
         if self._forwarded is not None:
             letter.forwarded, self._forwarded = describe_origin(self._forwarded), None
 
@@ -625,7 +626,7 @@ class SmtpProtocol(asyncio.Protocol):
             observe.SESSION_REFUSED.note(
                 session=client.session, cause=refusal.cause_id, client=client.address
             )
-        elif self._greets_later:
+        elif self._greets_later():
             await self._greet_later()
 
     def _on_tls_wanted(self, _event: TlsWanted) -> Reply | Awaitable[Reply | None]:

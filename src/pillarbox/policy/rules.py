@@ -40,6 +40,9 @@ class Role(StrEnum):
     POLICY = "policy"  # no mail at all, but the MTA-STS policies of our domains, by HTTP
 
 
+_SANDBOX = Role.SANDBOX.value  # to name a member costs a call before Python 3.12
+
+
 class RuleSettings(Settings, frozen=True):
     """The policy of the whole server. Clients in `relay_networks` may send to any domain."""
 
@@ -73,7 +76,7 @@ class Rules:
     ) -> tuple[Target, ...] | Reply:
         """Where mail of the announced size goes, or why it may not go there (RFC 5321 3.6)."""
         outside = bool(recipient.domain) and not self._directory.serves(recipient.domain)
-        if client.role != Role.SANDBOX:
+        if client.role != _SANDBOX:
             if outside and not (client.login or self.trusts(client.address)):
                 foreign = recipient.domain.startswith("[")
                 return envelope.FOREIGN_LITERAL.reply() if foreign else envelope.RELAY_DENIED.reply()

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from enum import IntEnum
 from functools import lru_cache
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
 import msgspec
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
     from pathlib import Path
 
     from pillarbox.mail.envelope import Envelope, Recipient
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pillarbox.queue.sent import Sent
     from pillarbox.queue.suppression import Lesson, Suppressed
 
+T = TypeVar("T")
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's: no I, L, O, U
 _PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
 _DIGITS = {digit: value for value, digit in enumerate(_ALPHABET)}
@@ -211,8 +212,21 @@ class Spool(Protocol):
     def draft(self) -> Draft:
         """Begin to store a body."""
 
-    def commit(self, draft: Draft, entry: Entry) -> asyncio.Future[Queued]:
-        """Make the message durable; when the future is done, it is on stable storage (250 may be said)."""
+    @overload
+    def commit(self, draft: Draft, entry: Entry) -> asyncio.Future[Queued]: ...
+
+    @overload
+    def commit(
+        self, draft: Draft, entry: Entry, settle: Callable[[Queued | SpoolError], T]
+    ) -> asyncio.Future[T]: ...
+
+    def commit(
+        self, draft: Draft, entry: Entry, settle: Callable[[Queued | SpoolError], object] | None = None
+    ) -> asyncio.Future[Any]:
+        """Make the message durable; when the future is done, it is on stable storage (250 may be said).
+
+        `settle` is called with what became of it, whether or not the future is still waited for, and gives its result.
+        """
 
     def open_messages(self) -> asyncio.Future[int]:
         """About how many messages are in the queue. Takes some 50 ms for a million."""

@@ -30,7 +30,7 @@ from pillarbox.queue.writing import Further, Work
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
     from pathlib import Path
-    from typing import TypeVar
+    from typing import Any, TypeVar
 
     from pillarbox.mail.route import Route
     from pillarbox.queue.sent import Sent
@@ -112,10 +112,13 @@ class SqliteSpool:
         self._drafts += 1
         return self._bodies.draft(f"{self._leases.worker}-{self._drafts}")
 
-    def commit(self, draft: Draft, entry: Entry) -> asyncio.Future[Queued]:
-        """Make the message durable; the future gives it as the queue's manager takes it."""
+    def commit(
+        self, draft: Draft, entry: Entry, settle: Callable[[Queued | SpoolError], object] | None = None
+    ) -> asyncio.Future[Any]:
+        """Make the message durable; the future gives it as the queue's manager takes it, or what `settle` makes of it."""
         future = self._loop.create_future()
         work = Work(future)
+        work.settle = settle
         work.added = self._add(work, draft, entry)
         self._submit(work)
         return future
@@ -268,13 +271,18 @@ class SqliteSpool:
     def _resolve(self, answers: _Answers) -> None:
         self._unanswered -= len(answers)
         for work, failure in answers:
-            future = work.future
-            if future.done():  # the one who waited has gone
+            answer: object = failure or work.answer
+            if work.settle is not None:
+                try:
+                    answer = work.settle(answer)
+                except Exception as error:  # noqa: BLE001 - a bug must not keep the others from their answers
+                    answer = error
+            if work.future.done():  # the one who waited has gone
                 continue
-            if failure is None:
-                future.set_result(work.answer)
+            if isinstance(answer, Exception):
+                work.future.set_exception(answer)
             else:
-                future.set_exception(failure)
+                work.future.set_result(answer)
 
     def _call(self, call: Callable[[apsw.Connection], T]) -> asyncio.Future[T]:
         """Run `call` in the writer's next transaction."""

@@ -5,7 +5,7 @@ When a transaction runs, and what follows if it fails, is `queue.sqlite`'s busin
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import apsw
 
@@ -147,7 +147,7 @@ class Further:
 class Work:
     """One thing for the writer to do: rows to write, or a `call`; `answer`, or what it returns, resolves `future`."""
 
-    __slots__ = ("added", "answer", "arrivals", "bodies", "call", "further", "future")
+    __slots__ = ("added", "answer", "arrivals", "bodies", "call", "further", "future", "settle")
 
     def __init__(
         self, future: asyncio.Future[object], call: Callable[[apsw.Connection], object] | None = None
@@ -156,6 +156,7 @@ class Work:
         self.future = future
         self.answer: object = None
         self.call = call
+        self.settle: Callable[[Any], object] | None = None  # what makes the future's result of the answer
         self.arrivals: list[object] = []  # flat
         self.added: tuple[Entry, Content, Sequence[bool]] | None = (
             None  # of which the answer is still to be made

@@ -82,6 +82,7 @@ class ServerSession:
         "hello_verb",
         "login",
         "offered",
+        "sender",
         "state",
         "tls",
     )
@@ -110,6 +111,7 @@ class ServerSession:
         self.closed_by: Cause | None = None  # why we have ended the session, if we have
         self.tls = tls
         self.channel = TLS_CHANNEL if tls else PLAIN_CHANNEL  # the driver sets more, once it knows more
+        self.sender: Address | None = None  # the reverse-path of the open transaction
         self.login = ""  # the account that logged in
         self.hello = self.hello_verb = ""
         self.offered: frozenset[str] = frozenset()
@@ -184,18 +186,20 @@ class ServerSession:
                 return _NEED_DATA
             else:
                 command = self._lines.next_command(self._profile.limits.command_line_octets)
-                verb = self._fitting[self.state].get(command[0]) if command is not None else None
-                event = self._take_other(command) if verb is None else _HANDLERS[verb](self, command[1])
+                if command is None:
+                    event = self._take_other()
+                elif (verb := self._fitting[self.state].get(command[0])) is not None:
+                    event = _HANDLERS[verb](self, command[1])
+                else:
+                    event = self._take_line(b"%b %b" % (command[0], command[1].encode()))
                 if event is None and self._out.count(b"\n") >= _MAX_LINES_A_TURN:
                     return _BUSY
         if event.owed:
             self._owed = event  # type: ignore[assignment]  # nothing is owed for a signal
         return event
 
-    def _take_other(self, command: tuple[bytes, str] | None) -> Event | Signal | None:
-        """Take a command that does not fit, or if there is None the line that holds something else."""
-        if command is not None:
-            return self._take_line(b"%b %b" % (command[0], command[1].encode()))
+    def _take_other(self) -> Event | Signal | None:
+        """Take a line that is no plain command."""
         line = self._lines.next_line(self._profile.limits.command_line_octets)
         return _NEED_DATA if line is None else self._take_line(line)
 
@@ -222,11 +226,6 @@ class ServerSession:
     def errors(self) -> int:
         """Mistakes of the client so far."""
         return self._used.errors
-
-    @property
-    def sender(self) -> Address | None:
-        """The reverse-path of the open transaction."""
-        return self._mail.sender if self._mail is not None else None
 
     def expire(self, now: float, deadline: float | None = None) -> None:
         """Close the session if the client has been silent for too long (RFC 5321 4.5.3.2.7)."""
@@ -339,7 +338,7 @@ class ServerSession:
 
     def _after_mail(self, event: MailFrom, reply: Reply) -> None:
         if reply.positive:
-            self._mail = event
+            self._mail, self.sender = event, event.sender
             self.state = _IN_MAIL
 
     def _after_body_start(self, _event: BodyStart, reply: Reply) -> None:
@@ -392,7 +391,7 @@ class ServerSession:
 
     def _reset(self) -> None:
         """End the transaction, if any (RFC 5321 4.1.1.5)."""
-        self._mail = None
+        self._mail = self.sender = None
         self._transfer.end()
         self._accepted = self._tried = 0
         if self._used.domains:
