@@ -83,6 +83,7 @@ class Metric:
         self._options = options
         self._children: dict[object, Any] = {}
         self._family: Any = None  # the library's own object, once counting has begun
+        self.counting = False
         Metric.declared.append(self)
 
     def start(self) -> None:
@@ -90,6 +91,7 @@ class Metric:
         if self._family is None:
             make = getattr(import_module("prometheus_client"), self.kind)
             self._family = make(self.name, self.meaning, self.labels, registry=_registry(), **self._options)
+            self.counting = True
 
     def child(self, values: tuple[object, ...] = ()) -> Any:
         """Find or make the number for these label values."""
@@ -274,7 +276,8 @@ class Event:
 
         Never raises; text from outside may be passed as it came.
         """
-        self.counter.add(facts)
+        if self.counter.counting:  # asked here too, because most events of a session are neither counted nor written
+            self.counter.add(facts)
         if self.written:
             _log.write(self, facts)
 

@@ -21,7 +21,7 @@ from pillarbox.inbound.agreement import agree
 from pillarbox.inbound.greeting import refuse_at_once
 from pillarbox.inbound.presented import add_up, describe_origin, take_client
 from pillarbox.mail.catalogue import bounds, content, extensions, peers, session
-from pillarbox.mail.reply import Reply
+from pillarbox.mail.reply import POSITIVE, Reply
 from pillarbox.net.handshakes import start_tls
 from pillarbox.net.tls import certified_names, end_point, kept_octets
 from pillarbox.policy.hooks import Client
@@ -455,7 +455,7 @@ class SmtpProtocol(asyncio.Protocol):
         reply = self._desk.door.has_room(event.parameters.size)
         if reply is None:
             reply = self._desk.rules.decide_mail(self._client, event.sender)
-        if not reply.positive:
+        if reply.code not in POSITIVE:
             return self._refused(reply, "mail")
         del self._warned[self._standing_warnings :]
         if event.parameters.wish is not None:

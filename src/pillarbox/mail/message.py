@@ -241,7 +241,8 @@ def received_field(  # noqa: PLR0913 - one argument for each clause of the field
     source = _from_clause(helo, client, client_name) if client else ""
     clauses = ""
     if recipient:
-        clauses = f"\r\n\tfor <{_CONTROL.sub('?', recipient[:400])}>"
+        shown = recipient[:400]
+        clauses = f"\r\n\tfor <{shown if shown.isprintable() else _CONTROL.sub('?', shown)}>"
     if tls_cipher and (name := _cipher_name(tls_cipher)):
         clauses += f"\r\n\ttls {name}"
     if priority:

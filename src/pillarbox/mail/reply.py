@@ -15,6 +15,7 @@ from msgspec.structs import force_setattr
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+POSITIVE = range(200, 300)  # codes; to look here is faster than to ask a reply, before Python 3.12
 MAX_REPLY_LINE_OCTETS = 512  # RFC 5321 4.5.3.1.5, CRLF included
 _ROOMY_LINE = 480  # text that fits beside any code and status
 _STATUS = re.compile(r"([245])\.(\d{1,3})\.(\d{1,3})(?:\s+|$)", re.ASCII)
@@ -117,7 +118,7 @@ class Reply(msgspec.Struct, frozen=True):
     @property
     def positive(self) -> bool:
         """2xx: done."""
-        return 200 <= self.code < 300
+        return self.code in POSITIVE
 
     @property
     def intermediate(self) -> bool:
@@ -206,7 +207,9 @@ class Cause(msgspec.Struct, frozen=True, eq=False):
         """Build the reply, with foreign text in `fields` made printable."""
         if self._plain is not None:
             return self._plain
-        text = self.text.format(**{name: printable(str(value)) for name, value in fields.items()})
+        for name, value in fields.items():
+            fields[name] = printable(str(value))
+        text = self.text.format(**fields)
         if self._start and len(text) <= _ROOMY_LINE:
             return Reply(self.code, self.status, (text,), self, self._start + text.encode("ascii") + b"\r\n")
         lines = tuple(printable(line, _ROOMY_LINE) for line in text.split("\n"))

@@ -126,21 +126,20 @@ class Connections:
 
     def remove(self, connection: Watched, address: str) -> None:
         """A session was closed; without effect if it was never added."""
-        if connection not in self._open:
-            return
-        observe.SESSION_CLOSED.note(client=address)
-        if self._accounts:
-            self._leave_account(connection)
-        self.forget(connection, address)
+        if self.forget(connection, address):
+            observe.SESSION_CLOSED.note(client=address)
+            if self._accounts:
+                self._leave_account(connection)
 
-    def forget(self, connection: Watched, address: str) -> None:
-        """A connection that was expected has become a session, or is gone; without effect if it was not expected."""
+    def forget(self, connection: Watched, address: str) -> bool:
+        """A connection that was expected has become a session, or is gone. Whether it was expected."""
         if connection not in self._open:
-            return
+            return False
         self._open.remove(connection)
         self._uncount(address)
         if not self._open:
             self._emptied.set()
+        return True
 
     def rename(self, connection: Watched, old: str, new: str) -> None:
         """A connection turned out to be of another address."""

@@ -35,20 +35,16 @@ def trouble(error: BaseException) -> SpoolError:
 class FileDraft:
     """A body on its way in (the contract's `Draft`): kept in memory up to `INLINE_OCTETS`, then in a file."""
 
-    __slots__ = ("_fd", "_folder", "_name", "_pieces", "octets")
+    __slots__ = ("_fd", "_folder", "_name", "_pieces", "file", "octets")
 
     def __init__(self, folder: Path, name: str) -> None:
         """Begin an empty body that may grow into the file `name` in `folder`, which does not exist yet."""
         self.octets = 0
+        self.file: Path | None = None  # where the body lies, unless it is in memory
         self._pieces: list[bytes] = []
         self._folder = folder
         self._name = name  # joined only when there is a file: most bodies never need one
         self._fd = -1
-
-    @property
-    def file(self) -> Path | None:
-        """Where the body lies, or None while it is in memory."""
-        return self._path if self._fd >= 0 else None
 
     @property
     def _path(self) -> Path:
@@ -65,6 +61,7 @@ class FileDraft:
         try:
             if self._fd < 0:
                 self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+                self.file = self._path
                 self._pieces.append(bytes(piece))
                 piece = b"".join(self._pieces)
                 self._pieces.clear()
@@ -111,7 +108,7 @@ class FileDraft:
                 self._path.unlink(missing_ok=True)
 
     def _close(self) -> None:
-        fd, self._fd = self._fd, -1
+        fd, self._fd, self.file = self._fd, -1, None
         with contextlib.suppress(OSError):  # what counts was synced before
             os.close(fd)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pillarbox.mail.catalogue import auth, bounds, content, envelope, policy, session
 from pillarbox.mail.envelope import Body
-from pillarbox.mail.reply import Cause, Reply
+from pillarbox.mail.reply import POSITIVE, Cause, Reply
 from pillarbox.smtp import exchange, grammar, questions
 from pillarbox.smtp.events import (
     BodyDropped,
@@ -150,7 +150,11 @@ class ServerSession:
             if first == _TLS_RECORD and self.state is _CONNECTED and not self._lines.buffer:
                 self._close(session.NOT_SMTP)
                 return 0
-            self._lines.feed(data)
+            lines = self._lines
+            if lines.buffer:
+                lines.feed(data)
+            else:
+                lines.buffer = data  # as `feed` would, for each command
             return first
         if mode in _TIMED_BY_DATA:
             self.heard = now
@@ -332,12 +336,12 @@ class ServerSession:
 
     def _after_rcpt(self, _event: RcptTo, reply: Reply) -> None:
         self._tried += 1
-        if reply.positive:
+        if reply.code in POSITIVE:
             self._accepted += 1
             self.state = _IN_RCPT
 
     def _after_mail(self, event: MailFrom, reply: Reply) -> None:
-        if reply.positive:
+        if reply.code in POSITIVE:
             self._mail, self.sender = event, event.sender
             self.state = _IN_MAIL
 
@@ -354,7 +358,7 @@ class ServerSession:
         self._reset()
 
     def _after_hello(self, event: Hello, reply: Reply) -> None:
-        if reply.positive:
+        if reply.code in POSITIVE:
             self._greeted(event)
 
     def _after_login(self, _event: Login | SecretWanted, reply: Reply) -> None:
@@ -613,12 +617,12 @@ class ServerSession:
     def _begin_data(self) -> None:
         self._begin_body(stuffed=True)
         self._mode = _DATA
-        if self._lines.waiting_octets:
+        if self._lines.buffer:
             self._end_transfer(self._transfer.take_data(self._lines.take_body(), self.heard))
 
     def _end_transfer(self, rest: bytes | None) -> None:
         """All octets of a body or chunk are here, if `rest` is what follows them."""
-        if self._transfer.overflows:
+        if self._transfer.overflows():
             self._close(bounds.TOO_MUCH)
         elif rest is not None:
             self._mode = _ENDED

@@ -89,7 +89,6 @@ class Transfer:
         self.too_slow = True
         return slow
 
-    @property
     def overflows(self) -> bool:
         """Whether so much came beyond what a message may have that it may never end."""
         taken = self._reader.octets if self._reader is not None else 0
