@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 _FILE_THREADS = 4
 _MOST_WORKS = 256  # in one transaction
-_QUIET_TURNS = 1  # of the loop, without new work, before what came is written
+_ENOUGH = 10  # turns of the loop without new work, times works: then what came is written
 _MOST_TURNS = 16
 _SETTLED_S = 0.1  # after that the server has started, most likely, and the log may be lengthened
 _NO_FENCE = -1  # of a slot that is not held any more
@@ -77,7 +77,7 @@ class SqliteSpool:
         self._lost = False  # whether a slot was ever taken from this worker
         self._closing: asyncio.Future[None] | None = None
         self._fresh: list[Work] = []  # not yet handed over
-        self._turns = self._quiet_turns = self._enough_turns = self._seen = 0
+        self._turns = self._quiet_turns = self._enough = self._seen = 0
         self._group = 0  # how many works were handed over last
         self._unanswered = 0  # how many works were submitted and wait
         self._work: SimpleQueue[list[Work] | None] = SimpleQueue()
@@ -240,14 +240,15 @@ class SqliteSpool:
             fresh.append(work)
             if len(fresh) == 1:
                 self._turns = self._quiet_turns = self._seen = 0
-                self._enough_turns = 0 if self._unanswered == self._group == 1 else _QUIET_TURNS
+                self._enough = 0 if self._unanswered == self._group == 1 else _ENOUGH
                 self._loop.call_soon(self._gather)
 
     def _gather(self) -> None:
         """Let works pile up while the loop's turns bring more, for the writer to be woken once and sync once for all.
 
-        A loop with little to do turns fast, so few clients hardly wait; a busy one makes large groups. A work that comes
-        alone, after another that did, is handed over at once.
+        The fewer there are the more quiet turns they wait for others, since a sync costs as much for one as for many. A loop
+        with little to do turns fast, so few clients hardly wait; a busy one makes large groups. A work that comes alone,
+        after another that did, is handed over at once.
         """
         count = len(self._fresh)
         if count > self._seen:
@@ -255,7 +256,7 @@ class SqliteSpool:
         else:
             self._quiet_turns += 1
         self._turns += 1
-        if self._quiet_turns >= self._enough_turns or self._turns > _MOST_TURNS:
+        if self._quiet_turns * count >= self._enough or self._turns > _MOST_TURNS:
             self._hand_over()
         else:
             self._loop.call_soon(self._gather)
