@@ -276,7 +276,9 @@ class Event:
 
         Never raises; text from outside may be passed as it came.
         """
-        if self.counter.counting:  # asked here too, because most events of a session are neither counted nor written
+        if (
+            self.counter.counting
+        ):  # asked here too, because most events of a session are neither counted nor written
             self.counter.add(facts)
         if self.written:
             _log.write(self, facts)
@@ -461,7 +463,7 @@ class _Log:
             self._put(b"".join([self._line(*one) for one in noted[start : start + _LINES_AT_ONCE]]))
 
     def _line(self, event: Event, facts: Mapping[str, object], at: datetime) -> bytes:
-        kept = {name: value for name, value in facts.items() if value not in (None, "")}
+        kept = {name: value for name, value in facts.items() if value or value not in (None, "")}
         if self.worker is not None:
             kept["worker"] = self.worker
         return self.format(event, kept, at)
