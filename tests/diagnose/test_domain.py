@@ -210,7 +210,7 @@ def txt(name, text):
         (keys.format_record(RSA), None, "OK", "2048 bits"),
         (keys.format_record(ED), OWN, "OK", "ed25519"),
         (keys.format_record(WEAK), None, "WARNING", "an RSA key of 1024 bits can be broken"),
-        (keys.format_record(ED).replace("k=", "t=y; k="), None, "WARNING", "only tested"),
+        (keys.format_record(ED).replace("k=ed", "t=y; k=ed"), None, "WARNING", "only tested"),
         (keys.format_record(RSA), OWN, "ERROR", "is not the key that signs here"),
         (None, OWN, "ERROR", "is not published"),
         ("v=DKIM1; p=", None, "OK", "is revoked"),

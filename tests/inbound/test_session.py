@@ -357,7 +357,7 @@ async def test_a_store_that_fails_says_so_and_works_again_later(
             def refuse(draft, entry, settle):
                 draft.discard()
                 future = asyncio.get_running_loop().create_future()
-                future.set_result(settle(SpoolError(trouble.reply(incident="1234"))))
+                settle(future, SpoolError(trouble.reply(incident="1234")))
                 return future
 
             patch.setattr(office.spool, "commit", refuse)

@@ -107,6 +107,7 @@ async def test_the_address_of_the_client_comes_through(serving, fronts, pem, way
         b"250",
     ]
     writer.close()
+    await writer.wait_closed()
     await serving.until(lambda: [one for one in serving.peek("alice") if one["Subject"] == way])
     (message,) = [one for one in serving.peek("alice") if one["Subject"] == way]
     assert message["Received"].startswith("from client.example ([127.0.0.77])")
@@ -118,6 +119,7 @@ async def test_a_client_that_is_denied_is_refused_behind_the_balancer(fronts, wa
     (greeting,) = await replies(reader, writer)
     assert greeting.startswith(b"554 ")
     writer.close()
+    await writer.wait_closed()
 
 
 async def test_its_looks_at_our_health_are_no_trouble(serving, fronts):
@@ -129,5 +131,6 @@ async def test_a_client_that_goes_around_the_balancer_is_cut_off(serving, fronts
     reader, writer = await call(serving.ports[0], "127.0.0.88")
     assert await asyncio.wait_for(reader.read(), 20) == b""
     writer.close()
+    await writer.wait_closed()
     await serving.until(lambda: serving.events("session.proxy_refused"))
     assert serving.events("session.proxy_refused")[-1]["client"] == "127.0.0.88"

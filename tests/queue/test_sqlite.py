@@ -111,6 +111,21 @@ async def test_the_body_goes_when_no_recipient_is_open(spool, store, tmp_path, b
     assert rows(tmp_path, "SELECT state FROM recipient") == [(2,), (2,)]
 
 
+async def test_a_store_that_is_closed_in_the_middle_of_a_write_finishes_it(spool, store, tmp_path, until):
+    queued = await store(body=BIG)
+    other = apsw.Connection(str(tmp_path / schema.FILE))
+    other.execute("BEGIN IMMEDIATE")
+    recorded = spool.record([delivered(queued)])
+    await until(spool._work.empty)  # the writer has taken it, and waits for the other connection
+    closed = spool.close()
+    await until(lambda: spool._file_threads._shutdown)
+    other.execute("ROLLBACK")
+    other.close()
+    await closed
+    assert await recorded == []
+    assert [file for file in (tmp_path / "bodies").rglob("*") if file.is_file()] == []
+
+
 async def test_a_final_state_is_never_undone(spool, store):
     queued = await store()
     await spool.record([delivered(queued)])

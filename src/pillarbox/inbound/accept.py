@@ -396,28 +396,35 @@ class Door:
         )
         return self._spool.commit(draft, entry, partial(self._settle, letter, queue_id))
 
-    def _settle(self, letter: Letter, queue_id: str, outcome: Queued | SpoolError) -> Reply:
-        """Offer a letter that has become durable to the queue; the answer to its client in any case."""
+    def _settle(
+        self, letter: Letter, queue_id: str, answered: asyncio.Future[Reply], outcome: Queued | SpoolError
+    ) -> None:
+        """Answer the client of a letter; if that has become durable, offer it to the queue."""
         if isinstance(outcome, SpoolError):
-            return self._not_kept(outcome, letter)
+            reply, queued = self._not_kept(outcome, letter), None
+        else:
+            reply, queued = content.QUEUED.reply(id=queue_id), outcome
+        if not answered.done():
+            answered.set_result(reply)
+        if queued is not None:
+            self._note_received(letter, queue_id, queued)
+            self._messages += 1
+            self._offer(queued)
+
+    @staticmethod
+    def _note_received(letter: Letter, queue_id: str, queued: Queued) -> None:
         client = letter.client
         observe.MESSAGE_RECEIVED.note(
             message=queue_id,
             session=client.session,
             cause=content.QUEUED.id,
             client=client.address,
-            sender=outcome.envelope.sender,
-            recipients=len(outcome.envelope.recipients),
+            sender=queued.envelope.sender,
+            recipients=len(queued.envelope.recipients),
             octets=letter.octets,
             protocol=letter.protocol,
             forwarded=letter.forwarded,
         )
-        self._messages += 1
-        try:
-            self._offer(outcome)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the letter is kept, and its client may know
-            observe.report_incident(error, message=queue_id)
-        return content.QUEUED.reply(id=queue_id)
 
     @staticmethod
     def _not_kept(error: SpoolError, letter: Letter) -> Reply:

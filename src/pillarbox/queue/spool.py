@@ -217,15 +217,16 @@ class Spool(Protocol):
 
     @overload
     def commit(
-        self, draft: Draft, entry: Entry, settle: Callable[[Queued | SpoolError], T]
+        self, draft: Draft, entry: Entry, settle: Callable[[asyncio.Future[T], Queued | SpoolError], None]
     ) -> asyncio.Future[T]: ...
 
     def commit(
-        self, draft: Draft, entry: Entry, settle: Callable[[Queued | SpoolError], object] | None = None
+        self, draft: Draft, entry: Entry, settle: Callable[[asyncio.Future[Any], Any], None] | None = None
     ) -> asyncio.Future[Any]:
         """Make the message durable; when the future is done, it is on stable storage (250 may be said).
 
-        `settle` is called with what became of it, whether or not the future is still waited for, and gives its result.
+        `settle` is called with the future and what became of the message, and gives the one a result made of the other. It
+        is called even if nobody waits any more, and the future is done.
         """
 
     def open_messages(self) -> asyncio.Future[int]:

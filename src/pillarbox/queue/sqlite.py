@@ -113,7 +113,7 @@ class SqliteSpool:
         return self._bodies.draft(f"{self._leases.worker}-{self._drafts}")
 
     def commit(
-        self, draft: Draft, entry: Entry, settle: Callable[[Queued | SpoolError], object] | None = None
+        self, draft: Draft, entry: Entry, settle: Callable[[asyncio.Future[Any], Any], None] | None = None
     ) -> asyncio.Future[Any]:
         """Make the message durable; the future gives it as the queue's manager takes it, or what `settle` makes of it."""
         future = self._loop.create_future()
@@ -272,18 +272,20 @@ class SqliteSpool:
     def _resolve(self, answers: _Answers) -> None:
         self._unanswered -= len(answers)
         for work, failure in answers:
-            answer: object = failure or work.answer
+            future = work.future
             if work.settle is not None:
                 try:
-                    answer = work.settle(answer)
+                    work.settle(future, failure or work.answer)
                 except Exception as error:  # noqa: BLE001 - a bug must not keep the others from their answers
-                    answer = error
-            if work.future.done():  # the one who waited has gone
+                    observe.report_incident(error)
+                    if not future.done():
+                        future.set_exception(error)
+            elif future.done():  # the one who waited has gone
                 continue
-            if isinstance(answer, Exception):
-                work.future.set_exception(answer)
+            elif failure is None:
+                future.set_result(work.answer)
             else:
-                work.future.set_result(answer)
+                future.set_exception(failure)
 
     def _call(self, call: Callable[[apsw.Connection], T]) -> asyncio.Future[T]:
         """Run `call` in the writer's next transaction."""
@@ -368,7 +370,13 @@ class SqliteSpool:
             self._answer(answers)
             observe.COMMIT_SECONDS.record(took_s)
             if emptied:
-                self._file_threads.submit(self._bodies.remove, emptied)
+                self._remove_bodies(emptied)
+
+    def _remove_bodies(self, messages: list[int]) -> None:
+        try:
+            self._file_threads.submit(self._bodies.remove, messages)
+        except RuntimeError:  # the store is being closed, and these threads have ended
+            self._bodies.remove(messages)
 
     def _transact(self, batch: Sequence[Work]) -> tuple[_Answers, list[int]]:
         """Write a batch; the answers, and the messages whose body files are no longer needed. Raises apsw.Error."""

@@ -156,7 +156,7 @@ class Work:
         self.future = future
         self.answer: object = None
         self.call = call
-        self.settle: Callable[[Any], object] | None = None  # what makes the future's result of the answer
+        self.settle: Callable[[asyncio.Future[Any], Any], None] | None = None  # gives the future its result
         self.arrivals: list[object] = []  # flat
         self.added: tuple[Entry, Content, Sequence[bool]] | None = (
             None  # of which the answer is still to be made
