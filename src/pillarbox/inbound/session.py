@@ -297,9 +297,7 @@ class SmtpProtocol(asyncio.Protocol):
         tarpit = self._desk.tarpit
         if tarpit is not None and self._task is None and self._tarry(tarpit):
             return
-        out = current.to_send()  # as in `_flush`: this is done for each command
-        if out and not self._transport.is_closing():
-            self._transport.write(out)
+        self._flush()
         if event is _CLOSED:
             self._hang_up()
         elif event is _BUSY:

@@ -150,11 +150,7 @@ class ServerSession:
             if first == _TLS_RECORD and self.state is _CONNECTED and not self._lines.buffer:
                 self._close(session.NOT_SMTP)
                 return 0
-            lines = self._lines
-            if lines.buffer:
-                lines.feed(data)
-            else:
-                lines.buffer = data  # as `feed` would, for each command
+            self._lines.feed(data)
             return first
         if mode in _TIMED_BY_DATA:
             self.heard = now
