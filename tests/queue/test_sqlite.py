@@ -148,6 +148,14 @@ async def test_many_commits_share_transactions_and_all_are_kept(spool, store, tm
     assert rows(tmp_path, "SELECT count(*) FROM message") == [(500,)]
 
 
+@pytest.mark.parametrize("count", [15, 16, 17, 32, 33])
+async def test_groups_of_any_size_are_written_again_and_again(spool, store, count):
+    for _ in range(3):
+        together = asyncio.gather(*[store() for _ in range(count)])
+        assert len({one.id for one in await asyncio.wait_for(together, 10)}) == count
+        assert (await asyncio.wait_for(store(), 10)).pending
+
+
 async def test_one_bad_member_does_not_fail_its_group(spool, store):
     await store()
     draft, entry = store.prepare()

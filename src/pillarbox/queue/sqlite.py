@@ -43,6 +43,7 @@ _FILE_THREADS = 4
 _MOST_WORKS = 256  # in one transaction
 _ENOUGH = 10  # turns of the loop without new work, times works: then what came is written
 _MOST_TURNS = 16
+_GROUP = 16  # works that the writer gets at once, for the loop to be busy with others while these are written
 _SETTLED_S = 0.1  # after that the server has started, most likely, and the log may be lengthened
 _NO_FENCE = -1  # of a slot that is not held any more
 _Answers = list[tuple[Work, SpoolError | None]]  # with what went wrong
@@ -77,6 +78,7 @@ class SqliteSpool:
         self._lost = False  # whether a slot was ever taken from this worker
         self._closing: asyncio.Future[None] | None = None
         self._fresh: list[Work] = []  # not yet handed over
+        self._gathering = False  # whether `_gather` is to be called
         self._turns = self._quiet_turns = self._enough = self._seen = 0
         self._group = 0  # how many works were handed over last
         self._unanswered = 0  # how many works were submitted and wait
@@ -241,22 +243,31 @@ class SqliteSpool:
             if len(fresh) == 1:
                 self._turns = self._quiet_turns = self._seen = 0
                 self._enough = 0 if self._unanswered == self._group == 1 else _ENOUGH
-                self._loop.call_soon(self._gather)
+                if not self._gathering:
+                    self._gathering = True
+                    self._loop.call_soon(self._gather)
+            elif len(fresh) == _GROUP:
+                self._hand_over()
 
     def _gather(self) -> None:
         """Let works pile up while the loop's turns bring more, for the writer to be woken once and sync once for all.
 
         The fewer there are the more quiet turns they wait for others, since a sync costs as much for one as for many. A loop
         with little to do turns fast, so few clients hardly wait; a busy one makes large groups. A work that comes alone,
-        after another that did, is handed over at once.
+        after another that did, is handed over at once. So is a group that is large enough: if all clients came to wait for
+        the same sync, they would go on in step, and the loop be idle at each.
         """
         count = len(self._fresh)
+        if not count:
+            self._gathering = False
+            return
         if count > self._seen:
             self._seen, self._quiet_turns = count, 0
         else:
             self._quiet_turns += 1
         self._turns += 1
         if self._quiet_turns * count >= self._enough or self._turns > _MOST_TURNS:
+            self._gathering = False
             self._hand_over()
         else:
             self._loop.call_soon(self._gather)
