@@ -62,6 +62,15 @@ def test_envelopes_come_back_as_they_were(envelope):
     assert records.unpack_envelope(records.pack_envelope(envelope)) == envelope
 
 
+def test_records_of_older_releases_are_read():
+    """They have octets for text, and nothing where a recipient or an envelope asks for nothing special."""
+    envelope = b"\x96\xc4\x05a@b.c\x91\x94\xc4\x05d@e.f\x04\xc4\x00\xc4\x01\xff\xa47BIT\xc2\xc0\xc4\x02id"
+    recipient = Recipient("d@e.f", Notify.FAILURE, original="\udcff")
+    assert records.unpack_envelope(envelope) == Envelope("a@b.c", (recipient,), envid="id")
+    assert records.unpack_envelope(envelope).terms is NO_TERMS
+    assert records.unpack_trace(b"\x92\xc4\x01s\xc4\x01c") == Trace("s", "c")
+
+
 @given(st.builds(Trace, octets, octets, octets, octets, octets))
 def test_traces_come_back_as_they_were(trace):
     assert records.unpack_trace(records.pack_trace(trace)) == trace

@@ -1,6 +1,7 @@
 """What travels beside a message: reverse-path, recipients and the parameters given with them (RFC 5321 2.3.1).
 
-How a parameter is spelled on the wire is `smtp.grammar`'s business.
+How a parameter is spelled on the wire is `smtp.grammar`'s business. What is `array_like` is kept in the store field by
+field: a new one stands at the end and has a default, and old records lack it.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class ByMode(StrEnum):
     NOTIFY = "N"
 
 
-class Deadline(msgspec.Struct, frozen=True):
+class Deadline(msgspec.Struct, frozen=True, array_like=True):
     """Until when the message is to be delivered (RFC 2852)."""
 
     at: float  # Unix time
@@ -67,7 +68,7 @@ class Deadline(msgspec.Struct, frozen=True):
     trace: bool = False
 
 
-class Terms(msgspec.Struct, frozen=True):
+class Terms(msgspec.Struct, frozen=True, array_like=True):
     """What the sender asked of the way itself; most messages ask for nothing."""
 
     by: Deadline | None = None
@@ -79,14 +80,14 @@ class Terms(msgspec.Struct, frozen=True):
 NO_TERMS = Terms()
 
 
-class ValidSince(msgspec.Struct, frozen=True):
+class ValidSince(msgspec.Struct, frozen=True, array_like=True):
     """Since when the sender knows the recipient (RFC 7293); `refuse`: rather not at all than without this check."""
 
     at: float  # Unix time
     refuse: bool = True
 
 
-class Recipient(msgspec.Struct, frozen=True):
+class Recipient(msgspec.Struct, frozen=True, array_like=True):
     """One forward-path: `address` is where it goes now, `original` what the client named (after RCPT TO)."""
 
     address: str
@@ -96,7 +97,7 @@ class Recipient(msgspec.Struct, frozen=True):
     valid_since: ValidSince | None = None
 
 
-class Envelope(msgspec.Struct, frozen=True):
+class Envelope(msgspec.Struct, frozen=True, array_like=True):
     """The envelope of one message. `sender` is "" for the null reverse-path."""
 
     sender: str

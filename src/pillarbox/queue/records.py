@@ -1,11 +1,11 @@
 """Turn envelopes, traces, results and details into the blobs that the store keeps, and back.
 
-Text from outside is kept as octets, so that lone surrogates (octets that were not UTF-8) survive.
+Text from outside that has lone surrogates (octets that were not UTF-8) is kept as octets, so that they survive.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import msgspec
 from msgspec.structs import astuple
@@ -14,8 +14,6 @@ from pillarbox.mail.catalogue import CAUSES
 from pillarbox.mail.envelope import (
     NO_TERMS,
     Body,
-    ByMode,
-    Deadline,
     Envelope,
     Notify,
     Recipient,
@@ -26,43 +24,34 @@ from pillarbox.mail.envelope import (
 from pillarbox.mail.reply import Origin, Reply, Result, Stage
 from pillarbox.queue.spool import Trace
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 _pack = msgspec.msgpack.Encoder().encode
+_Text = Any  # text or octets, which `_text` sees to: the decoder knows no such union
 
 
 class _Recipient(msgspec.Struct, array_like=True):
-    """A recipient as it is kept. What was added later stands at the end, and old records lack it."""
+    """A recipient as it is kept."""
 
-    address: bytes
+    address: _Text
     notify: int
-    orcpt: bytes
-    original: bytes
-    valid_since: tuple[float, bool] | None = None
-
-
-class _Terms(msgspec.Struct, array_like=True):
-    by: tuple[float, str, bool] | None
-    hold_until: float
-    priority: int
-    require_tls: bool
+    orcpt: _Text
+    original: _Text
+    valid_since: ValidSince | None = None
 
 
 class _Envelope(msgspec.Struct, array_like=True):
-    """An envelope as it is kept; as above."""
+    """An envelope as it is kept."""
 
-    sender: bytes
+    sender: _Text
     recipients: list[_Recipient]
     body: Body
     smtputf8: bool
     ret: Ret | None
-    envid: bytes
-    terms: _Terms | None = None
+    envid: _Text
+    terms: Terms | None = None
 
 
 class _Result(msgspec.Struct, array_like=True):
-    """A result as it is kept; as above."""
+    """A result as it is kept. What was added later stands at the end, and old records lack it."""
 
     code: int
     status: str
@@ -76,7 +65,7 @@ class _Result(msgspec.Struct, array_like=True):
 
 _NOTIFY = {number: Notify(number) for number in range(16)}  # to look one up costs less than to make it
 _envelope = msgspec.msgpack.Decoder(_Envelope)
-_trace = msgspec.msgpack.Decoder(list[bytes])
+_trace = msgspec.msgpack.Decoder(list[_Text])
 _result = msgspec.msgpack.Decoder(_Result)
 _detail = msgspec.msgpack.Decoder(dict[str, object])
 
@@ -89,47 +78,34 @@ def _octets(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
-def _text(octets: bytes) -> str:
-    return octets.decode("utf-8", "surrogateescape")
+def _text(kept: object) -> str:
+    if isinstance(kept, bytes):
+        return kept.decode("utf-8", "surrogateescape")
+    if not isinstance(kept, str):
+        raise TypeError("neither text nor octets")
+    return kept
 
 
 def pack_envelope(envelope: Envelope) -> bytes:
     """The envelope as a blob."""
     try:
-        return _pack_envelope(envelope, str.encode)  # as nearly all allow: it costs half as much
+        return _pack(envelope)
     except UnicodeEncodeError:
-        return _pack_envelope(envelope, _octets)
+        return _pack(_in_octets(envelope))
 
 
-def _pack_envelope(envelope: Envelope, octets: Callable[[str], bytes]) -> bytes:
-    recipients = [
-        (octets(r.address), r.notify, octets(r.orcpt), octets(r.original))
-        if r.valid_since is None
-        else _pack_checked(r, r.valid_since)
-        for r in envelope.recipients
-    ]
-    record = (
-        octets(envelope.sender),
-        recipients,
+def _in_octets(envelope: Envelope) -> _Envelope:
+    return _Envelope(
+        _octets(envelope.sender),
+        [
+            _Recipient(_octets(r.address), r.notify, _octets(r.orcpt), _octets(r.original), r.valid_since)
+            for r in envelope.recipients
+        ],
         envelope.body,
         envelope.smtputf8,
         envelope.ret,
-        octets(envelope.envid),
-    )
-    terms = envelope.terms
-    if terms is NO_TERMS:
-        return _pack(record)
-    by = terms.by and (terms.by.at, terms.by.mode.value, terms.by.trace)
-    return _pack((*record, (by, terms.hold_until, terms.priority, terms.require_tls)))
-
-
-def _pack_checked(recipient: Recipient, valid: ValidSince) -> _Recipient:
-    return _Recipient(
-        _octets(recipient.address),
-        recipient.notify.value,
-        _octets(recipient.orcpt),
-        _octets(recipient.original),
-        (valid.at, valid.refuse),
+        _octets(envelope.envid),
+        envelope.terms,
     )
 
 
@@ -145,7 +121,7 @@ def unpack_envelope(blob: bytes) -> Envelope:
                     _NOTIFY[one.notify],
                     _text(one.orcpt),
                     _text(one.original),
-                    None if one.valid_since is None else ValidSince(*one.valid_since),
+                    one.valid_since,
                 )
                 for one in kept.recipients
             ),
@@ -153,27 +129,19 @@ def unpack_envelope(blob: bytes) -> Envelope:
             kept.smtputf8,
             kept.ret,
             _text(kept.envid),
-            NO_TERMS if kept.terms is None else _terms(kept.terms),
+            kept.terms if kept.terms and kept.terms != NO_TERMS else NO_TERMS,
         )
     except (msgspec.MsgspecError, LookupError, TypeError, ValueError) as error:
         msg = f"envelope not readable: {error}"
         raise DamagedError(msg) from error
 
 
-def _terms(kept: _Terms) -> Terms:
-    by = None if kept.by is None else Deadline(kept.by[0], ByMode(kept.by[1]), kept.by[2])
-    return Terms(by, kept.hold_until, kept.priority, kept.require_tls)
-
-
 def pack_trace(trace: Trace) -> bytes:
     """The trace as a blob."""
-    known: tuple[str, ...] = astuple(trace)
-    if not trace.forwarded:  # an older version reads what it knows of
-        known = known[:7] if trace.origin or trace.warned else known[:5]
     try:
-        return _pack(tuple(map(str.encode, known)))
+        return _pack(trace)
     except UnicodeEncodeError:
-        return _pack(tuple(map(_octets, known)))
+        return _pack(tuple(map(_octets, astuple(trace))))
 
 
 def unpack_trace(blob: bytes) -> Trace:

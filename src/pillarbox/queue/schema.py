@@ -92,8 +92,10 @@ CREATE INDEX waiting_destination ON recipient (slot, destination, rank, due) WHE
 CREATE INDEX waiting_deadline ON recipient (slot, deadline)
   WHERE deadline IS NOT NULL AND state = 0 AND claimed = 0;
 """
+# The tables are the same, but records have text where older releases know octets alone.
+_PLAIN_TEXT = ""
 # What each version of the tables added to the one before; an older store is brought up to date when it is opened.
-_VERSIONS = (_TABLES, _SUPPRESSION, _NAMES, _TERMS)
+_VERSIONS = (_TABLES, _SUPPRESSION, _NAMES, _TERMS, _PLAIN_TEXT)
 VERSION = len(_VERSIONS)  # kept in PRAGMA user_version
 # What the store cannot do without, read at each start so that damage there is noticed before mail is taken.
 _PROBES = ("SELECT count(*) FROM lease", "SELECT max(id) FROM message", "SELECT max(id) FROM event")

@@ -41,8 +41,8 @@ class State(IntEnum):
     DAMAGED = 5
 
 
-class Trace(msgspec.Struct, frozen=True, gc=False):
-    """From where a message came: kept beside it and shown by `pillarbox trace`."""
+class Trace(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """From where a message came: kept beside it and shown by `pillarbox trace`. A new field stands at the end."""
 
     session: str = ""
     client: str = ""  # "address:port", or "local" for mail made on this host

@@ -14,7 +14,7 @@ from functools import lru_cache
 END_OF_DATA = b"\r\n.\r\n"
 TLS_HANDSHAKE = b"\x16"  # what a client that begins with TLS sends first (RFC 8446 5.1)
 # One octet is looked for by its number: given as bytes, `in` costs an exception inside the interpreter each time.
-CR, LF, NUL = b"\r\n\0"
+CR, LF, NUL, DOT = b"\r\n\0."
 _COMMAND = re.compile(rb"([A-Za-z]+)(?: ([\x01-\x09\x0b\x0c\x0e-\x7f]*))?\r\n")
 _SHORT_OCTETS = 320  # a longer line is not worth to be remembered
 _REMEMBERED = 2048  # command lines, which come again and again: a megabyte
@@ -91,23 +91,25 @@ class LineReader:
 
     def next_command(self, max_octets: int) -> tuple[bytes, str] | None:
         """Verb and argument of the next line, if it is a plain command in ASCII; if it is not, `next_line` gives it."""
-        line, start = self.buffer, self._position
-        end = line.find(b"\n", start) + 1
-        if not end or self._skipping:
-            return None
-        if start or end < len(line):
-            line = line[start:end]
-        if len(line) > max_octets:
-            return None
-        if len(line) <= _SHORT_OCTETS and line[0] in _USUAL:
-            found = _read_command(line)
-        else:
-            found = _split_command(line)
-        if found is None:
-            return None
-        if line is self.buffer:  # it came alone, as most do
+        line = self.buffer
+        end = line.find(b"\n") + 1
+        if end != len(line) or self._position or self._skipping or end > _SHORT_OCTETS or end > max_octets:
+            return self._next_of_many(max_octets)
+        found = _read_command(line) if line[0] in _USUAL else _split_command(line)
+        if found is not None:  # it came alone, as most do
             self.buffer = b""
-        else:
+        return found
+
+    def _next_of_many(self, max_octets: int) -> tuple[bytes, str] | None:
+        """The same where the line is long, or only a part of what was fed."""
+        start = self._position
+        end = self.buffer.find(b"\n", start) + 1
+        if not end or self._skipping or end - start > max_octets:
+            return None
+        line = self.buffer[start:end]
+        remembered = end - start <= _SHORT_OCTETS and line[0] in _USUAL
+        found = _read_command(line) if remembered else _split_command(line)
+        if found is not None:
             self._cut(end)
         return found
 
@@ -179,6 +181,9 @@ class BodyChecker:
         return None
 
 
+_START = b"\r\n"  # stands for the CRLF of the DATA command, so that a first dot is at a line start
+
+
 class DataReader:
     """Finds the end of a DATA body and removes the dot-stuffing (RFC 5321 4.5.2)."""
 
@@ -186,14 +191,16 @@ class DataReader:
 
     def __init__(self) -> None:
         """Begin at the start of a body."""
-        self._tail = (
-            b"\r\n"  # stands for the CRLF of the DATA command, so that a first dot is at a line start
-        )
+        self._tail = _START
         self._first = True
         self.rest: bytes | None = None  # what came after the end of data; None until it is found
 
     def feed(self, data: bytes) -> bytes:
         """Take octets, return the body octets that are sure; when the end was found `rest` is set."""
+        dot = data.find(b"\r\n.")
+        if self._tail is _START and dot == len(data) - 5 and data.endswith(END_OF_DATA) and data[0] != DOT:
+            self.rest = b""  # all has come at once, and there is no dot to remove: as with most
+            return data[:-3]
         data = self._tail + data if self._tail else data
         dot = data.find(b"\r\n.")  # most bodies have none, and one search then answers both questions
         end = data.find(END_OF_DATA, dot) if dot >= 0 else -1
