@@ -9,9 +9,10 @@ import os
 import secrets
 import sys
 import traceback
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import IntEnum
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -22,7 +23,7 @@ from pillarbox.mail.units import Settings
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from prometheus_client import CollectorRegistry
@@ -424,6 +425,9 @@ def _groups() -> set[str]:
 # --- lines ------------------------------------------------------------------------------------------------------------
 
 
+_Noted = tuple[Event, Mapping[str, object], datetime]
+
+
 class _Log:
     """Writes whole lines to a file descriptor, so that lines of several processes do not mix.
 
@@ -433,11 +437,11 @@ class _Log:
 
     def __init__(self) -> None:
         self.descriptor = 2
-        self.format: Callable[[Event, dict[str, object], datetime], bytes] = _json_line
+        self.format: Callable[[Sequence[_Noted]], bytes] = _json_lines
         self.worker: int | None = None  # stands in every line when there are several
         self.soon: Callable[[Callable[[], None]], object] | None = None  # the loop's `call_soon`
         self._loop_thread = 0
-        self._noted: list[tuple[Event, Mapping[str, object], datetime]] = []
+        self._noted: list[_Noted] = []
 
     def write_behind(self, soon: Callable[[Callable[[], None]], object] | None) -> None:
         self.flush()
@@ -445,13 +449,13 @@ class _Log:
         self._loop_thread = get_ident()
 
     def write(self, event: Event, facts: Mapping[str, object]) -> None:
-        at = datetime.now(UTC)
+        noted = (event, facts, datetime.now(UTC))
         if self.soon is None or get_ident() != self._loop_thread:
-            self._put(self._line(event, facts, at))
+            self._put(self._lines([noted]))
             return
         if not self._noted:
             self.soon(self._flush_next)
-        self._noted.append((event, facts, at))
+        self._noted.append(noted)
 
     def _flush_next(self) -> None:
         if self.soon is not None:
@@ -460,13 +464,16 @@ class _Log:
     def flush(self) -> None:
         noted, self._noted = self._noted, []
         for start in range(0, len(noted), _LINES_AT_ONCE):
-            self._put(b"".join([self._line(*one) for one in noted[start : start + _LINES_AT_ONCE]]))
+            self._put(self._lines(noted[start : start + _LINES_AT_ONCE]))
 
-    def _line(self, event: Event, facts: Mapping[str, object], at: datetime) -> bytes:
-        kept = {name: value for name, value in facts.items() if value or value not in (None, "")}
-        if self.worker is not None:
-            kept["worker"] = self.worker
-        return self.format(event, kept, at)
+    def _lines(self, noted: Sequence[_Noted]) -> bytes:
+        return self.format([(event, self._kept(facts), at) for event, facts, at in noted])
+
+    def _kept(self, facts: Mapping[str, object]) -> Mapping[str, object]:
+        """The facts that say something, and the worker."""
+        if not all(facts.values()):
+            facts = {name: value for name, value in facts.items() if value or value not in (None, "")}
+        return facts if self.worker is None else {**facts, "worker": self.worker}
 
     def _put(self, rest: bytes) -> None:
         try:
@@ -476,23 +483,30 @@ class _Log:
             LOG_LINES_LOST.add({})
 
 
-def _json_line(event: Event, facts: Mapping[str, object], at: datetime) -> bytes:
-    """One JSON object in printable ASCII and a newline."""
-    line = {"at": at, "level": event.level_name, "event": event.name, **facts}
+def _json_lines(noted: Sequence[_Noted]) -> bytes:
+    """For each one JSON object in printable ASCII and a newline."""
+    lines = [
+        {"at": at, "level": event.level_name, "event": event.name, **facts} for event, facts, at in noted
+    ]
     try:
-        encoded = _encode(line)
-        if encoded.isascii() and len(encoded) <= MAX_LINE_OCTETS:
-            return encoded + b"\n"
+        encoded = _encoder.encode_lines(lines)
+        if encoded.isascii() and max(map(len, encoded.split(b"\n"))) <= MAX_LINE_OCTETS:
+            return encoded
     except (ValueError, TypeError):  # a lone surrogate, from octets that are no UTF-8
         pass
-    line["at"] = line["at"].isoformat().replace("+00:00", "Z")  # type: ignore[attr-defined]
+    return b"".join(map(_json_line, lines))
+
+
+def _json_line(line: dict[str, Any]) -> bytes:
+    """The same for one of them, whatever is in it."""
+    line["at"] = line["at"].isoformat().replace("+00:00", "Z")
     safe = {name: _shorten(name, value) for name, value in line.items()}
     import json  # noqa: PLC0415 - rarely needed, and a start would have to wait
 
     return json.dumps(safe, default=str).encode("ascii") + b"\n"
 
 
-_encode = msgspec.json.Encoder(enc_hook=str).encode
+_encoder = msgspec.json.Encoder(enc_hook=str)
 
 
 def _shorten(name: str, value: object) -> object:
@@ -512,6 +526,10 @@ class _Shown(dict[str, str]):
     def __getitem__(self, name: str) -> str:
         self.used.add(name)
         return self.get(name, "")
+
+
+def _text_lines(noted: Sequence[_Noted], *, colour: bool) -> bytes:
+    return b"".join([_text_line(*one, colour=colour) for one in noted])
 
 
 def _text_line(event: Event, facts: Mapping[str, object], at: datetime, *, colour: bool) -> bytes:
@@ -555,6 +573,6 @@ def configure(settings: LogSettings, *, descriptor: int = 2, worker: int | None 
     _log.worker = worker
     if settings.format == "text" or (settings.format == "auto" and terminal):
         colour = terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-        _log.format = lambda event, facts, at: _text_line(event, facts, at, colour=colour)
+        _log.format = partial(_text_lines, colour=colour)
     else:
-        _log.format = _json_line
+        _log.format = _json_lines

@@ -414,6 +414,7 @@ class Door:
     @staticmethod
     def _note_received(letter: Letter, queue_id: str, queued: Queued) -> None:
         client = letter.client
+        forwarded = {"forwarded": letter.forwarded} if letter.forwarded else {}
         observe.MESSAGE_RECEIVED.note(
             message=queue_id,
             session=client.session,
@@ -423,7 +424,7 @@ class Door:
             recipients=len(queued.envelope.recipients),
             octets=letter.octets,
             protocol=letter.protocol,
-            forwarded=letter.forwarded,
+            **forwarded,
         )
 
     @staticmethod
