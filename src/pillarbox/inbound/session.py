@@ -70,6 +70,7 @@ class SmtpProtocol(asyncio.Protocol):
     """One connection. Decisions that need not wait are made at once; only others cost a task."""
 
     __slots__ = (
+        "_begun",
         "_certified",
         "_choked",
         "_client",
@@ -96,6 +97,7 @@ class SmtpProtocol(asyncio.Protocol):
         """Wait for the connection; `peer` is the client's end of it if a balancer told it."""
         self._desk = desk
         self._peer = peer
+        self._begun = False  # whether there is a session
         self._letter: Letter | None = None
         self._task: asyncio.Future[Any] | None = None  # the decision or the commit that is waited for
         self._due = False  # something has come that is not yet handled
@@ -117,8 +119,9 @@ class SmtpProtocol(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Greet, or refuse in the greeting. Also called when the same connection has become encrypted."""
         self._transport: asyncio.Transport = transport  # type: ignore[assignment]  # sockets give full transports
-        if hasattr(self, "_session"):
+        if self._begun:
             return
+        self._begun = True
         desk = self._desk
         peer = self._peer or transport.get_extra_info("peername") or ("local", 0)
         address, port = (peer[0], peer[1]) if type(peer) is tuple else ("local", 0)
@@ -184,10 +187,7 @@ class SmtpProtocol(asyncio.Protocol):
             self._transport.pause_reading()
 
     def eof_received(self) -> bool:
-        """The client is done sending: what it asked for is still answered, then the connection is closed.
-
-        With TLS no connection can be half closed.
-        """
+        """The client is done sending: what it asked for is still answered, but not with TLS, which is never half closed."""
         if self._due:
             self.proceed()
         self._ended = True
@@ -356,8 +356,8 @@ class SmtpProtocol(asyncio.Protocol):
             self._transport.abort()
             return
         error = done.exception()
-        self._session.answer(done.result() if error is None else self._incident(error))
-        self._resume()
+        more = self._session.answer(done.result() if error is None else self._incident(error))
+        self._resume(more=more)
 
     async def _answer_later(self, answer: Awaitable[Reply | None]) -> None:
         try:
@@ -383,14 +383,16 @@ class SmtpProtocol(asyncio.Protocol):
             return
         self._resume()
 
-    def _resume(self) -> None:
-        """A decision was made, or the client reads again: go on with what it sent meanwhile."""
+    def _resume(self, *, more: bool = True) -> None:
+        """A decision was made, or the client reads again: go on with what it sent meanwhile, if that is `more` than nothing."""
         self._task = None
         if self._transport.is_closing():
             return
         self._session.renew(time.monotonic())
-        if not self._choked:
+        if more or self._desk.tarpit is not None:
             self.proceed()
+        elif not self._choked:
+            self._flush()
         if self._holds_back or self._transport.is_closing():
             return
         if self._ended:
