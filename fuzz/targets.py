@@ -305,11 +305,12 @@ def fuzz_headers(data: bytes) -> None:
     )
     assert len(re.findall(rb"\r\n(?![ \t])", field)) == 1
     assert field.count(b"\n") == field.count(b"\r\n") == field.count(b"\r")
-    line = observe._json_line(  # noqa: SLF001 - how a line of the log is made
+    noted = (
         observe.MESSAGE_REFUSED,
         {"reply": data, "sender": data.decode("utf-8", "surrogateescape")},
         datetime.fromtimestamp(0, UTC),
     )
+    line = observe._json_lines([noted])  # noqa: SLF001 - how a line of the log is made
     assert line.count(b"\n") == 1
     assert line[:-1].isascii()
     json.loads(line)

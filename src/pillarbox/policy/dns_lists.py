@@ -78,7 +78,10 @@ class DnsLists:
             return None
         name = ip.reverse_pointer.removesuffix(".in-addr.arpa").removesuffix(".ip6.arpa")
         asking = Asking(self._lookup)
-        answers = await asyncio.gather(*(self._ask(asking, f"{name}.{zone}") for zone, _, _ in self._zones))
+        queries = [Query(f"{name}.{zone}", "A") for zone, _, _ in self._zones]
+        answers = await asyncio.gather(*map(self._ask, queries))
+        for query, answer in zip(queries, answers, strict=True):  # in this order, whichever list was faster
+            asking.note(query, answer)
         listed = [
             (weight, zone)
             for (zone, weight, wanted), answer in zip(self._zones, answers, strict=True)
@@ -91,15 +94,12 @@ class DnsLists:
             policy.CLIENT_LISTED.reply(hostname=self._hostname, address=client.address, zones=zones)
         )
 
-    async def _ask(self, asking: Asking, name: str) -> Answer:
-        query = Query(name, "A")
+    async def _ask(self, query: Query) -> Answer:
         try:
             async with asyncio.timeout(self._limit_s):
-                return await asking(query)
+                return await self._lookup(query)
         except TimeoutError:
-            late = Answer(failed=True, detail="no answer in time")
-            asking.note(query, late)
-            return late
+            return Answer(failed=True, detail="no answer in time")
 
     def _counts(self, zone: str, answer: Answer, wanted: list[_Range]) -> bool:
         found = [ip for ip in map(parse_ip, answer.records) if ip is not None and ip in _ANSWERS]
