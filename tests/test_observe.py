@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import pty
@@ -95,6 +96,20 @@ def test_every_line_parses_and_keeps_the_text(text: str, octets: bytes) -> None:
         os.close(write)
     assert line.count(b"\n") == 1
     assert json.loads(line)["problem"] == (text or "x")
+
+
+@pytest.mark.parametrize("odd", ["\xe4", "\udc80", "y" * 5000])
+async def test_a_line_is_the_same_whatever_else_is_noted_in_the_same_turn(log: Log, odd: str) -> None:
+    log.configure()
+    long = "x" * 3000  # the line is not too long, so it is kept whole
+    for senders in ([long], [odd], [long, odd, long]):
+        observe.write_behind(asyncio.get_running_loop())
+        for sender in senders:
+            observe.MESSAGE_RECEIVED.note(sender=sender)
+        observe.write_behind(None)
+    alone, strange, *together = [{**line, "at": ""} for line in log.lines]
+    assert alone["sender"] == long
+    assert together == [alone, strange, alone]
 
 
 def test_a_huge_fact_is_cut(log: Log) -> None:

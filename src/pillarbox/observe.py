@@ -494,11 +494,13 @@ def _json_lines(noted: Sequence[_Noted]) -> bytes:
             return encoded
     except (ValueError, TypeError):  # a lone surrogate, from octets that are no UTF-8
         pass
-    return b"".join(map(_json_line, lines))
+    if len(noted) > 1:
+        return b"".join([_json_lines([one]) for one in noted])
+    return _json_line(lines[0])
 
 
 def _json_line(line: dict[str, Any]) -> bytes:
-    """The same for one of them, whatever is in it."""
+    """The same for a line that has more than printable ASCII in it, or is long."""
     line["at"] = line["at"].isoformat().replace("+00:00", "Z")
     safe = {name: _shorten(name, value) for name, value in line.items()}
     import json  # noqa: PLC0415 - rarely needed, and a start would have to wait

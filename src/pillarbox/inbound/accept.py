@@ -414,6 +414,7 @@ class Door:
     @staticmethod
     def _note_received(letter: Letter, queue_id: str, queued: Queued) -> None:
         client = letter.client
+        # An empty fact would be left out too, but by a look at each of them, for every message.
         forwarded = {"forwarded": letter.forwarded} if letter.forwarded else {}
         observe.MESSAGE_RECEIVED.note(
             message=queue_id,

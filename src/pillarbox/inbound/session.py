@@ -389,7 +389,7 @@ class SmtpProtocol(asyncio.Protocol):
         if self._transport.is_closing():
             return
         self._session.renew(time.monotonic())
-        if more or self._desk.tarpit is not None:
+        if more or self._desk.tarpit is not None:  # which looks at each answer
             self.proceed()
         elif not self._choked:
             self._flush()

@@ -47,7 +47,7 @@ class _Envelope(msgspec.Struct, array_like=True):
     smtputf8: bool
     ret: Ret | None
     envid: _Text
-    terms: Terms | None = None
+    terms: Terms = NO_TERMS
 
 
 class _Result(msgspec.Struct, array_like=True):
@@ -129,7 +129,7 @@ def unpack_envelope(blob: bytes) -> Envelope:
             kept.smtputf8,
             kept.ret,
             _text(kept.envid),
-            kept.terms if kept.terms and kept.terms != NO_TERMS else NO_TERMS,
+            NO_TERMS if kept.terms == NO_TERMS else kept.terms,
         )
     except (msgspec.MsgspecError, LookupError, TypeError, ValueError) as error:
         msg = f"envelope not readable: {error}"

@@ -31,6 +31,13 @@ def _split_command(line: bytes) -> tuple[bytes, str] | None:
 _read_command = lru_cache(maxsize=_REMEMBERED)(_split_command)
 
 
+def _find_command(line: bytes) -> tuple[bytes, str] | None:
+    """The same, by memory where the line is worth to be remembered."""
+    if len(line) <= _SHORT_OCTETS and line[0] in _USUAL:
+        return _read_command(line)
+    return _split_command(line)
+
+
 class LineFault(Enum):
     """Why a command line is refused."""
 
@@ -93,22 +100,20 @@ class LineReader:
         """Verb and argument of the next line, if it is a plain command in ASCII; if it is not, `next_line` gives it."""
         line = self.buffer
         end = line.find(b"\n") + 1
-        if end != len(line) or self._position or self._skipping or end > _SHORT_OCTETS or end > max_octets:
+        if not end or end != len(line) or self._position or self._skipping or end > max_octets:
             return self._next_of_many(max_octets)
-        found = _read_command(line) if line[0] in _USUAL else _split_command(line)
+        found = _find_command(line)
         if found is not None:  # it came alone, as most do
             self.buffer = b""
         return found
 
     def _next_of_many(self, max_octets: int) -> tuple[bytes, str] | None:
-        """The same where the line is long, or only a part of what was fed."""
+        """The same where the line is only a part of what was fed, or can't be handed out."""
         start = self._position
         end = self.buffer.find(b"\n", start) + 1
         if not end or self._skipping or end - start > max_octets:
             return None
-        line = self.buffer[start:end]
-        remembered = end - start <= _SHORT_OCTETS and line[0] in _USUAL
-        found = _read_command(line) if remembered else _split_command(line)
+        found = _find_command(self.buffer[start:end])
         if found is not None:
             self._cut(end)
         return found
@@ -197,9 +202,11 @@ class DataReader:
 
     def feed(self, data: bytes) -> bytes:
         """Take octets, return the body octets that are sure; when the end was found `rest` is set."""
-        dot = data.find(b"\r\n.")
-        if self._tail is _START and dot == len(data) - 5 and data.endswith(END_OF_DATA) and data[0] != DOT:
-            self.rest = b""  # all has come at once, and there is no dot to remove: as with most
+        at_once = self._tail is _START and data.endswith(END_OF_DATA)
+        if (
+            at_once and data[0] != DOT and data.find(b"\r\n.") == len(data) - 5
+        ):  # no dot to remove, as in most
+            self.rest = b""
             return data[:-3]
         data = self._tail + data if self._tail else data
         dot = data.find(b"\r\n.")  # most bodies have none, and one search then answers both questions
