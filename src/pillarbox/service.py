@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from pillarbox.policy.users import Mailbox
     from pillarbox.queue.attempt import Courier
     from pillarbox.queue.spool import Draft, Entry, Queued
+    from pillarbox.queue.workplace import InProcess
     from pillarbox.relay.demand import StsFinding
     from pillarbox.relay.sts import StsPolicies
 
@@ -140,9 +141,14 @@ class Service:
         *,
         plugins: Sequence[object] = (),
         contexts: Sequence[ListenerContext | None] = (),
+        writer: InProcess | None = None,
     ) -> None:
-        """Prepare; nothing is opened before `start`. `contexts` are those of the listeners, if several workers share them."""
+        """Prepare; nothing is opened before `start`. `contexts` are those of the listeners, if several workers share them.
+
+        Without a `writer` in a process of its own, a thread writes to the store.
+        """
         self.config = config
+        self._writer = writer
         self._plugins = plugins
         contexts = contexts or new_contexts(config.tls_manners, config.tls.client_ca)
         self._tls = ListenersTls(certificates_of(config), config.tls_manners, contexts)
@@ -191,7 +197,7 @@ class Service:
         self._open.push_async_callback(self._reports.close)
         self._policy = Policy(config, self._get_tools(config, self._resolver), self._plugins, self._reports)
         self._open.push_async_callback(self._close_accounts)
-        self.spool = SqliteSpool(Path(config.data))
+        self.spool = SqliteSpool(Path(config.data), self._writer)
         self._open.push_async_callback(self._close_spool)
         self._couriers = PresentCouriers(*self._courier_makers(config))
         self._open.push_async_callback(self._couriers.close)

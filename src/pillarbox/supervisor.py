@@ -26,6 +26,7 @@ from pillarbox.net import systemd
 from pillarbox.net.handshakes import new_contexts
 from pillarbox.net.listener import bind, claim
 from pillarbox.policies import try_policy
+from pillarbox.queue import workplace
 from pillarbox.queue.schema import StoreError
 from pillarbox.queue.spool import SpoolError
 from pillarbox.service import Service, take_over
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
     from pillarbox.config import Config
     from pillarbox.net.tls import ListenerContext
+    from pillarbox.queue.workplace import InProcess
 
 _SPAWN_PAUSE_S = 1.0  # a worker that dies at once is not started again faster than this
 _PR_SET_PDEATHSIG = 1
@@ -147,20 +149,21 @@ def _in_words(error: Exception) -> str:
 
 def _work(job: _Job) -> NoReturn:
     """One worker, on this process's main thread, which ends with it. Raises StartError."""
+    writer = workplace.fork()
     factory = None
     if job.config.event_loop == "uvloop":
         import uvloop  # noqa: PLC0415 - only where it is wanted
 
         factory = uvloop.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
-        runner.run(_serve(job))
+        runner.run(_serve(job, writer))
         # All is closed that has to be. A hook that hangs in its thread must not keep the process from ending.
         sys.stdout.flush()
         os._exit(os.EX_OK)
 
 
-async def _serve(job: _Job) -> None:
-    service = Service(job.config, contexts=job.tls)
+async def _serve(job: _Job, writer: InProcess) -> None:
+    service = Service(job.config, contexts=job.tls, writer=writer)
     loop = asyncio.get_running_loop()
     stopped: asyncio.Future[str] = loop.create_future()
     for number in _STOPS if job.reload is not None else (*_STOPS, signal.SIGHUP):

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import socket
+import sys
 import time
 
 import pytest
@@ -7,15 +10,30 @@ import pytest_asyncio
 
 from pillarbox.mail.envelope import Envelope, Recipient
 from pillarbox.mail.route import Route, Transport
+from pillarbox.queue import workplace
 from pillarbox.queue.spool import Entry, Trace
 from pillarbox.queue.sqlite import SqliteSpool
 
-ENGINES = [SqliteSpool]
+WRITER = "import socket; from pillarbox.queue import workplace; workplace.work(socket.socket(fileno={}))"
 
 
-@pytest.fixture(params=ENGINES, ids=lambda engine: engine.__name__)
+def in_process(root):
+    """A store whose writer has a process of its own: not forked here, where other tests have connections open."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        theirs.set_inheritable(True)
+        arguments = [sys.executable, "-c", WRITER.format(theirs.fileno())]
+        pid = os.posix_spawn(sys.executable, arguments, os.environ)
+    return SqliteSpool(root, workplace.InProcess(ours, pid))
+
+
+ENGINES = {"thread": SqliteSpool, "process": in_process}
+
+
+@pytest.fixture
 def engine(request):
-    return request.param
+    """How a store is opened: with its writer in a thread, unless a module asks for both."""
+    return ENGINES[getattr(request, "param", "thread")]
 
 
 @pytest_asyncio.fixture

@@ -8,10 +8,11 @@ import textwrap
 import time
 from pathlib import Path
 
+import apsw
 import pytest
 
 from pillarbox.mail.catalogue import content
-from pillarbox.queue import leases
+from pillarbox.queue import leases, schema, writer
 from pillarbox.queue.spool import SLOTS, SpoolError, parse_id
 from pillarbox.queue.sqlite import SqliteSpool
 
@@ -44,7 +45,7 @@ WRITER = textwrap.dedent("""
 """)
 
 
-def writer(root, count=0):
+def writing(root, count=0):
     return subprocess.Popen([sys.executable, "-c", WRITER, str(root), str(count)], stdout=subprocess.PIPE)
 
 
@@ -62,7 +63,7 @@ def end(process, sign=signal.SIGKILL):
 
 async def test_what_was_acknowledged_survives_kill_at_full_rate(tmp_path):
     for _round in range(4):
-        process = writer(tmp_path)
+        process = writing(tmp_path)
         process.stdout.readline()
         acknowledged = read_ids(process, 50)
         await asyncio.sleep(0.05 * _round)
@@ -81,7 +82,7 @@ async def test_what_was_acknowledged_survives_kill_at_full_rate(tmp_path):
 
 
 async def test_a_new_worker_takes_the_slot_of_a_dead_one_at_once(tmp_path):
-    process = writer(tmp_path, 1)
+    process = writing(tmp_path, 1)
     process.stdout.readline()
     (number,) = read_ids(process, 1)
     end(process)
@@ -93,7 +94,7 @@ async def test_a_new_worker_takes_the_slot_of_a_dead_one_at_once(tmp_path):
 
 async def test_two_workers_share_a_store_and_one_adopts_what_the_other_left(tmp_path):
     spool = SqliteSpool(tmp_path)
-    process = writer(tmp_path, 5)
+    process = writing(tmp_path, 5)
     slot = int(process.stdout.readline().split()[1])
     assert slot not in spool.slots
     ids = read_ids(process, 5)
@@ -156,13 +157,16 @@ async def test_a_stray_body_is_swept_even_if_nobody_takes_its_slot(tmp_path, unt
     await spool.close()
 
 
-async def test_a_lease_is_kept_by_renewing_it(tmp_path, store, spool, monkeypatch):
-    await store.waiting()
-    other = SqliteSpool(tmp_path)
+async def test_a_lease_is_kept_by_renewing_it(tmp_path, until, monkeypatch):
+    monkeypatch.setattr(writer, "RENEW_S", 0.01)
+    spool = SqliteSpool(tmp_path)
+    connection = apsw.Connection(str(tmp_path / schema.FILE))
+    sql = "SELECT renewed_at FROM lease"
     for _ in range(3):
-        assert await other.adopt() == []
-        await asyncio.to_thread(spool._renew)
-    await other.close()
+        before = connection.execute(sql).get
+        await until(lambda before=before: connection.execute(sql).get > before)
+    connection.close()
+    await spool.close()
 
 
 async def test_all_slots_in_use_is_an_error(tmp_path, monkeypatch):

@@ -14,9 +14,16 @@ from pillarbox.mail.route import Route, Transport
 from pillarbox.queue import schema
 from pillarbox.queue.ledger import Ledger
 from pillarbox.queue.spool import SLOTS, Change, SpoolError, State, format_id
+from pillarbox.queue.sqlite import SqliteSpool
 
 BIG = bytes(range(256)) * 800  # 200 KiB: goes to a file
 FAR = time.time() + 10_000
+
+
+def pytest_generate_tests(metafunc):
+    """The contract holds wherever the writer works."""
+    if "engine" in metafunc.fixturenames:
+        metafunc.parametrize("engine", ["thread", "process"], indirect=True)
 
 
 def deferred(queued, due, number=0):
@@ -111,12 +118,13 @@ async def test_the_body_goes_when_no_recipient_is_open(spool, store, tmp_path, b
     assert rows(tmp_path, "SELECT state FROM recipient") == [(2,), (2,)]
 
 
-async def test_a_store_that_is_closed_in_the_middle_of_a_write_finishes_it(spool, store, tmp_path, until):
-    queued = await store(body=BIG)
+async def test_a_store_that_is_closed_in_the_middle_of_a_write_finishes_it(storer, tmp_path, until):
+    spool = SqliteSpool(tmp_path)
+    queued = await storer(spool)(body=BIG)
     other = apsw.Connection(str(tmp_path / schema.FILE))
     other.execute("BEGIN IMMEDIATE")
     recorded = spool.record([delivered(queued)])
-    await until(spool._work.empty)  # the writer has taken it, and waits for the other connection
+    await until(spool._writer._orders.empty)  # the writer has taken it, and waits for the other connection
     closed = spool.close()
     await until(lambda: spool._file_threads._shutdown)
     other.execute("ROLLBACK")

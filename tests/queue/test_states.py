@@ -28,7 +28,7 @@ CHILD = textwrap.dedent("""
     from pillarbox.mail.envelope import Envelope, Recipient
     from pillarbox.mail.reply import Origin, Result, Stage
     from pillarbox.mail.route import Route, Transport
-    from pillarbox.queue import drafts, sqlite, writing
+    from pillarbox.queue import drafts, sqlite, workplace, writing
     from pillarbox.queue.ledger import Ledger
     from pillarbox.queue.spool import Change, Entry, State, Trace, format_id
 
@@ -58,7 +58,7 @@ CHILD = textwrap.dedent("""
             writing.arrive = lambda *_: False
             writing.apply = die_after(writing.apply)
         if state == "committed":
-            sqlite.SqliteSpool._answer = die
+            workplace.InThread.answer = die
         entry = Entry(spool.new_id(time.time()), Envelope("a@example.org", (Recipient("b@example.net"),)),
                       (Route(Transport.MX, "example.net"),), time.time(), b"", Trace(), state == "held")
         queued = await spool.commit(draft, entry)

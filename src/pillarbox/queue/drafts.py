@@ -10,7 +10,7 @@ import contextlib
 import errno
 import os
 import secrets
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pillarbox.mail.catalogue import content
 from pillarbox.queue.spool import SLOTS, SpoolError, format_id, parse_id
@@ -23,13 +23,32 @@ INLINE_OCTETS = 65_536  # larger bodies get a file
 _MAX_PIECES = 64  # of a body in memory: what comes octet by octet must not cost an object for each
 
 
-def trouble(error: BaseException) -> SpoolError:
-    """What a failed write is called towards the peer: a full disk, or an incident."""
+class Trouble(NamedTuple):
+    """What went wrong in a write, in plain values: it may have been another process's."""
+
+    problem: str
+    incident: str = ""  # its id; without one, there is no space left
+    unwritten: bool = False  # for certain: a sync that fails leaves it open
+
+    def error(self) -> SpoolError:
+        """The same as an error, with what the peer may be told."""
+        if not self.incident:
+            return SpoolError(content.DISK_FULL.reply(), self.problem)
+        return SpoolError(content.WRITE_FAILED.reply(incident=self.incident), self.problem)
+
+
+def describe(error: BaseException) -> Trouble:
+    """What a failed write is called: a full disk, or an incident."""
     number = getattr(error, "errno", None)
     if number in (errno.ENOSPC, errno.EDQUOT) or type(error).__name__ == "FullError":
-        return SpoolError(content.DISK_FULL.reply(), str(error))
+        return Trouble(str(error))
     incident = secrets.token_hex(4)
-    return SpoolError(content.WRITE_FAILED.reply(incident=incident), f"incident {incident}: {error!r}")
+    return Trouble(f"incident {incident}: {error!r}", incident)
+
+
+def trouble(error: BaseException) -> SpoolError:
+    """A failed write as the contract has it."""
+    return describe(error).error()
 
 
 class FileDraft:
@@ -169,7 +188,7 @@ class Bodies:
                 found.append(parse_id(file.name))
         return [message for message in found if message < before]
 
-    def remove(self, messages: list[int]) -> int:
+    def remove(self, messages: Iterable[int]) -> int:
         """Remove the body files of these messages, as far as they exist; the count of them."""
         return _remove(map(self.path, messages))
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     import apsw
 
+_FOLDER = "workers"
 LEASE_S = 30.0
 RENEW_S = 10.0
 
@@ -31,7 +32,7 @@ class Leases:
         """Make this worker known below `root` under a fresh name. Raises OSError."""
         self.worker = secrets.token_hex(6)
         self.fences: dict[int, int] = {}
-        self._folder = root / "workers"
+        self._folder = root / _FOLDER
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._seen: dict[int, tuple[tuple[str, float], float]] = {}
         early = self._folder / f".{self.worker}"
@@ -39,27 +40,8 @@ class Leases:
         fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         early.rename(self._folder / self.worker)  # visible only once it is locked
 
-    def living(self) -> frozenset[str]:
-        """The names of all workers that live; what dead ones left here is cleared away."""
-        names = [file.name for file in self._folder.iterdir() if not file.name.startswith(".")]
-        return frozenset(name for name in names if self._lives(name))
-
     def _lives(self, worker: str) -> bool:
-        if worker == self.worker:
-            return True
-        file = self._folder / worker
-        try:
-            lock = os.open(file, os.O_RDWR | os.O_CLOEXEC)
-        except OSError:
-            return False
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            file.unlink(missing_ok=True)
-        except OSError:
-            return True
-        finally:
-            os.close(lock)
-        return False
+        return _is_locked(self._folder / worker)
 
     def acquire(self, connection: apsw.Connection) -> int:
         """Take one slot, rather one that was somebody's than a new one. Inside a transaction. Raises RuntimeError."""
@@ -130,6 +112,28 @@ class Leases:
         with contextlib.suppress(OSError):
             (self._folder / self.worker).unlink(missing_ok=True)
         os.close(self._lock)
+
+
+def living(root: Path) -> frozenset[str]:
+    """The names of all workers of the store in `root` that live; what dead ones left there is cleared away."""
+    files = [file for file in (root / _FOLDER).iterdir() if not file.name.startswith(".")]
+    return frozenset(file.name for file in files if _is_locked(file))
+
+
+def _is_locked(file: Path) -> bool:
+    """Whether a worker lives, by its file, which is removed if it does not."""
+    try:
+        lock = os.open(file, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        file.unlink(missing_ok=True)
+    except OSError:
+        return True
+    finally:
+        os.close(lock)
+    return False
 
 
 def _rows(connection: apsw.Connection) -> dict[int, tuple[str, float]]:

@@ -256,7 +256,8 @@ class Ledger:
         """Put an entry on the suppression list, or take it off; whether it was there."""
         with schema.transaction(self._connection):
             found = suppressed.find(self._connection, [lesson.entry], 0.0)
-            suppressed.learn(self._connection, [lesson])
+            made = suppressed.learn(self._connection, [lesson])
+        suppressed.tell(made)
         return bool(found)
 
     def start(self, route: Route, *, below: bool) -> int:

@@ -1,30 +1,30 @@
-"""The durable store on one machine: SQLite, written by one thread that puts all that waits into one transaction.
+"""The durable store on one machine: SQLite, written by one writer that puts all that waits into one transaction.
 
-The tables are in `queue.schema`, what is written in `queue.writing`, what is read in `queue.reader`, body files in
-`queue.drafts`, who owns which message in `queue.leases`; operators look and act through `queue.ledger`.
+The writer is in `queue.writer`, where it works in `queue.workplace`, the tables are in `queue.schema`, what is read in
+`queue.reader`, body files in `queue.drafts`, who owns which message in `queue.leases`; operators look and act through
+`queue.ledger`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import math
 import os
-import threading
 import time
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 import apsw
 
 from pillarbox import observe
 from pillarbox.queue import schema, suppressed, writing
-from pillarbox.queue.drafts import Bodies, FileDraft, trouble
-from pillarbox.queue.leases import RENEW_S, Leases
+from pillarbox.queue.drafts import Bodies, FileDraft, Trouble, describe, trouble
+from pillarbox.queue.leases import living
 from pillarbox.queue.reader import Reader
 from pillarbox.queue.spool import SLOTS, Content, SpoolError, format_id, parse_id
+from pillarbox.queue.workplace import InThread
+from pillarbox.queue.writer import Writer, on_connection
 from pillarbox.queue.writing import Further, Work
 
 if TYPE_CHECKING:
@@ -36,65 +36,62 @@ if TYPE_CHECKING:
     from pillarbox.queue.sent import Sent
     from pillarbox.queue.spool import Change, Draft, Entry, Happening, Pending, Queued, Verb
     from pillarbox.queue.suppression import Lesson, Suppressed
+    from pillarbox.queue.workplace import InProcess, Workplace
+    from pillarbox.queue.writer import Result
 
     T = TypeVar("T")
 
 _FILE_THREADS = 4
-_MOST_WORKS = 256  # in one transaction
 _ENOUGH = 10  # turns of the loop without new work, times works: then what came is written
 _MOST_TURNS = 16
 _GROUP = 16  # works that the writer gets at once, for the loop to be busy with others while these are written
-_SETTLED_S = 0.1  # after that the server has started, most likely, and the log may be lengthened
+_AGAIN_S = 1.0  # after a writer could not be replaced
 _NO_FENCE = -1  # of a slot that is not held any more
-_Answers = list[tuple[Work, SpoolError | None]]  # with what went wrong
+_CLOSED = RuntimeError("the store is closed")
+_WRITER_LOST = ChildProcessError("the writer's process has ended")
 
 
 class SqliteSpool:
     """The contract's `Spool` in a folder of the local file system."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, process: InProcess | None = None) -> None:
         """Open the store in `root`, make it if it is not there; on the loop that will use it.
 
-        Raises schema.StoreError, apsw.Error or OSError.
+        Its writer works in `process`, or else in a thread. Raises as `Writer` does.
         """
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._loop = asyncio.get_running_loop()
-        self._connection = schema.connect(root / schema.FILE, cache_kib=schema.WRITER_CACHE_KIB)
-        self._bodies = Bodies(root)
-        self._leases = Leases(root)
-        writing.prepare(self._connection)
-        began_at = time.time()
-        try:
-            with schema.transaction(self._connection):
-                self._slot = self._leases.acquire(self._connection)
-                vacant = self._leases.vacant(self._connection)
-        except BaseException:
-            self._leases.close()
-            raise
-        self._last_id = int(self._connection.execute("SELECT coalesce(max(id), 0) FROM message").get)
-        self._reader = Reader(schema.connect(root / schema.FILE), self._bodies)
         self._root = root
+        self._bodies = Bodies(root)
+        began_at = time.time()
+        self._employ(process)
+        opened = self._writer.opened
+        self._last_id = opened.last_id
+        self._reader = Reader(schema.connect(root / schema.FILE), self._bodies)
         self._drafts = 0
-        self._lost = False  # whether a slot was ever taken from this worker
-        self._closing: asyncio.Future[None] | None = None
+        self._closing: asyncio.Task[None] | None = None
         self._fresh: list[Work] = []  # not yet handed over
+        self._waiting: deque[Work] = deque()  # handed over
         self._gathering = False  # whether `_gather` is to be called
         self._turns = self._quiet_turns = self._enough = self._seen = 0
         self._group = 0  # how many works were handed over last
-        self._unanswered = 0  # how many works were submitted and wait
-        self._work: SimpleQueue[list[Work] | None] = SimpleQueue()
         self._file_threads = ThreadPoolExecutor(_FILE_THREADS, "pillarbox-files")
         self._reader_thread = ThreadPoolExecutor(1, "pillarbox-reader")
-        self._writer = threading.Thread(target=self._write_until_closed, name="pillarbox-writer", daemon=True)
-        self._writer.start()
         self._file_threads.submit(self._sweep, [self._slot], self.new_id(time.time()))
-        if vacant:  # whoever takes one of them meanwhile makes younger ids
-            self._file_threads.submit(self._sweep, vacant, int(began_at * 1_000_000) * SLOTS)
+        if opened.vacant:  # whoever takes one of them meanwhile makes younger ids
+            self._file_threads.submit(self._sweep, opened.vacant, int(began_at * 1_000_000) * SLOTS)
+
+    def _employ(self, process: InProcess | None) -> None:
+        """Have a writer open the store."""
+        if process is not None:
+            process.open(self._root, self._loop, self._take, self._replace_writer)
+        self._writer: Workplace = process or InThread(self._root, self._loop, self._take)
+        self._slot, self._fences = self._writer.opened.held
 
     @property
     def slots(self) -> frozenset[int]:
         """The slots that this worker holds now."""
-        return frozenset(self._leases.fences)
+        return frozenset(self._fences)
 
     def new_id(self, now: float) -> int:
         """A fresh message id: microseconds of Unix time, then the slot. It never falls, even if the clock does."""
@@ -112,7 +109,7 @@ class SqliteSpool:
     def draft(self) -> FileDraft:
         """Begin to store a body."""
         self._drafts += 1
-        return self._bodies.draft(f"{self._leases.worker}-{self._drafts}")
+        return self._bodies.draft(f"{self._writer.opened.worker}-{self._drafts}")
 
     def commit(
         self, draft: Draft, entry: Entry, settle: Callable[[asyncio.Future[Any], Any], None] | None = None
@@ -151,8 +148,11 @@ class SqliteSpool:
             path = self._bodies.path(message)
             content = Content(entry.prefix, None, path, draft.octets)
             work.bodies = (*work.bodies, (draft, path))
-        fence = self._leases.fences.get(message & SLOTS - 1, _NO_FENCE)
-        return entry, content, work.add(entry, content, fence)
+        return entry, content, work.add(entry, content, self._fence(message))
+
+    def _fence(self, message: int) -> int:
+        """The fencing number of a message's slot."""
+        return self._fences.get(message & SLOTS - 1, _NO_FENCE)
 
     def load(self, message: int) -> asyncio.Future[Content]:
         """Read the octets of a message. A damaged one gives SpoolError with cause `delivery.DAMAGED`."""
@@ -168,7 +168,7 @@ class SqliteSpool:
 
     def note(self, happenings: Sequence[Happening], lessons: Sequence[Lesson] = ()) -> asyncio.Future[None]:
         """Add to the history of messages, and store what it teaches about addresses."""
-        return self._call(partial(writing.note, happenings=happenings, lessons=lessons))
+        return self._call(partial(Writer.note, happenings=happenings, lessons=lessons))
 
     def watched(self) -> asyncio.Future[list[str]]:
         """Every address and domain that the suppression list knows something about."""
@@ -189,16 +189,30 @@ class SqliteSpool:
     async def _due(self, now: float, limit: int, full: Collection[Route]) -> list[Queued]:
         pick = await self._read(partial(self._reader.pick, self.slots, now, limit, full))
         if pick.damaged:
-            await self._call(partial(_set_aside, damaged=pick.damaged, at=now))
+            await self._call(on_connection(writing.set_aside, damaged=pick.damaged, at=now))
             for message, reason in pick.damaged:
                 observe.MESSAGE_DAMAGED.note(message=format_id(message), problem=reason)
-        if not pick.queued:
-            return []
-        return await self._call(partial(self._claim, found=pick.queued))
+        return await self._claim(pick.queued) if pick.queued else []
+
+    async def _claim(self, found: Sequence[Queued]) -> list[Queued]:
+        """Claim recipients; the messages with those that could still be claimed."""
+        rows = [
+            value
+            for queued in found
+            for pending in queued.pending
+            for value in (queued.id, pending.number, self._fence(queued.id))
+        ]
+        claimed = await self._call(on_connection(writing.claim, rows=rows))
+        for queued in found:
+            queued.pending = [one for one in queued.pending if (queued.id, one.number) in claimed]
+        return [queued for queued in found if queued.pending]
 
     def release(self, pending: Sequence[Pending]) -> asyncio.Future[None]:
         """Give recipients back unattempted, each with its `due`."""
-        return self._call(partial(self._release, pending=pending))
+        rows = [
+            value for one in pending for value in (one.message, one.number, self._fence(one.message), one.due)
+        ]
+        return self._call(on_connection(writing.release, rows=rows))
 
     def open_messages(self) -> asyncio.Future[int]:
         """About how many messages are in the queue. Takes some 50 ms for a million."""
@@ -206,34 +220,47 @@ class SqliteSpool:
 
     def check_writable(self) -> asyncio.Future[None]:
         """Write what changes nothing, to see whether the store can be written now."""
-        return self._call(partial(writing.touch, slot=self._slot, now=time.time()))
+        return self._call(on_connection(writing.touch, slot=self._slot, now=time.time()))
 
     def adopt(self) -> asyncio.Future[list[int]]:
         """Take over the slots of workers that died; the slots."""
-        return self._call(self._adopt)
+        return self._loop.create_task(self._adopt())
+
+    async def _adopt(self) -> list[int]:
+        taken = await self._call(Writer.adopt)
+        if taken:
+            self._file_threads.submit(self._sweep, taken, int(time.time() * 1_000_000) * SLOTS)
+        return taken
 
     def forget_old(self, now: float, counted_from: float) -> asyncio.Future[None]:
         """Drop what has expired from the suppression list, and refusals before `counted_from`."""
-        return self._call(partial(suppressed.forget_old, now=now, counted_from=counted_from))
+        return self._call(on_connection(suppressed.forget_old, now=now, counted_from=counted_from))
 
     def prune(self, before: float) -> asyncio.Future[int]:
         """Forget some finished messages received before `before`; how many. Call again until it is 0."""
-        return self._call(partial(writing.prune, before=before))
+        return self._call(on_connection(writing.prune, before=before))
 
     def close(self) -> asyncio.Future[None]:
         """Finish what is begun, give the leases back, and close."""
         if self._closing is None:
-            self._hand_over()
-            self._closing = self._loop.create_future()
-            threading.Thread(target=self._close, args=(self._closing,), name="pillarbox-closer").start()
+            if self._fresh:
+                self._hand_over()
+            self._closing = self._loop.create_task(self._close())
         return self._closing
 
-    # How work reaches the threads.
+    async def _close(self) -> None:
+        for threads in (self._reader_thread, self._file_threads):
+            await self._loop.run_in_executor(None, threads.shutdown)
+        self._writer.end()
+        await self._loop.run_in_executor(None, self._writer.join)
+        self._writer.finish()
+        self._reader.close()
+
+    # How work reaches the writer.
 
     def _submit(self, work: Work) -> None:
-        self._unanswered += 1
         if self._closing is not None:
-            self._resolve([(work, trouble(RuntimeError("the store is closed")))])
+            self._resolve(work, describe(_CLOSED))
         elif work.bodies:
             self._file_threads.submit(self._keep_bodies, work)
             work.foretell()
@@ -242,7 +269,7 @@ class SqliteSpool:
             fresh.append(work)
             if len(fresh) == 1:
                 self._turns = self._quiet_turns = self._seen = 0
-                self._enough = 0 if self._unanswered == self._group == 1 else _ENOUGH
+                self._enough = _ENOUGH if self._waiting or self._group != 1 else 0
                 if not self._gathering:
                     self._gathering = True
                     self._loop.call_soon(self._gather)
@@ -276,30 +303,68 @@ class SqliteSpool:
         fresh = self._fresh
         self._fresh = []
         self._group = len(fresh)
-        self._work.put(fresh)
+        self._put(fresh)
         for work in fresh:
             work.foretell()
 
-    def _resolve(self, answers: _Answers) -> None:
-        self._unanswered -= len(answers)
-        for work, failure in answers:
-            future = work.future
-            if work.settle is not None:
-                try:
-                    work.settle(future, failure or work.answer)
-                except Exception as error:  # noqa: BLE001 - a bug must not keep the others from their answers
-                    observe.report_incident(error)
-                    if not future.done():
-                        future.set_exception(error)
-            elif future.done():  # the one who waited has gone
-                continue
-            elif failure is None:
-                future.set_result(work.answer)
-            else:
-                future.set_exception(failure)
+    def _put(self, works: Sequence[Work]) -> None:
+        self._waiting += works
+        self._writer.put([work.order for work in works])
 
-    def _call(self, call: Callable[[apsw.Connection], T]) -> asyncio.Future[T]:
-        """Run `call` in the writer's next transaction."""
+    def _take(self, result: Result) -> None:
+        """Let everybody have what the writer says."""
+        for problem in result.problems:
+            observe.SPOOL_TROUBLE.note(problem=problem)
+        if result.held is not None:
+            self._slot, self._fences = result.held
+        for answer in result.answers:
+            self._resolve(self._waiting.popleft(), answer)
+        for took_s in result.took_s:
+            observe.COMMIT_SECONDS.record(took_s)
+        suppressed.tell(result.learnt)
+        if result.emptied:
+            self._remove_bodies(result.emptied)
+
+    def _resolve(self, work: Work, answer: object) -> None:
+        """Give a work's future what became of it."""
+        if answer is None:
+            answer = work.answer
+        elif isinstance(answer, Trouble):
+            if answer.unwritten and work.bodies:
+                self._remove_bodies([parse_id(path.name) for _draft, path in work.bodies])
+            answer = answer.error()
+        future = work.future
+        if work.settle is not None:
+            try:
+                work.settle(future, answer)
+            except Exception as error:  # noqa: BLE001 - a bug must not keep the others from their answers
+                observe.report_incident(error)
+                if not future.done():
+                    future.set_exception(error)
+        elif future.done():  # the one who waited has gone
+            return
+        elif isinstance(answer, SpoolError):
+            future.set_exception(answer)
+        else:
+            future.set_result(answer)
+
+    def _replace_writer(self) -> None:
+        """The writer's process has died: nobody knows what it wrote last, and a thread goes on."""
+        lost, self._waiting = self._waiting, deque()
+        for work in lost:
+            self._resolve(work, describe(_WRITER_LOST))
+        if self._closing is not None:  # it was to end
+            return
+        observe.SPOOL_TROUBLE.note(problem=f"{_WRITER_LOST}; a thread goes on with its work")
+        self._file_threads.submit(self._writer.join)
+        try:
+            self._employ(None)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it may be over in a while
+            observe.report_incident(error)
+            self._loop.call_later(_AGAIN_S, self._replace_writer)
+
+    def _call(self, call: Callable[[Writer], T]) -> asyncio.Future[T]:
+        """Have the writer make a call in its next transaction."""
         future = self._loop.create_future()
         self._submit(Work(future, call))
         return future
@@ -307,7 +372,7 @@ class SqliteSpool:
     def _read(self, call: Callable[[], T]) -> asyncio.Future[T]:
         if self._closing is not None:
             future: asyncio.Future[T] = self._loop.create_future()
-            future.set_exception(trouble(RuntimeError("the store is closed")))
+            future.set_exception(trouble(_CLOSED))
             return future
         return self._loop.run_in_executor(self._reader_thread, _reading(call))
 
@@ -319,14 +384,20 @@ class SqliteSpool:
             for draft, path in work.bodies:
                 draft.keep(path)
         except SpoolError as error:
-            self._answer([(work, error)])
+            self._loop.call_soon_threadsafe(self._resolve, work, error)
         else:
-            self._work.put([work])
+            self._loop.call_soon_threadsafe(self._put, [work])
+
+    def _remove_bodies(self, messages: Sequence[int]) -> None:
+        try:
+            self._file_threads.submit(self._bodies.remove, messages)
+        except RuntimeError:  # the store is being closed, and these threads have ended
+            self._bodies.remove(messages)
 
     def _sweep(self, slots: Sequence[int], before: int) -> None:
         """Remove what dead workers left half done: drafts, and body files below id `before` without a row."""
         connection = schema.connect(self._root / schema.FILE)
-        self._bodies.sweep_drafts(self._leases.living())
+        self._bodies.sweep_drafts(living(self._root))
         sql = "SELECT EXISTS (SELECT 1 FROM body WHERE message = ? AND content IS NULL)"
         for slot in slots:
             strays = self._bodies.strays(slot, before)
@@ -334,140 +405,6 @@ class SqliteSpool:
                 [message for message in strays if not connection.execute(sql, (message,)).get]
             )
         connection.close()
-
-    def _write_until_closed(self) -> None:
-        """Write whatever waits, all in one transaction, until None comes."""
-        opened = time.monotonic()
-        renew_at, lengthen_at, going = opened + RENEW_S, opened + _SETTLED_S, True
-        while going:
-            now = time.monotonic()
-            if now >= renew_at:
-                renew_at = now + RENEW_S
-                self._renew()
-            if now >= lengthen_at and self._work.empty():
-                lengthen_at = now if self._lengthen_log() else math.inf
-                continue
-            try:
-                works = self._work.get(timeout=max(min(renew_at, lengthen_at) - now, 0))
-            except Empty:
-                continue
-            batch: list[Work] = []
-            while works is not None:
-                batch += works
-                if len(batch) >= _MOST_WORKS or self._work.empty():
-                    break
-                works = self._work.get()
-            going = works is not None
-            if batch:
-                self._write(batch)
-
-    def _write(self, batch: Sequence[Work]) -> None:
-        """Write a batch in one transaction and answer; if that fails for a reason of one member's, each in its own."""
-        began = time.perf_counter()
-        try:
-            answers, emptied = self._transact(batch)
-        except (apsw.IOError, apsw.BusyError, OSError) as error:
-            # A sync may have failed, so nobody may be told that it went well; body files stay until the next sweep.
-            self._fail(batch, error)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it must not end the thread
-            if len(batch) > 1:
-                for work in batch:
-                    self._write([work])
-                return
-            self._bodies.remove([parse_id(path.name) for _draft, path in batch[0].bodies])
-            self._fail(batch, error)
-        else:
-            took_s = time.perf_counter() - began
-            self._answer(answers)
-            observe.COMMIT_SECONDS.record(took_s)
-            if emptied:
-                self._remove_bodies(emptied)
-
-    def _remove_bodies(self, messages: list[int]) -> None:
-        try:
-            self._file_threads.submit(self._bodies.remove, messages)
-        except RuntimeError:  # the store is being closed, and these threads have ended
-            self._bodies.remove(messages)
-
-    def _transact(self, batch: Sequence[Work]) -> tuple[_Answers, list[int]]:
-        """Write a batch; the answers, and the messages whose body files are no longer needed. Raises apsw.Error."""
-        if writing.arrive(self._connection, batch):
-            return [(work, None) for work in batch], []
-        with schema.transaction(self._connection):
-            good, answers = self._fence(batch)
-            emptied = writing.apply(self._connection, good)
-            for work in good:
-                if work.call is not None:
-                    work.answer = work.call(self._connection)
-                answers.append((work, None))
-        return answers, emptied
-
-    def _fence(self, batch: Sequence[Work]) -> tuple[Sequence[Work], _Answers]:
-        """Keep out works for slots that another worker has taken; the rest, and the answers to those."""
-        lost = self._leases.lost(self._connection)
-        if lost:
-            self._lost = True
-            observe.SPOOL_TROUBLE.note(problem=f"slots {sorted(lost)} were taken over by another worker")
-            if self._slot in lost:
-                self._slot = self._leases.acquire(self._connection)
-        if not self._lost:
-            return batch, []
-        held = self._leases.fences.keys()
-        refused = [work for work in batch if not work.slots() <= held]
-        failure = trouble(RuntimeError("another worker has taken over the message"))
-        return [work for work in batch if work not in refused], [(work, failure) for work in refused]
-
-    def _fail(self, batch: Sequence[Work], error: BaseException) -> None:
-        failure = trouble(error)
-        observe.SPOOL_TROUBLE.note(problem=str(failure))
-        self._answer([(work, failure) for work in batch])
-
-    def _claim(self, connection: apsw.Connection, found: Sequence[Queued]) -> list[Queued]:
-        return writing.claim(
-            connection, [queued for queued in found if queued.id % SLOTS in self._leases.fences]
-        )
-
-    def _release(self, connection: apsw.Connection, pending: Sequence[Pending]) -> None:
-        writing.release(connection, [one for one in pending if one.message % SLOTS in self._leases.fences])
-
-    def _adopt(self, connection: apsw.Connection) -> list[int]:
-        taken = self._leases.adopt(connection)
-        if taken:
-            self._file_threads.submit(self._sweep, taken, int(time.time() * 1_000_000) * SLOTS)
-        return taken
-
-    def _renew(self) -> None:
-        try:
-            with schema.transaction(self._connection):
-                self._leases.renew(self._connection)
-        except apsw.Error as error:
-            observe.SPOOL_TROUBLE.note(problem=f"lease not renewed: {error}")
-
-    def _lengthen_log(self) -> bool:
-        """Make the log longer while nothing else is to do; whether more of that is wanted."""
-        try:
-            return schema.lengthen_log(self._connection, self._root / schema.FILE)
-        except (apsw.Error, OSError):  # it will grow by and by, then
-            return False
-
-    def _answer(self, answers: _Answers) -> None:
-        try:
-            self._loop.call_soon_threadsafe(self._resolve, answers)
-        except RuntimeError:  # the loop is closed: nobody waits
-            return
-
-    def _close(self, closing: asyncio.Future[None]) -> None:
-        self._reader_thread.shutdown()
-        self._file_threads.shutdown()
-        self._work.put(None)
-        self._writer.join()
-        with contextlib.suppress(apsw.Error), schema.transaction(self._connection):
-            self._leases.forget(self._connection)
-        self._reader.close()
-        self._connection.close()
-        self._leases.close()
-        with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(closing.set_result, None)
 
 
 def _reading(call: Callable[[], T]) -> Callable[[], T]:
@@ -480,8 +417,3 @@ def _reading(call: Callable[[], T]) -> Callable[[], T]:
             raise trouble(error) from error
 
     return read
-
-
-def _set_aside(connection: apsw.Connection, damaged: Sequence[tuple[int, str]], at: float) -> None:
-    for message, reason in damaged:
-        writing.set_aside(connection, message, reason, at)

@@ -21,8 +21,9 @@ _PUT = f"INSERT OR REPLACE INTO suppressed ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?
 _TELL = "INSERT INTO verb (at, verb, destination) VALUES (?, ?, ?)"
 
 
-def learn(connection: apsw.Connection, lessons: Iterable[Lesson]) -> None:
-    """Write what outcomes taught, and have the workers look at it. Raises apsw.Error."""
+def learn(connection: apsw.Connection, lessons: Iterable[Lesson]) -> list[Lesson]:
+    """Write what outcomes taught, and have the workers look at it; what made an entry. Raises apsw.Error."""
+    made = []
     for lesson in lessons:
         verb = SUPPRESSED
         if lesson.kind is LessonKind.CLEAR:
@@ -30,7 +31,15 @@ def learn(connection: apsw.Connection, lessons: Iterable[Lesson]) -> None:
             verb = SUPPRESSED if _is_known(connection, lesson.entry) else CLEARED
         elif lesson.kind is LessonKind.SUPPRESS or _strike(connection, lesson):
             put(connection, lesson)
+            made.append(lesson)
         connection.execute(_TELL, (lesson.at, verb, lesson.entry))
+    return made
+
+
+def tell(made: Iterable[Lesson]) -> None:
+    """Note entries that were made in the log."""
+    for lesson in made:
+        observe.ADDRESS_SUPPRESSED.note(entry=lesson.entry, cause=lesson.cause, until=lesson.until)
 
 
 def _is_known(connection: apsw.Connection, entry: str) -> bool:
@@ -55,7 +64,6 @@ def put(connection: apsw.Connection, lesson: Lesson) -> None:
         _PUT, (lesson.entry, lesson.at, lesson.until, lesson.cause, lesson.message, result, lesson.note)
     )
     connection.execute("DELETE FROM strike WHERE entry = ?", (lesson.entry,))
-    observe.ADDRESS_SUPPRESSED.note(entry=lesson.entry, cause=lesson.cause, until=lesson.until)
     if lesson.message is not None:
         detail = pack_detail({"entry": lesson.entry, "until": lesson.until, "why": lesson.cause})
         connection.execute(

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pillarbox.mail.envelope import Terms
     from pillarbox.queue.spool import Change, Content, Draft, Entry, Happening
     from pillarbox.queue.suppression import Lesson
+    from pillarbox.queue.writer import Writer
 
 _HOLD = Transport.HOLD
 _PRUNED_AT_ONCE = 200
@@ -87,16 +88,19 @@ _EMPTIED = Bulk(
     " RETURNING message, content IS NULL",
 )
 _CLAIM = Bulk(
-    "WITH v (message, number) AS (",
-    2,
-    ") UPDATE recipient SET claimed = 1 FROM v WHERE recipient.message = v.message"
-    " AND recipient.number = v.number AND state = 0 AND claimed = 0 RETURNING recipient.message, recipient.number",
+    "WITH v (message, number, fence) AS (",
+    3,
+    ") UPDATE recipient SET claimed = 1 FROM v WHERE recipient.message = v.message AND recipient.number = v.number"
+    " AND state = 0 AND claimed = 0"
+    " AND EXISTS (SELECT 1 FROM lease WHERE lease.slot = recipient.slot AND lease.fence = v.fence)"
+    " RETURNING recipient.message, recipient.number",
 )
 _RELEASE = Bulk(
-    "WITH v (message, number, due) AS (",
-    3,
+    "WITH v (message, number, fence, due) AS (",
+    4,
     ") UPDATE recipient SET claimed = 0, due = v.due FROM v WHERE recipient.message = v.message"
-    " AND recipient.number = v.number AND claimed = 1",
+    " AND recipient.number = v.number AND claimed = 1"
+    " AND EXISTS (SELECT 1 FROM lease WHERE lease.slot = recipient.slot AND lease.fence = v.fence)",
 )
 
 
@@ -144,13 +148,17 @@ class Further:
         self.rows[2].extend((message, -terms.priority, by, terms.hold_until))
 
 
+# One thing for the writer to do: rows of `arrival`, flat; other rows; what else is to be done in the transaction.
+Order = tuple[list[object], Further | None, "Callable[[Writer], object] | None"]
+
+
 class Work:
-    """One thing for the writer to do: rows to write, or a `call`; `answer`, or what it returns, resolves `future`."""
+    """An order and what is to follow from it: `answer`, or what the call returns, resolves `future`."""
 
     __slots__ = ("added", "answer", "arrivals", "bodies", "call", "further", "future", "settle")
 
     def __init__(
-        self, future: asyncio.Future[object], call: Callable[[apsw.Connection], object] | None = None
+        self, future: asyncio.Future[object], call: Callable[[Writer], object] | None = None
     ) -> None:
         """Begin with no rows."""
         self.future = future
@@ -194,17 +202,24 @@ class Work:
             whole = _NO_MORE
         return waiting
 
+    @property
+    def order(self) -> Order:
+        """What the writer is to do."""
+        return self.arrivals, self.further, self.call
+
     def foretell(self) -> None:
         """Make the answer, once the work is on its way to the writer: nobody has to wait for that."""
         if self.added is not None:
             self.answer = queued(*self.added)
 
-    def slots(self) -> set[int]:
-        """The slots that its rows belong to."""
-        numbers = self.arrivals[::13]
-        if self.further is not None:
-            numbers += self.further.rows[0][::8]
-        return {int(str(number)) & SLOTS - 1 for number in numbers}
+
+def slots(order: Order) -> set[int]:
+    """The slots that the rows of an order belong to."""
+    arrivals, further, _call = order
+    numbers = arrivals[::13]
+    if further is not None:
+        numbers += further.rows[0][::8]
+    return {int(str(number)) & SLOTS - 1 for number in numbers}
 
 
 def queued(entry: Entry, content: Content, waiting: Sequence[bool]) -> Queued:
@@ -223,16 +238,16 @@ def prepare(connection: apsw.Connection) -> None:
     connection.execute(_ARRIVALS)
 
 
-def arrive(connection: apsw.Connection, batch: Sequence[Work]) -> bool:
+def arrive(connection: apsw.Connection, batch: Sequence[Order]) -> bool:
     """Write a batch that is nothing but new messages as a transaction of one step; whether it could be done.
 
     It can't if there is too much of it, or if the slot of a message was lost; nothing is written then. Raises apsw.Error.
     """
     flat: list[object] = []
-    for work in batch:
-        if work.call is not None or work.further is not None:
+    for arrivals, further, call in batch:
+        if call is not None or further is not None:
             return False
-        flat += work.arrivals
+        flat += arrivals
     if len(flat) > _ARRIVAL.most_values:
         return False
     try:
@@ -242,19 +257,17 @@ def arrive(connection: apsw.Connection, batch: Sequence[Work]) -> bool:
     return True
 
 
-def apply(connection: apsw.Connection, batch: Sequence[Work]) -> list[int]:
-    """Write all rows of a batch; the messages whose body files are no longer needed. Raises apsw.Error."""
-    if flat := [value for work in batch for value in work.arrivals]:
+def apply(connection: apsw.Connection, batch: Sequence[Order]) -> tuple[list[int], list[Lesson]]:
+    """Write all rows of a batch; the messages whose body files are no longer needed, and what was learnt. Raises apsw.Error."""
+    if flat := [value for arrivals, _, _ in batch for value in arrivals]:
         _ARRIVAL.run(connection, flat)
-    further = [work.further for work in batch if work.further is not None]
+    further = [one for _, one, _ in batch if one is not None]
     for index, insert in enumerate(_INSERTS):
         if flat := [value for one in further for value in one.rows[index]]:
             insert.run(connection, flat)
-    for one in further:
-        if one.lessons:
-            suppressed.learn(connection, one.lessons)
+    learnt = suppressed.learn(connection, [lesson for one in further for lesson in one.lessons])
     final = list(dict.fromkeys(message for one in further for message in one.final))
-    return empty(connection, final) if final else []
+    return empty(connection, final) if final else [], learnt
 
 
 def empty(connection: apsw.Connection, messages: Sequence[object]) -> list[int]:
@@ -262,28 +275,29 @@ def empty(connection: apsw.Connection, messages: Sequence[object]) -> list[int]:
     return [message for message, filed in _EMPTIED.run(connection, messages) if filed]
 
 
-def claim(connection: apsw.Connection, found: Sequence[Queued]) -> list[Queued]:
-    """Claim recipients; the messages with those that could still be claimed. Raises apsw.Error."""
-    flat = [value for queued in found for pending in queued.pending for value in (queued.id, pending.number)]
-    claimed = set(_CLAIM.run(connection, flat))
-    for queued in found:
-        queued.pending = [pending for pending in queued.pending if (queued.id, pending.number) in claimed]
-    return [queued for queued in found if queued.pending]
+def claim(connection: apsw.Connection, rows: Sequence[object]) -> set[tuple[int, int]]:
+    """Claim recipients, given as message, number and the fence of the slot, flat; those that could still be claimed.
+
+    Raises apsw.Error.
+    """
+    return set(_CLAIM.run(connection, rows))
 
 
-def release(connection: apsw.Connection, pending: Sequence[Pending]) -> None:
-    """End the claim on recipients. Raises apsw.Error."""
-    _RELEASE.run(connection, [value for one in pending for value in (one.message, one.number, one.due)])
+def release(connection: apsw.Connection, rows: Sequence[object]) -> None:
+    """End the claim on recipients, given as message, number, fence and when they are due, flat. Raises apsw.Error."""
+    _RELEASE.run(connection, rows)
 
 
-def note(connection: apsw.Connection, happenings: Sequence[Happening], lessons: Sequence[Lesson]) -> None:
-    """Add to the history of messages, as long as there is little of the kind, and learn. Raises apsw.Error."""
+def note(
+    connection: apsw.Connection, happenings: Sequence[Happening], lessons: Sequence[Lesson]
+) -> list[Lesson]:
+    """Add to the history of messages, as long as there is little of the kind, and learn; what was learnt. Raises apsw.Error."""
     for one in happenings:
         sql = "SELECT count(*) FROM event WHERE message = ? AND kind = ?"
         if connection.execute(sql, (one.message, one.kind)).get < _MOST_OF_A_KIND:
             detail = pack_detail(one.detail)
             _EVENT.run(connection, (one.message, one.at, one.kind, one.number, None, detail))
-    suppressed.learn(connection, lessons)
+    return suppressed.learn(connection, lessons)
 
 
 def touch(connection: apsw.Connection, slot: int, now: float) -> None:
@@ -291,12 +305,13 @@ def touch(connection: apsw.Connection, slot: int, now: float) -> None:
     connection.execute("UPDATE lease SET renewed_at = ? WHERE slot = ?", (now, slot))
 
 
-def set_aside(connection: apsw.Connection, message: int, reason: str, at: float) -> None:
-    """Mark a message that can't be read as damaged. Raises apsw.Error."""
-    connection.execute(
-        "UPDATE recipient SET state = 5, claimed = 0 WHERE message = ? AND state < 2", (message,)
-    )
-    _EVENT.run(connection, (message, at, "damaged", None, None, pack_detail({"problem": reason})))
+def set_aside(connection: apsw.Connection, damaged: Sequence[tuple[int, str]], at: float) -> None:
+    """Mark messages that can't be read as damaged, each for a reason. Raises apsw.Error."""
+    for message, reason in damaged:
+        connection.execute(
+            "UPDATE recipient SET state = 5, claimed = 0 WHERE message = ? AND state < 2", (message,)
+        )
+        _EVENT.run(connection, (message, at, "damaged", None, None, pack_detail({"problem": reason})))
 
 
 def prune(connection: apsw.Connection, before: float) -> int:

@@ -1,0 +1,218 @@
+"""The one who writes to a store: puts all orders that wait into one transaction, and tells what became of each.
+
+What is written is in `queue.writing`, who owns which message in `queue.leases`; where the writer works, and how orders
+reach it, is `queue.workplace`'s business, and what follows from its results `queue.sqlite`'s.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from functools import partial
+from queue import Empty
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+
+import apsw
+
+from pillarbox.queue import schema, writing
+from pillarbox.queue.drafts import Trouble, describe
+from pillarbox.queue.leases import RENEW_S, Leases
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from pillarbox.queue.spool import Happening
+    from pillarbox.queue.suppression import Lesson
+    from pillarbox.queue.writing import Order
+
+T = TypeVar("T")
+
+_SETTLED_S = 0.1  # after that the server has started, most likely, and the log may be lengthened
+
+
+class Held(NamedTuple):
+    """The slots that a worker holds: the one for new messages, and of each the fencing number."""
+
+    slot: int
+    fences: dict[int, int]
+
+
+class Opened(NamedTuple):
+    """What is to be known of a store that was opened."""
+
+    worker: str  # the fresh name of this worker
+    held: Held
+    vacant: list[int]  # slots that were somebody's and are nobody's now
+    last_id: int
+
+
+class Result(NamedTuple):
+    """What became of the orders of a batch."""
+
+    answers: list[object]  # in turn: what a call returned, None for rows that were written, or a Trouble
+    took_s: Sequence[float] = ()  # of each transaction
+    problems: Sequence[str] = ()  # for the log
+    emptied: Sequence[int] = ()  # messages whose body files are no longer needed
+    learnt: Sequence[Lesson] = ()  # what made an entry of the suppression list
+    held: Held | None = None  # if it is others now
+
+
+class Line(Protocol):
+    """By which orders come and results go."""
+
+    def get(self, timeout_s: float) -> list[Order]:
+        """All orders that wait. Raises queue.Empty, or EOFError if none will come any more."""
+
+    def answer(self, result: Result) -> None:
+        """Send what became of orders, in turn."""
+
+
+class Writer:
+    """The connection that writes. It may be made in another thread than it works in."""
+
+    def __init__(self, root: Path) -> None:
+        """Open the store in the folder `root`, and take a slot. Raises schema.StoreError, apsw.Error, OSError or RuntimeError."""
+        self._file = root / schema.FILE
+        self.connection = schema.connect(self._file, cache_kib=schema.WRITER_CACHE_KIB)
+        writing.prepare(self.connection)
+        self._leases = Leases(root)
+        try:
+            with schema.transaction(self.connection):
+                self._slot = self._leases.acquire(self.connection)
+                vacant = self._leases.vacant(self.connection)
+        except BaseException:
+            self._leases.close()
+            raise
+        last_id = self.connection.execute("SELECT coalesce(max(id), 0) FROM message").get
+        self.opened = Opened(self._leases.worker, self._held(), vacant, int(last_id))
+        self._lost = False  # whether a slot was ever taken from this worker
+        self._begin()
+
+    def _held(self) -> Held:
+        return Held(self._slot, dict(self._leases.fences))
+
+    def _begin(self) -> None:
+        """Begin a new result."""
+        self._took_s: list[float] = []
+        self._problems: list[str] = []
+        self._emptied: list[int] = []
+        self._learnt: list[Lesson] = []
+        self._news: Held | None = None
+
+    def run(self, line: Line) -> None:
+        """Write whatever waits, all in one transaction, until nothing comes any more; then give the slots back and close."""
+        opened = time.monotonic()
+        renew_at, lengthen_at = opened + RENEW_S, opened + _SETTLED_S
+        while True:
+            now = time.monotonic()
+            if now >= renew_at:
+                renew_at = now + RENEW_S
+                self._renew(line)
+            try:
+                batch = line.get(max(min(renew_at, lengthen_at) - now, 0.0))
+            except Empty:
+                if now >= lengthen_at:
+                    lengthen_at = now if self._lengthen_log() else math.inf
+            except EOFError:
+                break
+            else:
+                line.answer(self.write(batch))
+        self._close()
+
+    def write(self, batch: Sequence[Order]) -> Result:
+        """Write a batch in one transaction; if that fails for a reason of one member's, each in its own."""
+        answers = self._write(batch)
+        result = Result(answers, self._took_s, self._problems, self._emptied, self._learnt, self._news)
+        self._begin()
+        return result
+
+    def _write(self, batch: Sequence[Order]) -> list[object]:
+        began = time.perf_counter()
+        try:
+            answers = self._transact(batch)
+        except (apsw.IOError, apsw.BusyError, OSError) as error:
+            # A sync may have failed, so nobody may be told that it went well; body files stay until the next sweep.
+            return self._fail(batch, describe(error))
+        except Exception as error:  # noqa: BLE001 - whatever it is, it must not end the writer
+            if len(batch) > 1:
+                return [self._write([order])[0] for order in batch]
+            return self._fail(batch, describe(error)._replace(unwritten=True))
+        self._took_s.append(time.perf_counter() - began)
+        return answers
+
+    def _fail(self, batch: Sequence[Order], trouble: Trouble) -> list[object]:
+        self._problems.append(trouble.problem)
+        return [trouble] * len(batch)
+
+    def _transact(self, batch: Sequence[Order]) -> list[object]:
+        """Write a batch; the answers. Raises apsw.Error."""
+        if writing.arrive(self.connection, batch):
+            return [None] * len(batch)
+        self._learning: list[Lesson] = []
+        with schema.transaction(self.connection):
+            lost = self._fence(batch)
+            emptied, learnt = writing.apply(self.connection, [order for order in batch if order not in lost])
+            refused = describe(RuntimeError("another worker has taken over the message")) if lost else None
+            answers = [refused if order in lost else self._answer(order) for order in batch]
+        self._emptied += emptied
+        self._learnt += learnt + self._learning
+        return answers
+
+    def _answer(self, order: Order) -> object:
+        call = order[2]
+        return call(self) if call is not None else None
+
+    def _fence(self, batch: Sequence[Order]) -> Sequence[Order]:
+        """The orders for slots that another worker has taken."""
+        gone = self._leases.lost(self.connection)
+        if gone:
+            self._lost = True
+            self._problems.append(f"slots {sorted(gone)} were taken over by another worker")
+            if self._slot in gone:
+                self._slot = self._leases.acquire(self.connection)
+            self._news = self._held()
+        if not self._lost:
+            return ()
+        return [order for order in batch if not writing.slots(order) <= self._leases.fences.keys()]
+
+    def adopt(self) -> list[int]:
+        """Take over the slots of workers that died; the slots. Inside a transaction."""
+        taken = self._leases.adopt(self.connection)
+        self._news = self._held()
+        return taken
+
+    def note(self, happenings: Sequence[Happening], lessons: Sequence[Lesson]) -> None:
+        """Add to the history of messages, and learn. Inside a transaction."""
+        self._learning += writing.note(self.connection, happenings, lessons)
+
+    def _renew(self, line: Line) -> None:
+        """Say that this worker lives."""
+        try:
+            with schema.transaction(self.connection):
+                self._leases.renew(self.connection)
+        except apsw.Error as error:
+            line.answer(Result([], problems=[f"lease not renewed: {error}"]))
+
+    def _lengthen_log(self) -> bool:
+        """Make the log longer while nothing else is to do; whether more of that is wanted."""
+        try:
+            return schema.lengthen_log(self.connection, self._file)
+        except (apsw.Error, OSError):  # it will grow by and by, then
+            return False
+
+    def _close(self) -> None:
+        with contextlib.suppress(apsw.Error), schema.transaction(self.connection):
+            self._leases.forget(self.connection)
+        self.connection.close()
+        self._leases.close()
+
+
+def on_connection(function: Callable[..., T], **facts: object) -> Callable[[Writer], T]:
+    """A call that the writer makes with its connection and these facts; all of it may go to another process."""
+    return partial(_call, function, facts)
+
+
+def _call(function: Callable[..., T], facts: dict[str, object], writer: Writer) -> T:
+    return function(writer.connection, **facts)
