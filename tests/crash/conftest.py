@@ -218,6 +218,14 @@ _REPLIES = {
 }
 
 
+def children(pid):
+    """The processes that a process has started."""
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except (FileNotFoundError, ProcessLookupError):  # it has just ended
+        return []
+
+
 class Site:
     """A server and its data folder, which outlives the process again and again."""
 
@@ -231,7 +239,8 @@ class Site:
         self._folder = folder
         self._config = folder / "pillarbox.toml"
         self._log = folder / "pillarbox.log"
-        self._orphans = []  # descriptors of workers whose parent was killed
+        self._below = []  # descriptors of the processes below the first one, when it greeted
+        self._orphans = []  # of those whose parent was killed
 
     def configure(self, via, other="", *, workers=1, retry="200ms", history="30d"):
         """Send by `via`, what is for `other.example` and `refused.example` by `other`; try again after `retry`.
@@ -280,6 +289,8 @@ class Site:
                 reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
                 try:
                     if await reader.readuntil(b"\r\n"):
+                        self._leave_below()
+                        self._below = self._open_below()
                         return True
                 finally:
                     writer.close()
@@ -294,17 +305,26 @@ class Site:
     @property
     def workers(self):
         """The process ids of the workers below the parent, if there is one."""
-        pid = self.process.pid
-        try:
-            return [int(worker) for worker in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-        except FileNotFoundError:  # it has just ended
-            return []
+        return children(self.process.pid)
+
+    @property
+    def writer(self):
+        """The process id of the only worker's writer."""
+        (pid,) = children(self.process.pid)
+        return pid
+
+    def _open_below(self):
+        """Descriptors of all processes below the first one."""
+        found, below = list(self.workers), []
+        for pid in found:
+            found += children(pid)
+            with contextlib.suppress(ProcessLookupError):
+                below.append(os.pidfd_open(pid))
+        return below
 
     async def kill(self):
-        """Kill the server's first process; workers that it had end by themselves, after a while."""
-        for worker in self.workers:
-            with contextlib.suppress(ProcessLookupError):
-                self._orphans.append(os.pidfd_open(worker))
+        """Kill the server's first process; those below it end by themselves, after a while."""
+        self._orphans += self._open_below()
         with contextlib.suppress(ProcessLookupError):
             self.process.kill()
         await self.process.wait()
@@ -330,11 +350,17 @@ class Site:
         await until(lambda: worker not in self.workers)
 
     async def ended(self):
-        """Wait for the first process to end."""
+        """Wait for all its processes to end."""
         await asyncio.wait_for(self.process.wait(), LIMIT_S)
+        self._leave_below()
+        await self.orphans_ended()
+
+    def _leave_below(self):
+        self._orphans += self._below
+        self._below = []
 
     async def orphans_ended(self):
-        """Wait for the workers that outlived their parent."""
+        """Wait for the processes that outlived their parent."""
         while self._orphans:
             await until(lambda: select.select(self._orphans[-1:], [], [], 0)[0])
             os.close(self._orphans.pop())
@@ -343,6 +369,7 @@ class Site:
         """Leave no process behind; show the log of a test that failed."""
         if self.running:
             await self.kill()
+        self._leave_below()
         for orphan in self._orphans:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(orphan, signal.SIGKILL)
@@ -471,17 +498,18 @@ class Strace:
         """The program to start a server under, for kills while it starts."""
         return (*self._command(call, nth), "-f", "-D")
 
-    async def attach(self, process, call, nth=1, *, all_threads=True):
-        """Count from now on: in each thread by itself, or in the first one only."""
+    async def attach(self, pids, call, nth=1, *, all_threads=True):
+        """Count from now on: in each thread of these processes by itself, or in the first one of each only."""
         tracer = await asyncio.create_subprocess_exec(
             *self._command(call, nth),
             *(["-f"] if all_threads else []),
-            *("-p", str(process.pid)),
+            *[f"--attach={pid}" for pid in pids],
             stderr=asyncio.subprocess.PIPE,
         )
         self._tracers.append(tracer)
-        said = await asyncio.wait_for(tracer.stderr.readline(), LIMIT_S)
-        assert b"attached" in said, said
+        for _ in pids:
+            said = await asyncio.wait_for(tracer.stderr.readline(), LIMIT_S)
+            assert b"attached" in said, said
 
     async def close(self):
         """Wait for the tracers, which end with the processes that they trace."""

@@ -73,9 +73,10 @@ class Scene:
     async def send(self):
         self.acknowledged = await self.end(*await self.begin(self.address), self.address)
 
-    async def before(self, call, nth=1, **options):
-        """Stop the server before a system call from now on."""
-        await self.strace.attach(self.site.process, call, nth, **options)
+    async def before(self, call, nth=1, *, by="either", **options):
+        """Stop the server before a system call of its `server` process, of its `writer`, or of either from now on."""
+        pids = {"server": self.site.process.pid, "writer": self.site.writer}
+        await self.strace.attach([pids[by]] if by in pids else pids.values(), call, nth, **options)
 
     def row(self, site=None):
         """What the store says of the message: its state and whether a worker has it; None if it knows nothing."""
@@ -243,13 +244,20 @@ MOMENTS = [
     incoming("rows-written", "some-written", LARGE, before("pwrite64", 4), (0, 1)),
     Moment("rows-written", "not-synced", SMALL, before("fdatasync"), CLAIMED, acknowledged=False),
     Moment("rows-written", "not-synced", LARGE, before("fdatasync"), CLAIMED, (0, 1), acknowledged=False),
-    Moment("committed", "loop-not-told", SMALL, before("write"), CLAIMED, acknowledged=False),
-    Moment("committed", "not-said", SMALL, before("write", all_threads=False), CLAIMED, acknowledged=False),
-    Moment("claimed", "said", SMALL, before("connect"), CLAIMED),
-    Moment("claimed", "said", LARGE, before("connect"), CLAIMED, (0, 1)),
-    Moment("attempting", "mail", SMALL, when_sink_is_at("mail"), CLAIMED),
-    Moment("attempting", "half-sent", LARGE, when_sink_is_at("body"), CLAIMED, (0, 1)),
-    Moment("attempting", "all-sent", SMALL, when_sink_is_at("dot"), CLAIMED, taken=2),
+    Moment("committed", "loop-not-told", SMALL, before("sendto", by="writer"), CLAIMED, acknowledged=False),
+    Moment(
+        "committed",
+        "not-said",
+        SMALL,
+        before("write", by="server", all_threads=False),
+        WAITS,
+        acknowledged=False,
+    ),
+    Moment("claimed", "said", SMALL, before("connect"), WAITS),
+    Moment("claimed", "said", LARGE, before("connect"), WAITS, (0, 1)),
+    Moment("attempting", "mail", SMALL, when_sink_is_at("mail"), WAITS),
+    Moment("attempting", "half-sent", LARGE, when_sink_is_at("body"), WAITS, (0, 1)),
+    Moment("attempting", "all-sent", SMALL, when_sink_is_at("dot"), WAITS, taken=2),
     Moment("attempting", "taken", SMALL, once_sink_said(None, "dot", "pwrite64"), CLAIMED, taken=2),
     Moment(
         "outcome-written", "some", LARGE, once_sink_said(None, "dot", "pwrite64", 4), CLAIMED, (0, 1), taken=2
@@ -280,7 +288,7 @@ MOMENTS = [
         "report-not-renamed",
         LARGE,
         once_sink_said(REFUSED, "rcpt", "rename"),
-        CLAIMED,
+        WAITS,
         (1, 1),
     ),
     refused(

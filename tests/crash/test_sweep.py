@@ -59,13 +59,14 @@ async def test_no_system_call_is_a_bad_moment(site, sink, strace, load, audit, f
             if under_load:
                 await site.start()
                 await mail.more(10)
-                await strace.attach(site.process, call, nth)
+                await strace.attach([site.process.pid, site.writer], call, nth)
             else:
                 await site.start(*strace.wrapper(call, nth))
             enough = len(mail.kept) + 500
             await until(lambda: not site.running or len(mail.kept) > enough)  # noqa: B023 - used up here
             if site.running:
                 await site.kill()
+            await site.ended()
             met[strace.met] += 1
     await site.start()
     await site.settled()
@@ -84,6 +85,7 @@ async def test_a_store_that_was_half_made_is_completed(site, sink, strace, load,
         shutil.rmtree(site.data, ignore_errors=True)
         if await site.start(*strace.wrapper(call, nth)):
             await site.kill()
+        await site.ended()
         met[strace.met] += 1
         sink.taken.clear()
         mail = load(mixed(large=8))

@@ -15,9 +15,6 @@ from pathlib import Path
 import pytest
 from tests.queue.conftest import in_process
 
-from pillarbox.mail.catalogue import content
-from pillarbox.queue.spool import SpoolError
-
 FAR = time.time() + 10_000
 
 
@@ -32,10 +29,6 @@ def stop(spool):
 
 def go_on(spool):
     os.kill(spool._writer._pid, signal.SIGCONT)
-
-
-def kill(spool):
-    os.kill(spool._writer._pid, signal.SIGKILL)
 
 
 async def test_what_the_writer_does_not_take_yet_waits_and_is_written(spool, store):
@@ -65,25 +58,6 @@ async def test_a_store_is_closed_only_when_all_that_waits_is_written(spool, stor
     assert len({(await commit).id for commit in commits}) == 100
 
 
-async def test_when_the_writer_dies_nothing_is_promised_and_a_thread_goes_on(spool, store, capfd):
-    before = await store()
-    stop(spool)
-    late = asyncio.ensure_future(store())
-    while not spool._waiting:
-        await asyncio.sleep(0)
-    kill(spool)
-    with pytest.raises(SpoolError) as caught:
-        await late
-    assert caught.value.reply.cause is content.WRITE_FAILED
-    after = await store()
-    assert (await spool.load(after.id)).body_octets
-    assert await spool.adopt() in ([], [before.id % 64])
-    due = {one.id for one in await spool.due(FAR, 9, ())}
-    await spool.close()
-    assert before.id in due
-    assert "a thread goes on with its work" in capfd.readouterr().err
-
-
 # Commits a message by a writer's process that it has forked, tells both process ids, and waits.
 SERVER = textwrap.dedent("""
     import asyncio, os, sys, time
@@ -106,6 +80,19 @@ SERVER = textwrap.dedent("""
 
     asyncio.run(main(workplace.fork()))
 """)
+
+
+async def test_when_the_writer_dies_its_server_ends(tmp_path, engine, until):
+    server = subprocess.Popen(
+        [sys.executable, "-c", SERVER, tmp_path], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    os.kill(int(server.stdout.readline()), signal.SIGKILL)
+    _, said = server.communicate()
+    assert server.returncode == os.EX_SOFTWARE
+    assert b"the process that writes to the store has died" in said
+    spool = engine(tmp_path)
+    assert len(await spool.due(FAR, 9, ())) == 1
+    await spool.close()
 
 
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM])

@@ -20,7 +20,7 @@ MAX_REPLY_LINE_OCTETS = 512  # RFC 5321 4.5.3.1.5, CRLF included
 _ROOMY_LINE = 480  # text that fits beside any code and status
 _STATUS = re.compile(r"([245])\.(\d{1,3})\.(\d{1,3})(?:\s+|$)", re.ASCII)
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
-_FIELD = re.compile(r"\{[a-z_]+\}")
+_FIELD = re.compile(r"\{([a-z_]+)\}")
 
 
 class Stage(StrEnum):
@@ -196,20 +196,29 @@ class Cause(msgspec.Struct, frozen=True, eq=False):
     scenarios: tuple[str, ...] = ()
     _plain: Reply | None = None  # made once, if nothing is to be filled in
     _start: bytes = b""  # of the reply, if its text is one line in which something is filled in
+    _around: tuple[str, str, str] | None = (
+        None  # the text before and behind that, and its name, if it is only one
+    )
 
     def __post_init__(self) -> None:
         if not _FIELD.search(self.text):
             force_setattr(self, "_plain", Reply(self.code, self.status, tuple(self.text.split("\n")), self))
         elif "\n" not in self.text:
             force_setattr(self, "_start", Reply(self.code, self.status, ("",), self).wire[:-2])
+            around = _FIELD.split(self.text)
+            if len(around) == 3:
+                before, name, behind = around
+                force_setattr(self, "_around", (before, behind, name))
 
     def reply(self, **fields: object) -> Reply:
         """Build the reply, with foreign text in `fields` made printable."""
         if self._plain is not None:
             return self._plain
-        for name, value in fields.items():
-            fields[name] = printable(str(value))
-        text = self.text.format(**fields)
+        if self._around is not None:
+            before, behind, name = self._around
+            text = f"{before}{printable(str(fields[name]))}{behind}"
+        else:
+            text = self.text.format(**{name: printable(str(value)) for name, value in fields.items()})
         if self._start and len(text) <= _ROOMY_LINE:
             return Reply(self.code, self.status, (text,), self, self._start + text.encode("ascii") + b"\r\n")
         lines = tuple(printable(line, _ROOMY_LINE) for line in text.split("\n"))

@@ -45,10 +45,8 @@ _FILE_THREADS = 4
 _ENOUGH = 10  # turns of the loop without new work, times works: then what came is written
 _MOST_TURNS = 16
 _GROUP = 16  # works that the writer gets at once, for the loop to be busy with others while these are written
-_AGAIN_S = 1.0  # after a writer could not be replaced
 _NO_FENCE = -1  # of a slot that is not held any more
 _CLOSED = RuntimeError("the store is closed")
-_WRITER_LOST = ChildProcessError("the writer's process has ended")
 
 
 class SqliteSpool:
@@ -64,8 +62,11 @@ class SqliteSpool:
         self._root = root
         self._bodies = Bodies(root)
         began_at = time.time()
-        self._employ(process)
+        if process is not None:
+            process.open(root, self._loop, self._take)
+        self._writer: Workplace = process or InThread(root, self._loop, self._take)
         opened = self._writer.opened
+        self._slot, self._fences = opened.held
         self._last_id = opened.last_id
         self._reader = Reader(schema.connect(root / schema.FILE), self._bodies)
         self._drafts = 0
@@ -80,13 +81,6 @@ class SqliteSpool:
         self._file_threads.submit(self._sweep, [self._slot], self.new_id(time.time()))
         if opened.vacant:  # whoever takes one of them meanwhile makes younger ids
             self._file_threads.submit(self._sweep, opened.vacant, int(began_at * 1_000_000) * SLOTS)
-
-    def _employ(self, process: InProcess | None) -> None:
-        """Have a writer open the store."""
-        if process is not None:
-            process.open(self._root, self._loop, self._take, self._replace_writer)
-        self._writer: Workplace = process or InThread(self._root, self._loop, self._take)
-        self._slot, self._fences = self._writer.opened.held
 
     @property
     def slots(self) -> frozenset[int]:
@@ -347,21 +341,6 @@ class SqliteSpool:
             future.set_exception(answer)
         else:
             future.set_result(answer)
-
-    def _replace_writer(self) -> None:
-        """The writer's process has died: nobody knows what it wrote last, and a thread goes on."""
-        lost, self._waiting = self._waiting, deque()
-        for work in lost:
-            self._resolve(work, describe(_WRITER_LOST))
-        if self._closing is not None:  # it was to end
-            return
-        observe.SPOOL_TROUBLE.note(problem=f"{_WRITER_LOST}; a thread goes on with its work")
-        self._file_threads.submit(self._writer.join)
-        try:
-            self._employ(None)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it may be over in a while
-            observe.report_incident(error)
-            self._loop.call_later(_AGAIN_S, self._replace_writer)
 
     def _call(self, call: Callable[[Writer], T]) -> asyncio.Future[T]:
         """Have the writer make a call in its next transaction."""

@@ -120,18 +120,18 @@ class _Frames:
         self._buffer = bytearray()
 
     def feed(self, octets: bytes) -> list[Any]:
-        if not self._buffer and len(octets) == _end(octets):  # one, in one piece, as most are
+        if not self._buffer and len(octets) == _length(octets):  # one, in one piece, as most are
             return [pickle.loads(memoryview(octets)[_LENGTH.size :])]  # noqa: S301 - our own process sent it
         buffer, found = self._buffer, []
         buffer += octets
-        while len(buffer) >= (end := _end(buffer)):
+        while len(buffer) >= (end := _length(buffer)):
             found.append(pickle.loads(bytes(buffer[_LENGTH.size : end])))  # noqa: S301 - as above
             del buffer[:end]
         return found
 
 
-def _end(octets: bytes | bytearray) -> int:
-    """Where the first frame ends."""
+def _length(octets: bytes | bytearray) -> int:
+    """Of the first frame, as far as that is known."""
     if len(octets) < _LENGTH.size:
         return _LENGTH.size
     (length,) = _LENGTH.unpack_from(octets)
@@ -139,7 +139,7 @@ def _end(octets: bytes | bytearray) -> int:
 
 
 class InProcess:
-    """A writer in a process of its own."""
+    """A writer in a process of its own. If that dies, this one ends at once: nobody knows what was written."""
 
     opened: Opened
 
@@ -151,14 +151,8 @@ class InProcess:
         self._unsent = bytearray()
         self._ending = False
 
-    def open(
-        self,
-        root: Path,
-        loop: asyncio.AbstractEventLoop,
-        take: Callable[[Result], None],
-        lost: Callable[[], None],
-    ) -> None:
-        """Have the store in `root` opened; `take` gets the results, `lost` is called if the process dies.
+    def open(self, root: Path, loop: asyncio.AbstractEventLoop, take: Callable[[Result], None]) -> None:
+        """Have the store in `root` opened; `take` gets the results.
 
         Raises as `Writer` does, or ChildProcessError if the process has died.
         """
@@ -167,7 +161,7 @@ class InProcess:
         except BaseException:
             self._socket.close()
             raise
-        self._loop, self._take, self._lost = loop, take, lost
+        self._loop, self._take = loop, take
         self._socket.settimeout(0)
         loop.add_reader(self._socket, self._receive)
 
@@ -220,7 +214,8 @@ class InProcess:
             self._take(Result(*result))
         if not octets:
             self._close()
-            self._lost()
+            if not self._ending:
+                _end()
 
     def _close(self) -> None:
         self._loop.remove_reader(self._socket)
@@ -239,13 +234,18 @@ class InProcess:
 
     def join(self) -> None:
         """As `Workplace` has it."""
-        with contextlib.suppress(ChildProcessError):  # it is known to have ended
-            os.waitpid(self._pid, 0)
+        os.waitpid(self._pid, 0)
 
     def finish(self) -> None:
         """As `Workplace` has it."""
         while self._socket.fileno() >= 0:
             self._receive()
+
+
+def _end() -> NoReturn:
+    observe.write_behind(None)
+    observe.SPOOL_TROUBLE.note(problem="the process that writes to the store has died, and so this one ends")
+    os._exit(os.EX_SOFTWARE)
 
 
 class _Desk:
@@ -268,7 +268,10 @@ class _Desk:
 
     def receive(self) -> list[Any]:
         """What the other side has sent. Raises EOFError."""
-        octets = self._socket.recv(_PIECE_OCTETS)
+        try:
+            octets = self._socket.recv(_PIECE_OCTETS)
+        except OSError:  # the server was killed before it read all results
+            octets = b""
         if not octets:
             raise EOFError
         return self._frames.feed(octets)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 from enum import Enum
-from functools import lru_cache
 
 END_OF_DATA = b"\r\n.\r\n"
 TLS_HANDSHAKE = b"\x16"  # what a client that begins with TLS sends first (RFC 8446 5.1)
@@ -17,25 +16,26 @@ TLS_HANDSHAKE = b"\x16"  # what a client that begins with TLS sends first (RFC 8
 CR, LF, NUL, DOT = b"\r\n\0."
 _COMMAND = re.compile(rb"([A-Za-z]+)(?: ([\x01-\x09\x0b\x0c\x0e-\x7f]*))?\r\n")
 _SHORT_OCTETS = 320  # a longer line is not worth to be remembered
-_REMEMBERED = 2048  # command lines, which come again and again: a megabyte
+_MOST_REMEMBERED = 2048  # lines: a megabyte
 # How they begin; AUTH, which holds passwords, is not among them.
 _USUAL = frozenset(b"EMRDQemrdq")
+
+
+# What command lines said: the same come again and again.
+_remembered: dict[bytes, tuple[bytes, str]] = {}
 
 
 def _split_command(line: bytes) -> tuple[bytes, str] | None:
     """Verb and argument of a line, if it is a verb alone or a space and printable ASCII follow it."""
     found = _COMMAND.fullmatch(line)
-    return None if found is None else (found[1], (found[2] or b"").decode("ascii").strip(" \t"))
-
-
-_read_command = lru_cache(maxsize=_REMEMBERED)(_split_command)
-
-
-def _find_command(line: bytes) -> tuple[bytes, str] | None:
-    """The same, by memory where the line is worth to be remembered."""
+    if found is None:
+        return None
+    command = found[1], (found[2] or b"").decode("ascii").strip(" \t")
     if len(line) <= _SHORT_OCTETS and line[0] in _USUAL:
-        return _read_command(line)
-    return _split_command(line)
+        if len(_remembered) >= _MOST_REMEMBERED:
+            _remembered.clear()
+        _remembered[line] = command
+    return command
 
 
 class LineFault(Enum):
@@ -99,21 +99,20 @@ class LineReader:
     def next_command(self, max_octets: int) -> tuple[bytes, str] | None:
         """Verb and argument of the next line, if it is a plain command in ASCII; if it is not, `next_line` gives it."""
         line = self.buffer
-        end = line.find(b"\n") + 1
-        if not end or end != len(line) or self._position or self._skipping or end > max_octets:
+        found = _remembered.get(line)
+        if found is None or self._position or self._skipping or len(line) > max_octets:
             return self._next_of_many(max_octets)
-        found = _find_command(line)
-        if found is not None:  # it came alone, as most do
-            self.buffer = b""
+        self.buffer = b""  # it came alone, as most do
         return found
 
     def _next_of_many(self, max_octets: int) -> tuple[bytes, str] | None:
-        """The same where the line is only a part of what was fed, or can't be handed out."""
+        """The same where the line is perhaps a part of what was fed, or can't be handed out."""
         start = self._position
         end = self.buffer.find(b"\n", start) + 1
         if not end or self._skipping or end - start > max_octets:
             return None
-        found = _find_command(self.buffer[start:end])
+        line = self.buffer[start:end]
+        found = _remembered.get(line) or _split_command(line)
         if found is not None:
             self._cut(end)
         return found
