@@ -240,11 +240,32 @@ def test_line_lengths_do_not_depend_on_how_the_body_is_cut(lengths, choice):
     "line", [b"AUTH PLAIN c2VjcmV0\r\n", b"auth plain c2VjcmV0\r\n", b" AUTH PLAIN c2VjcmV0\r\n"]
 )
 def test_a_line_that_may_hold_a_password_is_not_remembered(line):
-    known = wire._read_command.cache_info().currsize
     reader = LineReader()
     reader.feed(line)
     reader.next_command(1000)
-    assert wire._read_command.cache_info().currsize == known
+    assert not [known for known in wire._remembered if b"c2VjcmV0" in known]
+
+
+def test_the_rest_of_a_line_is_not_taken_for_the_whole_line_that_is_remembered():
+    reader = LineReader()
+    for _ in range(2):
+        reader.feed(b"RSET\r\n")
+        assert reader.next_command(1000) == (b"RSET", "")
+    reader.feed(b"RSET\r\n")
+    assert reader.take(2) == b"RS"
+    assert reader.next_command(1000) == (b"ET", "")
+
+
+def test_a_line_that_is_remembered_is_refused_where_it_is_too_long():
+    line = b"MAIL FROM:<a-rather-long-address@example.org>\r\n"
+    for _ in range(2):
+        reader = LineReader()
+        reader.feed(line)
+        assert reader.next_command(len(line)) == (b"MAIL", "FROM:<a-rather-long-address@example.org>")
+    reader = LineReader()
+    reader.feed(line)
+    assert reader.next_command(len(line) - 1) is None
+    assert reader.next_line(len(line) - 1) is wire.LineFault.TOO_LONG
 
 
 def test_what_is_remembered_of_command_lines_is_bounded():
@@ -252,4 +273,4 @@ def test_what_is_remembered_of_command_lines_is_bounded():
     for number in range(5000):
         reader.feed(b"RCPT TO:<%d@example.org>\r\n" % number)
         assert reader.next_command(1000) == (b"RCPT", f"TO:<{number}@example.org>")
-    assert wire._read_command.cache_info().currsize <= 2048
+    assert len(wire._remembered) <= 2048
