@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from tests.queue.conftest import in_process
 
+from pillarbox.queue.spool import SpoolError
+
 FAR = time.time() + 10_000
 
 
@@ -56,6 +58,27 @@ async def test_a_store_is_closed_only_when_all_that_waits_is_written(spool, stor
     await closed
     assert all(commit.done() for commit in commits)
     assert len({(await commit).id for commit in commits}) == 100
+
+
+async def test_when_the_writer_dies_while_the_store_is_closed_nothing_is_promised(spool, store):
+    stop(spool)
+    late = asyncio.ensure_future(store())
+    while not spool._waiting:
+        await asyncio.sleep(0)
+    closed = spool.close()
+    while not spool._writer._ending:
+        await asyncio.sleep(0.001)
+    os.kill(spool._writer._pid, signal.SIGKILL)
+    await closed
+    with pytest.raises(SpoolError):
+        await late
+
+
+async def test_what_cannot_be_sent_to_the_writer_fails_and_nothing_else(spool, store):
+    with pytest.raises(SpoolError):
+        await spool._call(lambda writer: writer)
+    queued = await store()
+    assert (await spool.load(queued.id)).body_octets
 
 
 # Commits a message by a writer's process that it has forked, tells both process ids, and waits.

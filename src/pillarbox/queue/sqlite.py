@@ -248,6 +248,8 @@ class SqliteSpool:
         self._writer.end()
         await self._loop.run_in_executor(None, self._writer.join)
         self._writer.finish()
+        while self._waiting:  # if the writer has died
+            self._resolve(self._waiting.popleft(), describe(_CLOSED))
         self._reader.close()
 
     # How work reaches the writer.
@@ -302,8 +304,13 @@ class SqliteSpool:
             work.foretell()
 
     def _put(self, works: Sequence[Work]) -> None:
-        self._waiting += works
-        self._writer.put([work.order for work in works])
+        try:
+            self._writer.put([(work.arrivals, work.further, work.call) for work in works])
+        except Exception as error:  # noqa: BLE001 - a bug: what can't be sent to another process
+            for work in works:
+                self._resolve(work, describe(error))
+        else:
+            self._waiting += works
 
     def _take(self, result: Result) -> None:
         """Let everybody have what the writer says."""

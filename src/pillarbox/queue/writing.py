@@ -153,7 +153,7 @@ Order = tuple[list[object], Further | None, "Callable[[Writer], object] | None"]
 
 
 class Work:
-    """An order and what is to follow from it: `answer`, or what the call returns, resolves `future`."""
+    """The parts of an order and what is to follow from it: `answer`, or what the call returns, resolves `future`."""
 
     __slots__ = ("added", "answer", "arrivals", "bodies", "call", "further", "future", "settle")
 
@@ -201,11 +201,6 @@ class Work:
             rows += whole
             whole = _NO_MORE
         return waiting
-
-    @property
-    def order(self) -> Order:
-        """What the writer is to do."""
-        return self.arrivals, self.further, self.call
 
     def foretell(self) -> None:
         """Make the answer, once the work is on its way to the writer: nobody has to wait for that."""
