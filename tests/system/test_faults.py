@@ -327,10 +327,16 @@ async def failing(server, calls, error="EIO"):
         "-e",
         f"inject={calls}:error={error}",
     ]
-    tracer = subprocess.Popen([*command, "-p", str(server.process.pid)], stderr=subprocess.PIPE)
-    tasks = Path(f"/proc/{server.process.pid}/task")
+    first = server.process.pid
+    writer = Path(f"/proc/{first}/task/{first}/children").read_text().split()
+    pids = [first, *writer]
+    tracer = subprocess.Popen([*command, *[f"--attach={pid}" for pid in pids]], stderr=subprocess.PIPE)
+
+    def tasks():
+        return [task for pid in pids for task in Path(f"/proc/{pid}/task").iterdir()]
+
     try:
-        await server.until(lambda: tracer.poll() is not None or all(map(is_traced, tasks.iterdir())))
+        await server.until(lambda: tracer.poll() is not None or all(map(is_traced, tasks())))
         if tracer.poll() is not None:
             pytest.skip(f"tracing is not allowed here: {tracer.stderr.read().decode().strip()}")
         yield

@@ -243,14 +243,16 @@ class SqliteSpool:
         return self._closing
 
     async def _close(self) -> None:
-        for threads in (self._reader_thread, self._file_threads):
-            await self._loop.run_in_executor(None, threads.shutdown)
+        closer = ThreadPoolExecutor(1, "pillarbox-closer")
+        for end in (self._reader_thread.shutdown, self._file_threads.shutdown):
+            await self._loop.run_in_executor(closer, end)
         self._writer.end()
-        await self._loop.run_in_executor(None, self._writer.join)
+        await self._loop.run_in_executor(closer, self._writer.join)
         self._writer.finish()
         while self._waiting:  # if the writer has died
             self._resolve(self._waiting.popleft(), describe(_CLOSED))
         self._reader.close()
+        closer.shutdown(wait=False)
 
     # How work reaches the writer.
 
