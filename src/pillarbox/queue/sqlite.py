@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from pillarbox.queue.spool import Change, Draft, Entry, Happening, Pending, Queued, Verb
     from pillarbox.queue.suppression import Lesson, Suppressed
     from pillarbox.queue.workplace import InProcess, Workplace
-    from pillarbox.queue.writer import Result
+    from pillarbox.queue.writer import News, Result
 
     T = TypeVar("T")
 
@@ -74,7 +74,7 @@ class SqliteSpool:
         self._fresh: list[Work] = []  # not yet handed over
         self._waiting: deque[Work] = deque()  # handed over
         self._gathering = False  # whether `_gather` is to be called
-        self._turns = self._quiet_turns = self._enough = self._seen = 0
+        self._turns = self._quiet_turns = self._seen = 0
         self._group = 0  # how many works were handed over last
         self._file_threads = ThreadPoolExecutor(_FILE_THREADS, "pillarbox-files")
         self._reader_thread = ThreadPoolExecutor(1, "pillarbox-reader")
@@ -265,14 +265,13 @@ class SqliteSpool:
         else:
             fresh = self._fresh
             fresh.append(work)
-            if len(fresh) == 1:
+            if len(fresh) == _GROUP or (self._group == 1 and not self._waiting):
+                self._hand_over()
+            elif len(fresh) == 1:
                 self._turns = self._quiet_turns = self._seen = 0
-                self._enough = _ENOUGH if self._waiting or self._group != 1 else 0
                 if not self._gathering:
                     self._gathering = True
                     self._loop.call_soon(self._gather)
-            elif len(fresh) == _GROUP:
-                self._hand_over()
 
     def _gather(self) -> None:
         """Let works pile up while the loop's turns bring more, for the writer to be woken once and sync once for all.
@@ -291,7 +290,7 @@ class SqliteSpool:
         else:
             self._quiet_turns += 1
         self._turns += 1
-        if self._quiet_turns * count >= self._enough or self._turns > _MOST_TURNS:
+        if self._quiet_turns * count >= _ENOUGH or self._turns > _MOST_TURNS:
             self._gathering = False
             self._hand_over()
         else:
@@ -316,17 +315,21 @@ class SqliteSpool:
 
     def _take(self, result: Result) -> None:
         """Let everybody have what the writer says."""
-        for problem in result.problems:
-            observe.SPOOL_TROUBLE.note(problem=problem)
-        if result.held is not None:
-            self._slot, self._fences = result.held
-        for answer in result.answers:
+        answers, took_s, news = result
+        if news is not None:
+            self._take_news(news)
+        for answer in answers:
             self._resolve(self._waiting.popleft(), answer)
-        for took_s in result.took_s:
-            observe.COMMIT_SECONDS.record(took_s)
-        suppressed.tell(result.learnt)
-        if result.emptied:
-            self._remove_bodies(result.emptied)
+        for seconds in took_s:
+            observe.COMMIT_SECONDS.record(seconds)
+
+    def _take_news(self, news: News) -> None:
+        for problem in news.problems:
+            observe.SPOOL_TROUBLE.note(problem=problem)
+        self._slot, self._fences = news.held
+        suppressed.tell(news.learnt)
+        if news.emptied:
+            self._remove_bodies(news.emptied)
 
     def _resolve(self, work: Work, answer: object) -> None:
         """Give a work's future what became of it."""

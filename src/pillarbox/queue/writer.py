@@ -48,15 +48,21 @@ class Opened(NamedTuple):
     last_id: int
 
 
+class News(NamedTuple):
+    """What comes of a batch that is not only new messages, or that had trouble."""
+
+    problems: list[str]  # for the log
+    emptied: list[int]  # messages whose body files are no longer needed
+    learnt: list[Lesson]  # what made an entry of the suppression list
+    held: Held  # now
+
+
 class Result(NamedTuple):
     """What became of the orders of a batch."""
 
     answers: list[object]  # in turn: what a call returned, None for rows that were written, or a Trouble
-    took_s: Sequence[float] = ()  # of each transaction
-    problems: Sequence[str] = ()  # for the log
-    emptied: Sequence[int] = ()  # messages whose body files are no longer needed
-    learnt: Sequence[Lesson] = ()  # what made an entry of the suppression list
-    held: Held | None = None  # if it is others now
+    took_s: list[float]  # for each transaction
+    news: News | None
 
 
 class Line(Protocol):
@@ -88,18 +94,17 @@ class Writer:
         last_id = self.connection.execute("SELECT coalesce(max(id), 0) FROM message").get
         self.opened = Opened(self._leases.worker, self._held(), vacant, int(last_id))
         self._lost = False  # whether a slot was ever taken from this worker
-        self._begin()
-
-    def _held(self) -> Held:
-        return Held(self._slot, dict(self._leases.fences))
-
-    def _begin(self) -> None:
-        """Begin a new result."""
         self._took_s: list[float] = []
+        self._begin_news()
+
+    def _begin_news(self) -> None:
+        self._has_news = False
         self._problems: list[str] = []
         self._emptied: list[int] = []
         self._learnt: list[Lesson] = []
-        self._news: Held | None = None
+
+    def _held(self) -> Held:
+        return Held(self._slot, dict(self._leases.fences))
 
     def run(self, line: Line) -> None:
         """Write whatever waits, all in one transaction, until nothing comes any more; then give the slots back and close."""
@@ -124,8 +129,12 @@ class Writer:
     def write(self, batch: Sequence[Order]) -> Result:
         """Write a batch in one transaction; if that fails for a reason of one member's, each in its own."""
         answers = self._write(batch)
-        result = Result(answers, self._took_s, self._problems, self._emptied, self._learnt, self._news)
-        self._begin()
+        news = None
+        if self._has_news:
+            news = News(self._problems, self._emptied, self._learnt, self._held())
+            self._begin_news()
+        result = Result(answers, self._took_s, news)
+        self._took_s = []
         return result
 
     def _write(self, batch: Sequence[Order]) -> list[object]:
@@ -143,6 +152,7 @@ class Writer:
         return answers
 
     def _fail(self, batch: Sequence[Order], trouble: Trouble) -> list[object]:
+        self._has_news = True
         self._problems.append(trouble.problem)
         return [trouble] * len(batch)
 
@@ -150,6 +160,7 @@ class Writer:
         """Write a batch; the answers. Raises apsw.Error."""
         if writing.arrive(self.connection, batch):
             return [None] * len(batch)
+        self._has_news = True
         self._learning: list[Lesson] = []
         with schema.transaction(self.connection):
             lost = self._fence(batch)
@@ -172,16 +183,13 @@ class Writer:
             self._problems.append(f"slots {sorted(gone)} were taken over by another worker")
             if self._slot in gone:
                 self._slot = self._leases.acquire(self.connection)
-            self._news = self._held()
         if not self._lost:
             return ()
         return [order for order in batch if not writing.slots(order) <= self._leases.fences.keys()]
 
     def adopt(self) -> list[int]:
         """Take over the slots of workers that died; the slots. Inside a transaction."""
-        taken = self._leases.adopt(self.connection)
-        self._news = self._held()
-        return taken
+        return self._leases.adopt(self.connection)
 
     def note(self, happenings: Sequence[Happening], lessons: Sequence[Lesson]) -> None:
         """Add to the history of messages, and learn. Inside a transaction."""
@@ -193,7 +201,7 @@ class Writer:
             with schema.transaction(self.connection):
                 self._leases.renew(self.connection)
         except apsw.Error as error:
-            line.answer(Result([], problems=[f"lease not renewed: {error}"]))
+            line.answer(Result([], [], News([f"lease not renewed: {error}"], [], [], self._held())))
 
     def _lengthen_log(self) -> bool:
         """Make the log longer while nothing else is to do; whether more of that is wanted."""
