@@ -237,6 +237,28 @@ def test_line_lengths_do_not_depend_on_how_the_body_is_cut(lengths, choice):
 
 
 @pytest.mark.parametrize(
+    ("body", "fault"),
+    [
+        (b"a\0\nb\r\n", BodyFault.NUL),
+        (b"a\n\0b\r\n", BodyFault.BARE_LINE_ENDING),
+        (b"a\r\0b\r\n", BodyFault.BARE_LINE_ENDING),
+        (b"123456789\0\r\n", BodyFault.LINE_TOO_LONG),
+        (b"123456789\nb\r\n", BodyFault.LINE_TOO_LONG),
+        (b"12345\n123456789\r\n", BodyFault.BARE_LINE_ENDING),
+        (b"a\r\n\0" + b"b" * 20 + b"\n", BodyFault.NUL),
+    ],
+)
+def test_the_first_fault_counts_however_the_body_is_cut(body, fault):
+    for cut in range(len(body)):
+        checker = BodyChecker(6)
+        pieces = [piece for piece in (body[:cut], body[cut:]) if piece]
+        if pieces[0].endswith(b"\r"):  # whoever cuts does not end a piece there
+            continue
+        found = [checker.check(piece) for piece in pieces]
+        assert next(one for one in found if one is not None) is fault
+
+
+@pytest.mark.parametrize(
     "line", [b"AUTH PLAIN c2VjcmV0\r\n", b"auth plain c2VjcmV0\r\n", b" AUTH PLAIN c2VjcmV0\r\n"]
 )
 def test_a_line_that_may_hold_a_password_is_not_remembered(line):

@@ -15,6 +15,7 @@ TLS_HANDSHAKE = b"\x16"  # what a client that begins with TLS sends first (RFC 8
 # One octet is looked for by its number: given as bytes, `in` costs an exception inside the interpreter each time.
 CR, LF, NUL, DOT = b"\r\n\0."
 _COMMAND = re.compile(rb"([A-Za-z]+)(?: ([\x01-\x09\x0b\x0c\x0e-\x7f]*))?\r\n")
+_UNCLEAN = re.compile(rb"\0|\r(?!\n)|(?<!\r)\n")
 _SHORT_OCTETS = 320  # a longer line is not worth to be remembered
 _MOST_REMEMBERED = 2048  # lines: a megabyte
 # How they begin; AUTH, which holds passwords, is not among them.
@@ -162,14 +163,19 @@ class BodyChecker:
     def check(self, piece: bytes) -> BodyFault | None:
         """Look at one piece, which must not end between CR and LF."""
         text = piece.replace(b"\r\n", b"")  # faster than to count CR, LF and their pairs
-        if LF in text or CR in text:
-            return BodyFault.BARE_LINE_ENDING
-        if NUL in piece:
-            return BodyFault.NUL
+        if LF in text or CR in text or NUL in text:
+            return self._first_fault(piece)
         if self._line_octets + len(piece) <= self._max_line_octets and piece[-1:] == b"\n":
             self._line_octets = 0
             return None
         return self._check_lines(piece)
+
+    def _first_fault(self, piece: bytes) -> BodyFault:
+        """What is wrong first in an unclean piece, so that it does not depend on how the octets came."""
+        found = _UNCLEAN.search(piece)
+        assert found is not None  # that is why we are here
+        unclean = BodyFault.NUL if found[0] == b"\0" else BodyFault.BARE_LINE_ENDING
+        return self._check_lines(piece[: found.start()]) or unclean
 
     def _check_lines(self, piece: bytes) -> BodyFault | None:
         """Jump from line end to line end in strides of the longest line allowed."""
