@@ -134,6 +134,15 @@ async def test_a_store_that_is_closed_in_the_middle_of_a_write_finishes_it(store
     assert [file for file in (tmp_path / "bodies").rglob("*") if file.is_file()] == []
 
 
+async def test_a_store_goes_on_closing_when_the_one_who_waited_gives_up(spool, store, tmp_path):
+    await store()
+    waiting = spool.close()
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await spool.close()
+    assert list((tmp_path / "workers").iterdir()) == []
+
+
 async def test_a_final_state_is_never_undone(spool, store):
     queued = await store()
     await spool.record([delivered(queued)])

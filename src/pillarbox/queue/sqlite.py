@@ -240,7 +240,7 @@ class SqliteSpool:
             if self._fresh:
                 self._hand_over()
             self._closing = self._loop.create_task(self._close())
-        return self._closing
+        return asyncio.shield(self._closing)  # it goes on even if nobody waits any more
 
     async def _close(self) -> None:
         closer = ThreadPoolExecutor(1, "pillarbox-closer")
