@@ -149,7 +149,8 @@ def _in_words(error: Exception) -> str:
 
 def _work(job: _Job) -> NoReturn:
     """One worker, on this process's main thread, which ends with it. Raises StartError."""
-    writer = workplace.fork()
+    with _starting():
+        writer = workplace.fork()
     factory = None
     if job.config.event_loop == "uvloop":
         import uvloop  # noqa: PLC0415 - only where it is wanted
@@ -297,7 +298,8 @@ class _Supervisor:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if pid == 0:
                 return
-            self._lose(pid, os.waitstatus_to_exitcode(status))
+            if pid in self._workers:  # not a stranger, as come to who is the first process of a container
+                self._lose(pid, os.waitstatus_to_exitcode(status))
 
     def _lose(self, pid: int, exit_code: int) -> None:
         """A worker has ended: unless that was asked for, start another in its place.

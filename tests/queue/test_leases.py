@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from functools import partial
 from pathlib import Path
 
 import apsw
@@ -179,3 +180,25 @@ async def test_all_slots_in_use_is_an_error(tmp_path, monkeypatch):
     for spool in held:
         await spool.close()
     assert list((tmp_path / "workers").iterdir()) == []
+
+
+def test_what_was_adopted_in_a_transaction_that_failed_is_not_held(tmp_path):
+    one, other, third = (writer.Writer(tmp_path) for _ in range(3))
+    message = 1000 * SLOTS + other.opened.held.slot
+    rows = [message, 0, other.opened.held.slot, other.opened.held.fences[other.opened.held.slot]]
+    arrival = [*rows, False, False, 1.0, "hold:", b"", b"", b"", 1, b"x"]
+    assert other.write([(arrival, None, None)]).answers == [None]
+    other._close()
+
+    def fail(adopting):
+        assert adopting.adopt() == [message % SLOTS]
+        raise RuntimeError
+
+    (trouble,) = one.write([([], None, fail)]).answers
+    assert trouble.unwritten
+    assert third.write([([], None, writer.Writer.adopt)]).answers == [[message % SLOTS]]
+    claim = partial(writer.Writer.claim, rows=[(message, 0)])
+    assert one.write([([], None, claim)]).answers == [set()]
+    assert third.write([([], None, claim)]).answers == [{(message, 0)}]
+    one._close()
+    third._close()

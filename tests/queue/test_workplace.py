@@ -119,8 +119,11 @@ async def test_when_the_writer_dies_its_server_ends(tmp_path, engine, until):
 
 
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM])
-async def test_the_process_ends_with_its_server_but_not_by_a_signal_to_it(tmp_path, until, engine, sign):
-    server = subprocess.Popen([sys.executable, "-c", SERVER, tmp_path], stdout=subprocess.PIPE)
+@pytest.mark.parametrize("prefix", [[], ["sh", "-c", 'exec "$@" <&-', "sh"]], ids=["", "no-input"])
+async def test_the_process_ends_with_its_server_but_not_by_a_signal_to_it(
+    tmp_path, until, engine, sign, prefix
+):
+    server = subprocess.Popen([*prefix, sys.executable, "-c", SERVER, tmp_path], stdout=subprocess.PIPE)
     pid = int(server.stdout.readline())
     (ignored,) = re.findall(r"^SigIgn:\s+(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
     assert all(

@@ -7,6 +7,7 @@ import contextlib
 import os
 import re
 import signal
+import sys
 import urllib.request
 from pathlib import Path
 
@@ -70,6 +71,10 @@ async def replaced(server, number: int, pid: int) -> int:
     starts = len(server.events("worker.started", worker=number))
     await server.until(lambda: len(server.events("server.started", worker=number)) == starts)
     return found
+
+
+# Takes over the children of children that end, as the first process of a container does, and becomes the server.
+FIRST = "import ctypes, os, sys; ctypes.CDLL(None).prctl(36, 1, 0, 0, 0); os.execv(sys.argv[1], sys.argv[1:])"
 
 
 async def takes(caller, address: str) -> bool:
@@ -291,3 +296,13 @@ async def test_a_worker_that_cannot_be_replaced_now_is_tried_again(
     assert server.running
     (tmp_path / "fickle_hooks.py").write_text("")
     assert set(await reach(server)) == {0, 1}
+
+
+async def test_a_parent_that_is_the_first_process_looks_after_strangers_too(serve, free_port):
+    server = await serve(config(free_port()), prefix=(sys.executable, "-c", FIRST))
+    before = server.workers[0]
+    os.kill(before, signal.SIGKILL)  # its writer, which ends too, is the parent's child then
+    await replaced(server, 0, before)
+    again = server.workers[1]
+    os.kill(again, signal.SIGKILL)
+    await replaced(server, 1, again)

@@ -1,7 +1,7 @@
 """Who may write which messages: a slot (the low six bits of a message id) belongs to one worker at a time.
 
 A worker proves that it lives by a file lock, which the kernel drops when it dies, and by renewing its lease; each change
-of hands raises the slot's fence, so that whoever lost a slot can't write any more. The store's rows are `queue.sqlite`'s.
+of hands raises the slot's fence, so that whoever lost a slot can't write any more. When it writes is `queue.writer`'s.
 """
 
 from __future__ import annotations

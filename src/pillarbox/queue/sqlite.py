@@ -142,11 +142,8 @@ class SqliteSpool:
             path = self._bodies.path(message)
             content = Content(entry.prefix, None, path, draft.octets)
             work.bodies = (*work.bodies, (draft, path))
-        return entry, content, work.add(entry, content, self._fence(message))
-
-    def _fence(self, message: int) -> int:
-        """The fencing number of a message's slot."""
-        return self._fences.get(message & SLOTS - 1, _NO_FENCE)
+        fence = self._fences.get(message & SLOTS - 1, _NO_FENCE)
+        return entry, content, work.add(entry, content, fence)
 
     def load(self, message: int) -> asyncio.Future[Content]:
         """Read the octets of a message. A damaged one gives SpoolError with cause `delivery.DAMAGED`."""
@@ -190,23 +187,16 @@ class SqliteSpool:
 
     async def _claim(self, found: Sequence[Queued]) -> list[Queued]:
         """Claim recipients; the messages with those that could still be claimed."""
-        rows = [
-            value
-            for queued in found
-            for pending in queued.pending
-            for value in (queued.id, pending.number, self._fence(queued.id))
-        ]
-        claimed = await self._call(on_connection(writing.claim, rows=rows))
+        rows = [(queued.id, pending.number) for queued in found for pending in queued.pending]
+        claimed = await self._call(partial(Writer.claim, rows=rows))
         for queued in found:
             queued.pending = [one for one in queued.pending if (queued.id, one.number) in claimed]
         return [queued for queued in found if queued.pending]
 
     def release(self, pending: Sequence[Pending]) -> asyncio.Future[None]:
         """Give recipients back unattempted, each with its `due`."""
-        rows = [
-            value for one in pending for value in (one.message, one.number, self._fence(one.message), one.due)
-        ]
-        return self._call(on_connection(writing.release, rows=rows))
+        rows = [(one.message, one.number, one.due) for one in pending]
+        return self._call(partial(Writer.release, rows=rows))
 
     def open_messages(self) -> asyncio.Future[int]:
         """About how many messages are in the queue. Takes some 50 ms for a million."""
@@ -309,17 +299,17 @@ class SqliteSpool:
             self._writer.put([(work.arrivals, work.further, work.call) for work in works])
         except Exception as error:  # noqa: BLE001 - a bug: what can't be sent to another process
             for work in works:
-                self._resolve(work, describe(error))
+                self._resolve(work, describe(error)._replace(unwritten=True))
         else:
             self._waiting += works
 
     def _take(self, result: Result) -> None:
         """Let everybody have what the writer says."""
         answers, took_s, news = result
-        if news is not None:
-            self._take_news(news)
         for answer in answers:
             self._resolve(self._waiting.popleft(), answer)
+        if news is not None:
+            self._take_news(news)
         for seconds in took_s:
             observe.COMMIT_SECONDS.record(seconds)
 

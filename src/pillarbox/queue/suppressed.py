@@ -12,7 +12,7 @@ from typing import Any
 import apsw
 
 from pillarbox import observe
-from pillarbox.queue.records import DamagedError, pack_detail, pack_result, unpack_result
+from pillarbox.queue.records import DamagedError, pack_detail, unpack_result
 from pillarbox.queue.suppression import BY_OPERATOR, Lesson, LessonKind, Suppressed
 
 SUPPRESSED, CLEARED = "suppressed", "cleared"  # the verbs by which workers learn of a change
@@ -59,9 +59,9 @@ def _strike(connection: apsw.Connection, lesson: Lesson) -> bool:
 
 def put(connection: apsw.Connection, lesson: Lesson) -> None:
     """Make an entry, or renew it, and note it in the history of the message that taught it. Raises apsw.Error."""
-    result = pack_result(lesson.result) if lesson.result is not None else None
     connection.execute(
-        _PUT, (lesson.entry, lesson.at, lesson.until, lesson.cause, lesson.message, result, lesson.note)
+        _PUT,
+        (lesson.entry, lesson.at, lesson.until, lesson.cause, lesson.message, lesson.result, lesson.note),
     )
     connection.execute("DELETE FROM strike WHERE entry = ?", (lesson.entry,))
     if lesson.message is not None:

@@ -13,6 +13,7 @@ from pillarbox.mail.address import AddressError
 from pillarbox.mail.catalogue import delivery
 from pillarbox.mail.message import format_date
 from pillarbox.mail.reply import Origin, Result, Stage
+from pillarbox.queue.records import pack_result
 from pillarbox.queue.spool import State
 from pillarbox.queue.suppressed import CLEARED, SUPPRESSED
 from pillarbox.queue.suppression import (
@@ -134,7 +135,7 @@ class Suppressions:
                 verdict.cause.id,
                 message,
                 number,
-                result,
+                pack_result(result),
                 repeats=settings.repeats,
                 counted_from=now - settings.repeats_within_s,
                 returned=True,

@@ -17,6 +17,7 @@ from pillarbox.mail.catalogue import delivery
 from pillarbox.mail.reply import Result, Stage
 from pillarbox.mail.route import Transport
 from pillarbox.mail.units import Seconds, Settings
+from pillarbox.queue.records import pack_result
 
 DISTRUST_S = 3600.0  # what a host says of mailboxes does not count for so long after it doubted the sender
 _BY_OTHERS = frozenset({Transport.MX, Transport.SMTP})  # only there another server's list of mailboxes is met
@@ -67,7 +68,7 @@ class Lesson(msgspec.Struct, frozen=True):
     cause: str = ""
     message: int | None = None  # where it was learnt
     number: int | None = None  # of the recipient there
-    result: Result | None = None
+    result: bytes | None = None  # as `queue.records` packs it: the lesson may go to another process
     note: str = ""  # an operator's words
     repeats: int = 0  # of a strike: so many since `counted_from` become an entry
     counted_from: float = 0.0
@@ -200,7 +201,7 @@ def lesson(  # noqa: PLR0913 - the facts of one outcome
         cause=diagnosis.cause.id if diagnosis is not None else result.reply.cause_id,
         message=message,
         number=number,
-        result=result,
+        result=pack_result(result),
         repeats=settings.repeats,
         counted_from=now - settings.repeats_within_s,
     )

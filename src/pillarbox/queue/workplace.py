@@ -125,8 +125,9 @@ class _Frames:
         buffer, found = self._buffer, []
         buffer += octets
         while len(buffer) >= (end := _length(buffer)):
-            found.append(pickle.loads(bytes(buffer[_LENGTH.size : end])))  # noqa: S301 - as above
+            frame = bytes(buffer[_LENGTH.size : end])
             del buffer[:end]
+            found.append(pickle.loads(frame))  # noqa: S301 - as above
         return found
 
 
@@ -210,12 +211,19 @@ class InProcess:
             return
         except OSError:
             octets = b""
-        for result in self._frames.feed(octets):
-            self._take(Result(*result))
+        for result in self._read(octets):
+            self._take(result)
         if not octets:
             self._close()
             if not self._ending:
-                _end()
+                _end("the process that writes to the store has died")
+
+    def _read(self, octets: bytes) -> list[Result]:
+        try:
+            return [Result(*result) for result in self._frames.feed(octets)]
+        except Exception as error:  # noqa: BLE001 - a bug, after which nobody knows which answer is whose
+            observe.report_incident(error)
+            _end("what the process that writes to the store says can't be read")
 
     def _close(self) -> None:
         self._loop.remove_reader(self._socket)
@@ -234,7 +242,8 @@ class InProcess:
 
     def join(self) -> None:
         """As `Workplace` has it."""
-        os.waitpid(self._pid, 0)
+        with contextlib.suppress(ChildProcessError):  # somebody else has looked after it
+            os.waitpid(self._pid, 0)
 
     def finish(self) -> None:
         """As `Workplace` has it."""
@@ -242,9 +251,9 @@ class InProcess:
             self._receive()
 
 
-def _end() -> NoReturn:
+def _end(why: str) -> NoReturn:
     observe.write_behind(None)
-    observe.SPOOL_TROUBLE.note(problem="the process that writes to the store has died, and so this one ends")
+    observe.SPOOL_TROUBLE.note(problem=f"{why}, and so this one ends")
     os._exit(os.EX_SOFTWARE)
 
 
@@ -311,6 +320,7 @@ def fork() -> InProcess:
     ours, theirs = socket.socketpair()
     pid = os.fork()
     if not pid:
+        ours.close()
         _live(theirs)
     theirs.close()
     return InProcess(ours, pid)
@@ -325,7 +335,7 @@ def _live(connection: socket.socket) -> NoReturn:
         gc.disable()  # what is written makes no cycles
         gc.freeze()  # nothing that came along may be given back: its file descriptors are not ours
         os.closerange(_FIRST_FD, connection.fileno())
-        os.closerange(connection.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
+        os.closerange(connection.fileno() + 1, max(int(one.name) for one in Path("/dev/fd").iterdir()) + 1)
         work(connection)
         status = os.EX_OK
     except BaseException as error:  # noqa: BLE001 - a forked process must not return into its parent's code

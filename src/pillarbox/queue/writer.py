@@ -18,9 +18,10 @@ import apsw
 from pillarbox.queue import schema, writing
 from pillarbox.queue.drafts import Trouble, describe
 from pillarbox.queue.leases import RENEW_S, Leases
+from pillarbox.queue.spool import SLOTS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from pillarbox.queue.spool import Happening
@@ -162,7 +163,7 @@ class Writer:
             return [None] * len(batch)
         self._has_news = True
         self._learning: list[Lesson] = []
-        with schema.transaction(self.connection):
+        with self._held_only_if_written(), schema.transaction(self.connection):
             lost = self._fence(batch)
             emptied, learnt = writing.apply(self.connection, [order for order in batch if order not in lost])
             refused = describe(RuntimeError("another worker has taken over the message")) if lost else None
@@ -186,6 +187,27 @@ class Writer:
         if not self._lost:
             return ()
         return [order for order in batch if not writing.slots(order) <= self._leases.fences.keys()]
+
+    @contextlib.contextmanager
+    def _held_only_if_written(self) -> Iterator[None]:
+        """Forget what slots were taken in a transaction that failed."""
+        slot, fences = self._slot, dict(self._leases.fences)
+        try:
+            yield
+        except BaseException:
+            self._slot, self._leases.fences = slot, fences
+            raise
+
+    def claim(self, rows: Sequence[tuple[int, int]]) -> set[tuple[int, int]]:
+        """Claim recipients whose slot is held, by message and number; those that were. Inside a transaction."""
+        return writing.claim(self.connection, [row for row in rows if self._holds(row[0])])
+
+    def release(self, rows: Sequence[tuple[int, int, float]]) -> None:
+        """End the claim on recipients whose slot is held, by message, number and when due. Inside a transaction."""
+        writing.release(self.connection, [row for row in rows if self._holds(row[0])])
+
+    def _holds(self, message: int) -> bool:
+        return message % SLOTS in self._leases.fences
 
     def adopt(self) -> list[int]:
         """Take over the slots of workers that died; the slots. Inside a transaction."""

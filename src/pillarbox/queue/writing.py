@@ -1,6 +1,6 @@
 """What one transaction of the store writes: rows for new messages, for outcomes, for claims.
 
-When a transaction runs, and what follows if it fails, is `queue.sqlite`'s business.
+When a transaction runs, and what follows if it fails, is `queue.writer`'s business.
 """
 
 from __future__ import annotations
@@ -88,19 +88,16 @@ _EMPTIED = Bulk(
     " RETURNING message, content IS NULL",
 )
 _CLAIM = Bulk(
-    "WITH v (message, number, fence) AS (",
-    3,
+    "WITH v (message, number) AS (",
+    2,
     ") UPDATE recipient SET claimed = 1 FROM v WHERE recipient.message = v.message AND recipient.number = v.number"
-    " AND state = 0 AND claimed = 0"
-    " AND EXISTS (SELECT 1 FROM lease WHERE lease.slot = recipient.slot AND lease.fence = v.fence)"
-    " RETURNING recipient.message, recipient.number",
+    " AND state = 0 AND claimed = 0 RETURNING recipient.message, recipient.number",
 )
 _RELEASE = Bulk(
-    "WITH v (message, number, fence, due) AS (",
-    4,
+    "WITH v (message, number, due) AS (",
+    3,
     ") UPDATE recipient SET claimed = 0, due = v.due FROM v WHERE recipient.message = v.message"
-    " AND recipient.number = v.number AND claimed = 1"
-    " AND EXISTS (SELECT 1 FROM lease WHERE lease.slot = recipient.slot AND lease.fence = v.fence)",
+    " AND recipient.number = v.number AND claimed = 1",
 )
 
 
@@ -270,17 +267,14 @@ def empty(connection: apsw.Connection, messages: Sequence[object]) -> list[int]:
     return [message for message, filed in _EMPTIED.run(connection, messages) if filed]
 
 
-def claim(connection: apsw.Connection, rows: Sequence[object]) -> set[tuple[int, int]]:
-    """Claim recipients, given as message, number and the fence of the slot, flat; those that could still be claimed.
-
-    Raises apsw.Error.
-    """
-    return set(_CLAIM.run(connection, rows))
+def claim(connection: apsw.Connection, rows: Sequence[tuple[int, int]]) -> set[tuple[int, int]]:
+    """Claim recipients, by message and number; those that could still be claimed. Raises apsw.Error."""
+    return set(_CLAIM.run(connection, [value for row in rows for value in row]))
 
 
-def release(connection: apsw.Connection, rows: Sequence[object]) -> None:
-    """End the claim on recipients, given as message, number, fence and when they are due, flat. Raises apsw.Error."""
-    _RELEASE.run(connection, rows)
+def release(connection: apsw.Connection, rows: Sequence[tuple[int, int, float]]) -> None:
+    """End the claim on recipients, by message, number and when they are due. Raises apsw.Error."""
+    _RELEASE.run(connection, [value for row in rows for value in row])
 
 
 def note(
