@@ -490,17 +490,13 @@ def _json_lines(noted: Sequence[_Noted]) -> bytes:
     ]
     try:
         encoded = _encoder.encode_lines(lines)
-        if encoded.isascii() and (len(encoded) <= MAX_LINE_OCTETS or _longest(encoded) <= MAX_LINE_OCTETS):
+        if encoded.isascii() and max(map(len, encoded.split(b"\n"))) <= MAX_LINE_OCTETS:
             return encoded
     except (ValueError, TypeError):  # a lone surrogate, from octets that are no UTF-8
         pass
     if len(noted) > 1:
         return b"".join([_json_lines([one]) for one in noted])
     return _json_line(lines[0])
-
-
-def _longest(lines: bytes) -> int:
-    return max(map(len, lines.split(b"\n")))
 
 
 def _json_line(line: dict[str, Any]) -> bytes:

@@ -127,16 +127,11 @@ def scan_head(message: bytes, limit: int = MAX_HEAD_OCTETS) -> Head:
         section,
         body_at,
         complete=bare >= 0 or crlf >= 0,
-        hops=_count_hops(index) if b"\nreceived" in index else 0,
+        hops=index.count(b"\nreceived:")
+        + index.count(b"\nreceived "),  # the second form is obsolete, RFC 5322 4.5
         eight_bit=not section.isascii(),
         _index=index,
     )
-
-
-def _count_hops(index: bytes) -> int:
-    return index.count(b"\nreceived:") + index.count(
-        b"\nreceived "
-    )  # the second form is obsolete, RFC 5322 4.5
 
 
 def tls_is_optional(head: Head) -> bool:

@@ -27,7 +27,7 @@ _remembered: dict[bytes, tuple[bytes, str]] = {}
 
 
 def _split_command(line: bytes) -> tuple[bytes, str] | None:
-    """Verb and argument of a line, if it is a verb alone or a space and printable ASCII follow it."""
+    """Verb and argument of a line, if it is a verb alone or a space and printable ASCII follow it; most are remembered."""
     found = _COMMAND.fullmatch(line)
     if found is None:
         return None
