@@ -9,8 +9,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
 SITE := src/pillarbox/console/reference/index.html
 PYTEST := $(BIN)/python -m pytest
-# The mail programs, name servers and tracers that the tests talk to; a test whose peer is missing is skipped.
-PEERS := postfix swaks libnet-ssleay-perl dovecot-core dovecot-lmtpd unbound strace opendkim msmtp gsasl rspamd slapd postgresql pebble testssl.sh haproxy
+# The mail programs, name servers, tracers and the browser that the tests talk to; a test whose peer is missing is skipped.
+PEERS := postfix swaks libnet-ssleay-perl dovecot-core dovecot-lmtpd unbound strace opendkim msmtp gsasl rspamd slapd postgresql pebble testssl.sh haproxy chromium
 WORKERS ?= 2
 ARGS ?=
 

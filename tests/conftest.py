@@ -671,7 +671,9 @@ class Caller:
         await self.writer.start_tls(tls, server_hostname=HOST)
 
     def cut(self):
-        """Reset the connection: the other side learns at once that nobody listens any more."""
+        """Reset the connection, unless the other side has: it learns at once that nobody listens any more."""
+        if self.writer.is_closing():
+            return
         linger = struct.pack("ii", 1, 0)
         self.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         self.writer.transport.abort()
