@@ -277,9 +277,8 @@ class Event:
 
         Never raises; text from outside may be passed as it came.
         """
-        if (
-            self.counter.counting
-        ):  # asked here too, because most events of a session are neither counted nor written
+        # Asked here too, because most events of a session are neither counted nor written.
+        if self.counter.counting:
             self.counter.add(facts)
         if self.written:
             _log.write(self, facts)

@@ -65,9 +65,8 @@ class _Job(msgspec.Struct, frozen=True):
     reload: Callable[[], Config] | None
     ready: Callable[[Service], None] | None
     sockets: list[socket.socket] = msgspec.field(default_factory=list)
-    tls: list[ListenerContext | None] = msgspec.field(
-        default_factory=list
-    )  # of the listeners; all workers share them
+    # Of the listeners; all workers share them.
+    tls: list[ListenerContext | None] = msgspec.field(default_factory=list)
     console: socket.socket | None = None
     answers: socket.socket | None = None  # where an ACME authority asks
     number: int | None = None  # None if it is the only one
@@ -379,9 +378,8 @@ class _Supervisor:
         self._pass_on(number)
 
     def _pass_on(self, number: int) -> None:
-        for (
-            pid
-        ) in self._workers:  # those that have ended meanwhile can still be signalled: they are not reaped yet
+        # Those that have ended meanwhile can still be signalled: they are not reaped yet.
+        for pid in self._workers:
             os.kill(pid, number)
 
 

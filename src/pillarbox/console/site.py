@@ -42,9 +42,7 @@ SUBJECTS = {
     "7": "Security and policy",
 }
 # The order in which a session comes to them.
-STAGES = tuple(
-    stage for stage in Stage if stage not in (Stage.ANY, Stage.LOCAL, Stage.DNS, Stage.CONNECT, Stage.TLS)
-)
+STAGES = tuple(stage for stage in Stage if stage not in (Stage.LOCAL, Stage.DNS, Stage.CONNECT, Stage.TLS))
 
 
 class Dialogue(msgspec.Struct, frozen=True):
@@ -196,7 +194,7 @@ class _Site:
         ours = {
             code: {stage for cause in causes[code] for stage in cause.stages} for code in registry.codes()
         }
-        self._write("matrix.html", "matrix", "", stages=STAGES, ours=ours, any_stage=Stage.ANY)
+        self._write("matrix.html", "matrix", "", stages=STAGES, ours=ours)
 
 
 def _redefines(dialect: Dialect, key: str) -> bool:

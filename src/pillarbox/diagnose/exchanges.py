@@ -119,7 +119,6 @@ class _Pairing:
         self._pending: deque[Line] = deque()
         self._said: list[Line] = []
         self._await = ""  # what the next line of the client is, if no command: "body", "secret" or "chunk"
-        self._chunk = (0, False)  # octets, whether the last
         self._accepted = 0  # recipients of this transaction; LMTP has a reply for each (RFC 2033 4.2)
         self._finals = 0  # replies still to come for a message that was sent
         self._final: Exchange | None = None

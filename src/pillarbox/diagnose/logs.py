@@ -96,7 +96,6 @@ _WHERE = {
     "VRFY": Stage.VRFY,
     "AUTH": Stage.AUTH,
 }
-_UNREACHED = ("connect to ", "Host or domain name not found", "unable to look up", "Name service error")
 
 
 def _postfix(rows: Iterable[str]) -> Iterator[Event]:

@@ -73,9 +73,8 @@ class Letter(msgspec.Struct):
     head: bytes | bytearray = b""
     head_complete: bool = False
     tls_cipher: str = ""
-    warned: list[str] = msgspec.field(
-        default_factory=list
-    )  # what checks that may only warn would have refused
+    # What checks that may only warn would have refused.
+    warned: list[str] = msgspec.field(default_factory=list)
     forwarded: str = ""  # what a trusted host told by XFORWARD of where it came from
     terms: Terms = NO_TERMS
     max_octets: int = 0  # for its priority; 0 for no such limit

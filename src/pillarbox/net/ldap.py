@@ -178,9 +178,8 @@ class LdapDirectory:
 
     async def verify(self, dn: str, password: str) -> bool:
         """Whether the server lets an entry in with that password. Raises SourceDown."""
-        if (
-            not dn or not password
-        ):  # either would ask for something else, and be granted (RFC 4513 5.1.1, 5.1.2)
+        # Either would ask for something else, and be granted (RFC 4513 5.1.1, 5.1.2).
+        if not dn or not password:
             return False
 
         async def bind(connection: _Connection) -> bool:

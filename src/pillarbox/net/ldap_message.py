@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 MAX_OCTETS = 1 << 20  # of one message
 _MAX_DEPTH = 20
 _INTEGER, _OCTETS, _ENUM, _BOOLEAN, _SEQUENCE = 0x02, 0x04, 0x0A, 0x01, 0x30
-_BIND, _UNBIND, _SEARCH, _EXTENDED = 0x60, 0x42, 0x63, 0x77
+_BIND, _SEARCH, _EXTENDED = 0x60, 0x63, 0x77
 BIND_DONE, ENTRY, SEARCH_DONE, REFERENCE, EXTENDED_DONE = 0x61, 0x64, 0x65, 0x73, 0x78
 _SIMPLE = 0x80  # the password itself
 _START_TLS = b"1.3.6.1.4.1.1466.20037"  # RFC 4511 4.14.1
@@ -90,11 +90,6 @@ def search_request(
 def start_tls_request(number: int) -> bytes:
     """Ask to go on with TLS."""
     return _message(number, _element(_EXTENDED, _element(0x80, _START_TLS)))
-
-
-def unbind_request(number: int) -> bytes:
-    """Say goodbye."""
-    return _message(number, _element(_UNBIND))
 
 
 # ---------------------------------------------------------------------- answers

@@ -20,9 +20,8 @@ class Delay:
 
     def note(self, wait_s: float, now: float) -> None:
         """A message had its turn so long after it was due."""
-        if (
-            wait_s >= self._wait_s or now - self._at >= 1.0
-        ):  # nearly always there is no wait, and none is remembered
+        # Nearly always there is no wait, and none is remembered.
+        if wait_s >= self._wait_s or now - self._at >= 1.0:
             self._wait_s = max(wait_s, self._faded(now))
             self._at = now
 

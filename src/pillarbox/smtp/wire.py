@@ -208,9 +208,8 @@ class DataReader:
     def feed(self, data: bytes) -> bytes:
         """Take octets, return the body octets that are sure; when the end was found `rest` is set."""
         at_once = self._tail is _START and data.endswith(END_OF_DATA)
-        if (
-            at_once and data[0] != DOT and data.find(b"\r\n.") == len(data) - 5
-        ):  # no dot to remove, as in most
+        # Most have no dot to remove.
+        if at_once and data[0] != DOT and data.find(b"\r\n.") == len(data) - 5:
             self.rest = b""
             return data[:-3]
         data = self._tail + data if self._tail else data
