@@ -8,7 +8,10 @@ from __future__ import annotations
 import os
 import pwd
 import stat
+import sys
 from pathlib import Path
+
+from pillarbox import observe
 
 _OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
@@ -42,16 +45,24 @@ def check_folder(folder: Path, uid: int) -> None:
 def drop(user: str) -> None:
     """Go on as `user` with its groups, and keep new files private. Without effect for who is not root.
 
-    Raises UnsafeError if there is no such user.
+    Warns if the user may not read the server's own code, of which parts are imported later. Raises UnsafeError if there is
+    no such user.
     """
     os.umask(0o077)
     if not user or os.geteuid() != 0:
         return
     found = _find(user)
+    code = [folder for folder in sys.path if Path(folder).is_dir()]
     os.setgroups(os.getgrouplist(user, found.pw_gid))
     os.setresgid(found.pw_gid, found.pw_gid, found.pw_gid)
     os.setresuid(found.pw_uid, found.pw_uid, found.pw_uid)
     os.environ.update(HOME=found.pw_dir, USER=user, LOGNAME=user)
+    for folder in code:
+        if not os.access(folder, os.R_OK | os.X_OK):
+            problem = f"user {user} may not read {folder}, where code lies that the server will need"
+            observe.ALARM.note(
+                problem=f"{problem}; set it up where everybody may read, such as /opt/pillarbox"
+            )
 
 
 def _find(user: str) -> pwd.struct_passwd:

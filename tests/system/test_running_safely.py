@@ -90,6 +90,16 @@ async def test_who_is_started_as_root_goes_on_as_somebody_else(serve, send, open
 
 
 @AS_ROOT
+async def test_a_user_who_may_not_read_the_code_is_warned_of(serve, open_to_all, tmp_path, free_port):
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    text = 'user = "nobody"\n' + LISTENS.format(free_port()) + KEEPS
+    server = await serve(text, folder=open_to_all, prefix=("env", f"PYTHONPATH={closed}"))
+    problems = [event["problem"] for event in server.events("alarm")]
+    assert any(problem.startswith(f"user nobody may not read {closed}, ") for problem in problems)
+
+
+@AS_ROOT
 def test_a_user_that_is_not_there_is_named(configured):
     assert start_in_vain(configured('user = "nosuchuser"\n')) == (
         78,
