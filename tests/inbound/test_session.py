@@ -379,6 +379,15 @@ async def test_E452_1_a_disk_that_is_nearly_full_is_told_at_mail(open_office, be
     assert reply[:9] == b"452 4.3.1"
 
 
+async def test_a_disk_that_is_too_slow_is_told_at_mail(open_office, begin, monkeypatch):
+    office = await open_office()
+    _, reply = await begin(office, MAIL)
+    assert reply[:3] == b"250"
+    monkeypatch.setattr(office.spool, "waiting_octets", (64 << 20) + 1, raising=False)
+    _, reply = await begin(office, MAIL)
+    assert reply == envelope.STORE_BEHIND.reply().wire
+
+
 async def test_a_bug_costs_one_reply_and_has_an_incident_id(
     open_office, begin, monkeypatch, expected_incidents
 ):

@@ -159,7 +159,7 @@ async def test_a_stray_body_is_swept_even_if_nobody_takes_its_slot(tmp_path, unt
 
 
 async def test_a_lease_is_kept_by_renewing_it(tmp_path, until, monkeypatch):
-    monkeypatch.setattr(writer, "RENEW_S", 0.01)
+    monkeypatch.setattr(leases, "RENEW_S", 0.01)
     spool = SqliteSpool(tmp_path)
     connection = apsw.Connection(str(tmp_path / schema.FILE))
     sql = "SELECT renewed_at FROM lease"
@@ -202,3 +202,49 @@ def test_what_was_adopted_in_a_transaction_that_failed_is_not_held(tmp_path):
     assert third.write([([], None, claim)]).answers == [{(message, 0)}]
     one._close()
     third._close()
+
+
+async def test_a_worker_whose_loop_stands_still_does_not_say_that_it_lives(tmp_path, until, monkeypatch):
+    monkeypatch.setattr(leases, "RENEW_S", 0.05)
+    spool = SqliteSpool(tmp_path)
+    connection = apsw.Connection(str(tmp_path / schema.FILE))
+    sql = "SELECT renewed_at FROM lease"
+    before = connection.execute(sql).get
+    await until(lambda: connection.execute(sql).get > before)
+    began = time.time()
+    time.sleep(2)  # the loop stands still
+    assert connection.execute(sql).get < began + 1
+    await until(lambda: connection.execute(sql).get > began + 2)
+    connection.close()
+    await spool.close()
+
+
+def test_who_could_not_write_for_a_while_takes_nobody_for_dead(tmp_path, monkeypatch):
+    now = time.monotonic()
+    monkeypatch.setattr(leases.time, "monotonic", lambda: now)
+    one, other = writer.Writer(tmp_path), writer.Writer(tmp_path)
+    slot = other.opened.held.slot
+    rows = [1000 * SLOTS + slot, 0, slot, other.opened.held.fences[slot]]
+    assert other.write(
+        [([*rows, False, False, 1.0, "hold:", b"", b"", b"", 1, b"x"], None, None)]
+    ).answers == [None]
+
+    def adopted():
+        return one.write([([], None, writer.Writer.adopt)]).answers[0]
+
+    def renew():
+        with schema.transaction(one.connection):
+            one._leases.renew(one.connection)
+        one._leases.renewed()
+
+    assert adopted() == []
+    now += leases.LEASE_S + 1  # in which nobody could write
+    assert adopted() == []
+    for _ in range(4):
+        now += leases.RENEW_S
+        renew()
+        assert adopted() == []
+    now += 1
+    assert adopted() == [slot]
+    one._close()
+    other._close()

@@ -4,18 +4,21 @@ import asyncio
 import contextlib
 import math
 import time
+from collections import Counter
 
+import apsw
 import pytest
 from msgspec.structs import replace
 
 from pillarbox import observe
-from pillarbox.mail.catalogue import delivery
+from pillarbox.mail.catalogue import content, delivery
 from pillarbox.mail.reply import Origin, Result, Stage, parse_reply
 from pillarbox.mail.route import Route, Transport
+from pillarbox.queue import schema
 from pillarbox.queue.ledger import Ledger
 from pillarbox.queue.manager import Manager
 from pillarbox.queue.schedule import QueueSettings, RetrySettings
-from pillarbox.queue.spool import Entry, State, Trace
+from pillarbox.queue.spool import Entry, SpoolError, State, Trace
 from pillarbox.queue.suppressing import Suppressions
 from pillarbox.queue.suppression import SuppressionSettings
 
@@ -363,6 +366,45 @@ async def test_a_suspended_destination_gets_nothing_until_it_is_resumed(desk, co
     assert desk.states(message) == [State.QUEUED]
     desk.ledger.apply_verb("resume", destination="mx:example.net")
     await desk.settled(message, State.DELIVERED)
+
+
+async def test_what_cannot_be_given_back_now_is_given_back_later(desk, couriers, monkeypatch):
+    await desk.suspend("suspend")
+    failed = []
+
+    def fail(pending):
+        failed.append(pending)
+        monkeypatch.undo()
+        future = asyncio.get_running_loop().create_future()
+        future.set_exception(SpoolError(content.WRITE_FAILED.reply(incident="1"), "disk I/O error"))
+        return future
+
+    monkeypatch.setattr(desk.spool, "release", fail)
+    message = await desk.receive()
+    await desk.until(lambda: failed)
+    desk.ledger.apply_verb("resume", destination="mx:example.net")
+    await desk.settled(message, State.DELIVERED)
+
+
+async def test_a_slot_that_was_lost_and_won_back_sends_nothing_that_waited_twice(desk, couriers, tmp_path):
+    couriers.gate.clear()
+    messages = [await desk.receive(body=b"%d" % number) for number in range(30)]
+    await desk.until(lambda: couriers.running)
+    begun = couriers.running["example.net"]
+    with contextlib.closing(apsw.Connection(str(tmp_path / schema.FILE))) as connection:
+        connection.execute("UPDATE lease SET worker = 'dead', fence = fence + 1")
+        connection.execute("UPDATE recipient SET claimed = 0")
+    held = desk.spool.fences
+    with pytest.raises(SpoolError):
+        await desk.receive("b.example")  # it learns by this that the slot was taken
+    assert desk.spool.fences != held
+    assert desk.spool.fences.keys() == held.keys()
+    await desk.until(lambda: desk.manager._fences == desk.spool.fences)
+    couriers.gate.set()
+    await desk.until(lambda: all(desk.states(message) == [State.DELIVERED] for message in messages))
+    sent = Counter(body for _domain, body in couriers.delivered)
+    assert len(sent) == 30
+    assert sent.total() <= 30 + begun
 
 
 async def test_bounce_returns_a_message_to_its_sender(desk, couriers):

@@ -41,10 +41,27 @@ async def test_what_the_writer_does_not_take_yet_waits_and_is_written(spool, sto
     while spool._fresh or len(spool._waiting) < 100:
         await asyncio.sleep(0)
     assert spool._writer._unsent
+    assert spool.waiting_octets == 100 * 60_000
     go_on(spool)
     queued = await asyncio.gather(*commits)
+    assert spool.waiting_octets == 0
     for one in queued:
         assert (await spool.load(one.id)).body_octets == 60_000
+
+
+async def test_what_has_come_is_written_together_even_if_it_is_large(spool, store, monkeypatch):
+    await store()
+    results = []
+    take = spool._writer._take
+    monkeypatch.setattr(spool._writer, "_take", lambda result: (results.append(result), take(result)))
+    stop(spool)
+    commits = [asyncio.ensure_future(store(body=b"x" * 60_000)) for _ in range(64)]
+    while spool._fresh or len(spool._waiting) < 64:
+        await asyncio.sleep(0)
+    go_on(spool)
+    await asyncio.gather(*commits)
+    assert sum(len(result.answers) for result in results) == 64
+    assert len(results) <= 8
 
 
 async def test_a_store_is_closed_only_when_all_that_waits_is_written(spool, store):

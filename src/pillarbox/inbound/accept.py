@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 _NO_PARAMETERS = MailParameters()
 _ELSEWHERE = frozenset({Transport.MX, Transport.SMTP})  # ways to hosts of others
 KEPT_HEAD_OCTETS = 16_384  # of a message on its way, beside its draft; few header sections are longer
+_MOST_WAITING_OCTETS = 64 << 20  # until they are written
 _RECIPIENT_OCTETS = 600  # what a recipient takes in memory, about
 _LOOK_S = 1.0  # free space is looked at no more often than this
 
@@ -174,13 +175,15 @@ class Door:
         self._messages = 0  # in the queue when they were last counted, and taken since
 
     def has_room(self, octets: int) -> Reply | None:
-        """Refuse a message of the announced size for now if the disk would become too full (RFC 1870 6)."""
+        """Refuse a message of the announced size for now if the disk would become too full (RFC 1870 6), or is too slow."""
         now = time.monotonic()
         if now >= self._look_again:
             self._look_again = now + _LOOK_S
             self._free_octets = self._spool.free_octets()
         if self._free_octets - octets < self._limits.min_free_octets:
             return envelope.NO_SPACE.reply()
+        if self._spool.waiting_octets > _MOST_WAITING_OCTETS:
+            return envelope.STORE_BEHIND.reply()
         if self._max_messages and self._is_full(now):
             return envelope.QUEUE_FULL.reply()
         return None

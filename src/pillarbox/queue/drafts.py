@@ -13,6 +13,7 @@ import secrets
 from typing import TYPE_CHECKING, NamedTuple
 
 from pillarbox.mail.catalogue import content
+from pillarbox.queue.schema import BODIES
 from pillarbox.queue.spool import SLOTS, SpoolError, format_id, parse_id
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ class Bodies:
     def __init__(self, root: Path) -> None:
         """Name the folders below `root`, and make them where they are missing. Raises OSError."""
         self._drafts = root / "drafts"
-        self._bodies = root / "bodies"
+        self._bodies = root / BODIES
         self._drafts.mkdir(mode=0o700, parents=True, exist_ok=True)
         missing = [folder for folder in map(self.folder, range(SLOTS)) if not folder.exists()]
         for folder in missing:

@@ -35,6 +35,7 @@ class Leases:
         self._folder = root / _FOLDER
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._seen: dict[int, tuple[tuple[str, float], float]] = {}
+        self._renewed_at = time.monotonic()
         early = self._folder / f".{self.worker}"
         self._lock = os.open(early, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -63,6 +64,7 @@ class Leases:
     def adopt(self, connection: apsw.Connection) -> list[int]:
         """Take all slots with open mail whose worker died or stands still. Inside a transaction."""
         taken = []
+        self._forgive()
         now = time.monotonic()
         for slot, lease in _rows(connection).items():
             if slot in self.fences:
@@ -87,6 +89,16 @@ class Leases:
     def renew(self, connection: apsw.Connection) -> None:
         """Say that this worker lives. Inside a transaction."""
         connection.execute("UPDATE lease SET renewed_at = ? WHERE worker = ?", (time.time(), self.worker))
+
+    def renewed(self) -> None:
+        """The transaction that renewed the leases is written."""
+        self._forgive()
+        self._renewed_at = time.monotonic()
+
+    def _forgive(self) -> None:
+        """If this worker could not write for a while, others could not either, most likely: their silence counts from now."""
+        if time.monotonic() - self._renewed_at > 2 * RENEW_S:
+            self._seen.clear()
 
     def lost(self, connection: apsw.Connection) -> set[int]:
         """The slots that others have taken from this worker since; they are forgotten here. Inside a transaction."""

@@ -81,6 +81,7 @@ class Manager:
         self._lanes: set[asyncio.Task[None]] = set()
         self._idle: dict[Route, list[asyncio.Future[None]]] = {}
         self._surplus: list[Pending] = []  # claimed, but there is no room for them
+        self._fences = spool.fences  # of the slots whose messages are in memory
         self._next_due = 0.0
         self._wake = asyncio.Event()
         self._draining = False
@@ -211,12 +212,16 @@ class Manager:
                 await self._settle(queued, results, destination, names=names)
                 await self._note_remarks(queued, results)
         except Exception as error:  # noqa: BLE001 - a bug may cost a message its turn, but not its place in the queue
-            observe.report_incident(error, message=format_id(queued.id))
-            for one in queued.pending:
-                one.due = time.time() + self._settings.retry.max_s
-            self._give_back(queued.pending)
+            self._set_back(queued, queued.pending, error)
         finally:
             self._schedule.done(recipients, octets)
+
+    def _set_back(self, queued: Queued, pending: list[Pending], error: Exception) -> None:
+        """Report a bug, and give recipients back that it kept from their turn."""
+        observe.report_incident(error, message=format_id(queued.id))
+        for one in pending:
+            one.due = time.time() + self._settings.retry.max_s
+        self._give_back(pending)
 
     async def _return_suppressed(self, queued: Queued) -> None:
         """Settle those recipients that are not to be tried; the others stay."""
@@ -452,13 +457,14 @@ class Manager:
         while True:
             wait_s = _TICK_S
             try:
+                self._forget_lost()
                 self._withdraw_overdue()
+                self._follow_verbs(await self._spool.verbs())
                 await self._return_surplus()
-                await self._follow_verbs(await self._spool.verbs())
                 await self._suppressions.load()  # behind the verbs, so that no change is missed
                 if (clock := time.monotonic()) >= adopt_at:
                     adopt_at = clock + _ADOPT_S
-                    await self._check_leases()
+                    await self._adopt()
                 if clock >= prune_at:
                     prune_at = clock + _PRUNE_S
                     self._schedule.forget(time.time())
@@ -485,15 +491,25 @@ class Manager:
             self._surplus += self._schedule.withdraw(lambda queued: queued.id in late)
 
     async def _return_surplus(self) -> None:
+        """Give back what there is no room for; what the store does not take now stays to be given back later."""
         if self._surplus:
             surplus, self._surplus = self._surplus, []
             self._next_due = min(self._next_due, *(one.due for one in surplus))
-            await self._spool.release(surplus)
+            try:
+                await self._spool.release(surplus)
+            except BaseException:
+                self._surplus += surplus
+                raise
 
-    async def _check_leases(self) -> None:
-        """Forget what other workers have taken over, and take over what dead ones left."""
-        slots = self._spool.slots
-        self._schedule.withdraw(lambda queued: queued.id % SLOTS not in slots)
+    def _forget_lost(self) -> None:
+        """Let go of what other workers have taken over, even if it is ours again: it is claimed again as it is now."""
+        held, self._fences = self._fences, self._spool.fences
+        if held != self._fences:
+            lost = {slot for slot, fence in held.items() if self._fences.get(slot) != fence}
+            self._surplus += self._schedule.withdraw(lambda queued: queued.id % SLOTS in lost)
+
+    async def _adopt(self) -> None:
+        """Take over what dead workers left."""
         adopted = await self._spool.adopt()
         if adopted:
             observe.WORKER_LOST.note(worker=adopted, reason="its lease ran out; its mail is delivered here")
@@ -521,7 +537,15 @@ class Manager:
         return _TICK_S
 
     async def _begin(self, queued: Queued) -> None:
-        """Send a claimed message on its way, which may have changed since it was received."""
+        """Send a claimed message on its way."""
+        claimed = queued.pending
+        try:
+            await self._find_way(queued)
+        except Exception as error:  # noqa: BLE001 - as in `_handle`
+            self._set_back(queued, claimed, error)
+
+    async def _find_way(self, queued: Queued) -> None:
+        """Do with a claimed message what is to be done, which may have changed since it was received."""
         bounced = [one for one in queued.pending if one.bounce]
         queued.pending = [one for one in queued.pending if not one.bounce]
         if queued.envelope.terms.by is not None:
@@ -530,7 +554,6 @@ class Manager:
             one.route = self._route(one.recipient.address) or one.route
         held = [one for one in queued.pending if one.route.transport is Transport.HOLD]
         queued.pending = [one for one in queued.pending if one.route.transport is not Transport.HOLD]
-        self.offer(queued)
         if held:
             changes = [
                 Change(
@@ -543,6 +566,7 @@ class Manager:
             part = Queued(queued.id, queued.envelope, queued.received_at, bounced, queued.content)
             results = local_results(part, delivery.BOUNCED_BY_OPERATOR)
             await self._settle(part, results)
+        self.offer(queued)
 
     async def _meet_deadline(self, queued: Queued) -> None:
         """Do what the deadline of a message asks for, if it is over; those that are done with it no longer wait."""
@@ -560,7 +584,7 @@ class Manager:
             queued.pending = [one for one in queued.pending if one.number not in done]
             await self._carry_out(part, met, now)
 
-    async def _follow_verbs(self, verbs: Sequence[Verb]) -> None:
+    def _follow_verbs(self, verbs: Sequence[Verb]) -> None:
         """Let go of what operators changed in the store; what is due of it is claimed again as it is now."""
         for verb in verbs:
             if self._suppressions.follow(verb):
@@ -571,9 +595,7 @@ class Manager:
             elif verb.verb == "retry":
                 self._schedule.revive()
                 self._revive()
-            withdrawn = self._schedule.withdraw(partial(_is_meant, verb))
-            if withdrawn:
-                await self._spool.release(withdrawn)
+            self._surplus += self._schedule.withdraw(partial(_is_meant, verb))
 
     async def drain(self, limit_s: float) -> None:
         """Begin no more attempts; those that run may finish within `limit_s`, then they are broken off."""

@@ -135,7 +135,7 @@ class Reader:
             path = self._bodies.path(message)
             try:
                 found = path.stat().st_size
-            except OSError as error:
+            except FileNotFoundError as error:  # another error may pass
                 raise DamagedError(f"body file not readable: {error}") from error
         else:
             found = len(inline)
@@ -205,9 +205,11 @@ class Reader:
         """Operators' verbs since the last call; at first, one `suspend` for each destination that is suspended."""
         first = self._last_verb < 0
         if first:
-            self._last_verb = self._connection.execute("SELECT coalesce(max(id), 0) FROM verb").get
+            last = self._connection.execute("SELECT coalesce(max(id), 0) FROM verb").get
             sql = "SELECT 0, since, 'suspend', NULL, destination FROM suspended"
-            return [Verb(*row) for row in self._connection.execute(sql)]
+            suspended = [Verb(*row) for row in self._connection.execute(sql)]
+            self._last_verb = last
+            return suspended
         sql = "SELECT id, at, verb, message, destination FROM verb WHERE id > ? ORDER BY id"
         found = [Verb(*row) for row in self._connection.execute(sql, (self._last_verb,))]
         if found:
@@ -309,8 +311,17 @@ class Reader:
             pending.append(
                 Pending(message, number, recipient, route, due, attempts, bool(delay_notified), bool(bounce))
             )
-        content = self._check_content(message, *kept) if kept else None
+        content = self._now_readable(message, *kept) if kept else None
         return Queued(message, envelope, received_at, pending, content)
+
+    def _now_readable(
+        self, message: int, prefix: bytes, octets: int, kept: int | None, inline: bytes | None
+    ) -> Content | None:
+        """The octets of a message, or None if its file can't be read now: it is tried again when it is the message's turn."""
+        try:
+            return self._check_content(message, prefix, octets, kept, inline)
+        except OSError:
+            return None
 
 
 def _batches(messages: list[int], size: int) -> Iterator[list[int]]:

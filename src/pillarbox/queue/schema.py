@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FILE = "pillarbox.db"
+BODIES = "bodies"  # the folder beside it, of bodies that are files
 OLDEST_LIBRARY = (3, 51, 3)  # older ones can corrupt the database when two connections reset the log at once
 BUSY_MS = 10_000
 _PAUSE_S = 0.01
@@ -133,6 +134,8 @@ def _connect(file: Path, cache_kib: int) -> apsw.Connection:
     connection.execute("PRAGMA temp_store = MEMORY")
     if _version(connection) < VERSION:
         with transaction(connection):
+            if not _version(connection):
+                _check_new(file)
             for missing in _VERSIONS[_version(connection) :]:  # nothing if somebody else was faster
                 connection.execute(missing)
             connection.execute(f"PRAGMA user_version = {max(VERSION, _version(connection))}")
@@ -145,6 +148,17 @@ def _connect(file: Path, cache_kib: int) -> apsw.Connection:
     for probe in _PROBES:
         connection.execute(probe)
     return connection
+
+
+def _check_new(file: Path) -> None:
+    """Refuse to make tables where there are bodies: without their rows these would be swept away. Raises StoreError."""
+    bodies = file.parent / BODIES
+    if any(bodies.glob("*/*")):
+        msg = (
+            f"the database of the mail store, {file}, is missing or empty, but {bodies} is not; bring it back,"
+            f" or move {bodies} away to begin with an empty queue"
+        )
+        raise StoreError(msg)
 
 
 def _wait_for_turn(tries: int) -> bool:

@@ -14,7 +14,7 @@ import msgspec
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Collection, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from pillarbox.mail.envelope import Envelope, Recipient
@@ -202,6 +202,14 @@ class Spool(Protocol):
     @property
     def slots(self) -> frozenset[int]:
         """The slots that this worker holds now; whatever else it has in memory is no longer its own."""
+
+    @property
+    def fences(self) -> Mapping[int, int]:
+        """Of each of these slots a number that changes when it changes hands."""
+
+    @property
+    def waiting_octets(self) -> int:
+        """How much of messages is in memory until it is written."""
 
     def new_id(self, now: float) -> int:
         """A fresh message id in the slot of this worker."""

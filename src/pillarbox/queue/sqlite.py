@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING
 import apsw
 
 from pillarbox import observe
-from pillarbox.queue import schema, suppressed, writing
+from pillarbox.queue import leases, schema, suppressed, writing
 from pillarbox.queue.drafts import Bodies, FileDraft, Trouble, describe, trouble
-from pillarbox.queue.leases import living
 from pillarbox.queue.reader import Reader
 from pillarbox.queue.spool import SLOTS, Content, SpoolError, format_id, parse_id
 from pillarbox.queue.workplace import InThread
@@ -28,7 +27,7 @@ from pillarbox.queue.writer import Writer, on_connection
 from pillarbox.queue.writing import Further, Work
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from pathlib import Path
     from typing import Any, TypeVar
 
@@ -69,6 +68,7 @@ class SqliteSpool:
         self._slot, self._fences = opened.held
         self._last_id = opened.last_id
         self._reader = Reader(schema.connect(root / schema.FILE), self._bodies)
+        self.waiting_octets = 0  # of bodies in memory, until they are written
         self._drafts = 0
         self._closing: asyncio.Task[None] | None = None
         self._fresh: list[Work] = []  # not yet handed over
@@ -79,13 +79,24 @@ class SqliteSpool:
         self._file_threads = ThreadPoolExecutor(_FILE_THREADS, "pillarbox-files")
         self._reader_thread = ThreadPoolExecutor(1, "pillarbox-reader")
         self._file_threads.submit(self._sweep, [self._slot], self.new_id(time.time()))
+        self._show_life()
         if opened.vacant:  # whoever takes one of them meanwhile makes younger ids
             self._file_threads.submit(self._sweep, opened.vacant, int(began_at * 1_000_000) * SLOTS)
+
+    def _show_life(self) -> None:
+        """Tell the writer that this loop turns, or else it lets the leases run out."""
+        self._writer.put([])
+        self._shown = self._loop.call_later(leases.RENEW_S / 2, self._show_life)
 
     @property
     def slots(self) -> frozenset[int]:
         """The slots that this worker holds now."""
         return frozenset(self._fences)
+
+    @property
+    def fences(self) -> Mapping[int, int]:
+        """Of each of these slots a number that changes when it changes hands."""
+        return self._fences
 
     def new_id(self, now: float) -> int:
         """A fresh message id: microseconds of Unix time, then the slot. It never falls, even if the clock does."""
@@ -138,6 +149,8 @@ class SqliteSpool:
         message = entry.id
         if draft.file is None:
             content = Content(entry.prefix, draft.inline(), None, draft.octets)
+            work.octets += draft.octets
+            self.waiting_octets += draft.octets
         else:
             path = self._bodies.path(message)
             content = Content(entry.prefix, None, path, draft.octets)
@@ -229,6 +242,7 @@ class SqliteSpool:
         if self._closing is None:
             if self._fresh:
                 self._hand_over()
+            self._shown.cancel()
             self._closing = self._loop.create_task(self._close())
         return asyncio.shield(self._closing)  # it goes on even if nobody waits any more
 
@@ -323,6 +337,7 @@ class SqliteSpool:
 
     def _resolve(self, work: Work, answer: object) -> None:
         """Give a work's future what became of it."""
+        self.waiting_octets -= work.octets
         if answer is None:
             answer = work.answer
         elif isinstance(answer, Trouble):
@@ -378,7 +393,7 @@ class SqliteSpool:
     def _sweep(self, slots: Sequence[int], before: int) -> None:
         """Remove what dead workers left half done: drafts, and body files below id `before` without a row."""
         connection = schema.connect(self._root / schema.FILE)
-        self._bodies.sweep_drafts(living(self._root))
+        self._bodies.sweep_drafts(leases.living(self._root))
         sql = "SELECT EXISTS (SELECT 1 FROM body WHERE message = ? AND content IS NULL)"
         for slot in slots:
             strays = self._bodies.strays(slot, before)

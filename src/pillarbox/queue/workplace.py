@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 _LENGTH = struct.Struct("<I")
 _PIECE_OCTETS = 65_536
 _MOST_ORDERS = 256  # in one transaction
+_MOST_PIECES = 128  # the same
+_REST_MS = 100  # the rest of a group that has begun comes sooner
 _FIRST_FD = 3  # after the standard ones
 _STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -87,7 +89,7 @@ class InThread:
     # The writer's side of the line.
 
     def get(self, timeout_s: float) -> list[Order]:
-        """All orders that wait. Raises queue.Empty, or EOFError if none will come any more."""
+        """As `Line` has it."""
         if self._ended:
             raise EOFError
         orders = self._orders.get(timeout=timeout_s)
@@ -118,6 +120,11 @@ class _Frames:
 
     def __init__(self) -> None:
         self._buffer = bytearray()
+
+    @property
+    def begun(self) -> bool:
+        """Whether the rest of an object is still to come."""
+        return bool(self._buffer)
 
     def feed(self, octets: bytes) -> list[Any]:
         if not self._buffer and len(octets) == _length(octets):  # one, in one piece, as most are
@@ -267,12 +274,27 @@ class _Desk:
         self._poll.register(connection, select.POLLIN)
 
     def get(self, timeout_s: float) -> list[Order]:
+        """As `Line` has it: all groups that have come, and the rest of one that has begun."""
         orders: list[Order] = []
-        while not orders:
-            if not self._poll.poll(math.ceil(timeout_s * 1000)):
-                raise Empty
-            for group in self.receive():
+        heard = False
+        wait_ms = math.ceil(timeout_s * 1000)
+        for _ in range(_MOST_PIECES):
+            if not self._poll.poll(wait_ms):
+                break
+            try:
+                groups = self.receive()
+            except EOFError:
+                if not heard:
+                    raise
+                break  # it is met again
+            for group in groups:
+                heard = True
                 orders += group
+            if len(orders) >= _MOST_ORDERS:
+                break
+            wait_ms = _REST_MS if self._frames.begun else 0
+        if not heard:
+            raise Empty
         return orders
 
     def receive(self) -> list[Any]:

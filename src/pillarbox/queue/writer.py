@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 import apsw
 
-from pillarbox.queue import schema, writing
+from pillarbox.queue import leases, schema, writing
 from pillarbox.queue.drafts import Trouble, describe
-from pillarbox.queue.leases import RENEW_S, Leases
+from pillarbox.queue.leases import Leases
 from pillarbox.queue.spool import SLOTS
 
 if TYPE_CHECKING:
@@ -70,7 +70,10 @@ class Line(Protocol):
     """By which orders come and results go."""
 
     def get(self, timeout_s: float) -> list[Order]:
-        """All orders that wait. Raises queue.Empty, or EOFError if none will come any more."""
+        """All orders that wait, none if the worker only shows that it lives.
+
+        Raises queue.Empty if nothing came, or EOFError if nothing will come any more.
+        """
 
     def answer(self, result: Result) -> None:
         """Send what became of orders, in turn."""
@@ -109,13 +112,14 @@ class Writer:
 
     def run(self, line: Line) -> None:
         """Write whatever waits, all in one transaction, until nothing comes any more; then give the slots back and close."""
-        opened = time.monotonic()
-        renew_at, lengthen_at = opened + RENEW_S, opened + _SETTLED_S
+        heard_at = opened = time.monotonic()
+        renew_at, lengthen_at = opened + leases.RENEW_S, opened + _SETTLED_S
         while True:
             now = time.monotonic()
             if now >= renew_at:
-                renew_at = now + RENEW_S
-                self._renew(line)
+                renew_at = now + leases.RENEW_S
+                if now - heard_at < leases.RENEW_S:  # a worker whose loop stands still is as good as dead
+                    self._renew(line)
             try:
                 batch = line.get(max(min(renew_at, lengthen_at) - now, 0.0))
             except Empty:
@@ -124,7 +128,9 @@ class Writer:
             except EOFError:
                 break
             else:
-                line.answer(self.write(batch))
+                heard_at = time.monotonic()
+                if batch:
+                    line.answer(self.write(batch))
         self._close()
 
     def write(self, batch: Sequence[Order]) -> Result:
@@ -182,11 +188,12 @@ class Writer:
         if gone:
             self._lost = True
             self._problems.append(f"slots {sorted(gone)} were taken over by another worker")
-            if self._slot in gone:
-                self._slot = self._leases.acquire(self.connection)
         if not self._lost:
             return ()
-        return [order for order in batch if not writing.slots(order) <= self._leases.fences.keys()]
+        orders = [order for order in batch if not writing.slots(order) <= self._leases.fences.keys()]
+        if self._slot in gone:  # only now: it may be the same one, and these orders are of the time before
+            self._slot = self._leases.acquire(self.connection)
+        return orders
 
     @contextlib.contextmanager
     def _held_only_if_written(self) -> Iterator[None]:
@@ -222,6 +229,7 @@ class Writer:
         try:
             with schema.transaction(self.connection):
                 self._leases.renew(self.connection)
+            self._leases.renewed()
         except apsw.Error as error:
             line.answer(Result([], [], News([f"lease not renewed: {error}"], [], [], self._held())))
 

@@ -152,7 +152,7 @@ Order = tuple[list[object], Further | None, "Callable[[Writer], object] | None"]
 class Work:
     """The parts of an order and what is to follow from it: `answer`, or what the call returns, resolves `future`."""
 
-    __slots__ = ("added", "answer", "arrivals", "bodies", "call", "further", "future", "settle")
+    __slots__ = ("added", "answer", "arrivals", "bodies", "call", "further", "future", "octets", "settle")
 
     def __init__(
         self, future: asyncio.Future[object], call: Callable[[Writer], object] | None = None
@@ -167,6 +167,7 @@ class Work:
             None  # of which the answer is still to be made
         )
         self.further: Further | None = None
+        self.octets = 0  # of bodies in memory
         self.bodies: Sequence[tuple[Draft, Path]] = ()  # files to bring home before the rows are written
 
     def add(self, entry: Entry, content: Content, fence: int) -> list[bool]:

@@ -157,6 +157,18 @@ QUEUE_FULL = Cause(
     setting="queue.max_messages",
     scenarios=("E452-6",),
 )
+STORE_BEHIND = Cause(
+    "envelope.store_behind",
+    452,
+    "4.3.1",
+    "Too much mail waits to be written, try later",
+    (Stage.MAIL,),
+    "RFC 5321 4.2.2",
+    "Mail comes faster than the disk takes it.",
+    explanation="What is not on the disk yet has to be kept in memory, and of that there is a limit.",
+    who=Who.OPERATOR,
+    advice="Wait; if it lasts, the operator has to see why the disk of the queue is slow.",
+)
 TOO_MANY_DOMAINS = Cause(
     "envelope.too_many_domains",
     452,
