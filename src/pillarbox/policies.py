@@ -96,8 +96,10 @@ class Policy:
             keys = load_keys(Path(config.data))
             self.directory.forward(Forwarding(keys, self.directory.serves, tools.find_sender))
         self.directory.read_files()
-        self._stored = StoredNames(Path(config.data) / FILE, self.directory)
-        self._stored.take(self._stored.read())
+        # A sandbox serves no domain: mail for those that commands keep is held like all other.
+        self._stored = None if config.is_sandbox else StoredNames(Path(config.data) / FILE, self.directory)
+        if self._stored is not None:
+            self._stored.take(self._stored.read())
         self.accounts = _accounts(config, self._kept, tools.memory)
         self.rules = Rules(config.policy, self.directory)
         plugins = [*map(_import_hooks, config.hooks), *plugins]
@@ -121,7 +123,7 @@ class Policy:
 
     async def keep_fresh(self) -> None:
         """Have what is kept in memory read again if it was changed."""
-        if self._stored.changed():
+        if self._stored is not None and self._stored.changed():
             self._stored.take(await asyncio.to_thread(self._stored.read))
         if self._kept.file is not None and self._kept.file.changed():
             await asyncio.to_thread(self._kept.file.refresh)

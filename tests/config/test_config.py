@@ -80,6 +80,7 @@ def test_an_empty_file_has_defaults_for_everything() -> None:
 
 
 ACME = '[acme]\ndirectory = "https://ca.example/dir"\nterms_agreed = true\n'
+SANDBOX = '[[listen]]\naddress = "127.0.0.1:25"\nrole = "sandbox"\n'
 BAD = [
     # text, line, key, part of the problem, part of the suggestion
     ("[queue.retry]\nfrist = 3\n", 2, "queue.retry.frist", "no such setting", 'did you mean "first"?'),
@@ -214,6 +215,10 @@ BAD = [
     ('[program.bot]\ncommand = ["bot"]\n', 2, "program.bot.command", "must begin with the absolute path", ""),
     ('[webhook.x]\nurl = "ftp://x"\n', 2, "webhook.x.url", "url must be https", ""),
     ('[policy]\nrelay_networks = [\n"10.0.0.1/8"]\n', 3, "policy.relay_networks[1]", "host bits", "192.0.2.0/24"),
+    (SANDBOX + '[[listen]]\naddress = ":25"\n', 4, "listen[2].role", "cannot stand beside a sandbox", 'write role = "sandbox"'),
+    (SANDBOX + '[[route]]\nmatch = "*"\nvia = "mx"\n', 4, "route[1]", "of no use in a sandbox", "remove it"),
+    (SANDBOX + '[domain."a.test"]\ndeliver = "hold"\n', 4, 'domain."a.test"', "takes every recipient", "remove it"),
+    ('postmaster = "pipe:x"\n' + SANDBOX + '[program.x]\ncommand = ["/x"]\n', 1, "postmaster", "holds all mail", "remove it"),
     ('[help]\nstatus_acl = ["here"]\n', 2, "help.status_acl[1]", "does not appear to be", "192.0.2.0/24"),
     ('[help]\nadmins = ["eve"]\n', 2, "help.admins[1]", 'there is no account "eve"', '[account."eve"]'),
     ('[greylist]\nallow_networks = [\n"x"]\n', 3, "greylist.allow_networks[1]", "does not appear", "192.0.2.0/24"),
@@ -258,6 +263,13 @@ def test_a_file_that_is_not_utf8_is_refused_with_its_line(tmp_path: Path) -> Non
     (tmp_path / "x.toml").write_bytes(b'hostname = "a.example"\ndata = "\xff"\n')
     with pytest.raises(ConfigError, match=r"x\.toml:2: not UTF-8"):
         load(tmp_path / "x.toml")
+
+
+def test_one_sandbox_listener_makes_a_server_that_takes_and_holds_everything() -> None:
+    config = parse(SANDBOX + '[[listen]]\naddress = ":26"\nrole = "no_mail"\n', "sandbox.toml")
+    directory = Directory(config.directory)
+    for recipient in ("anybody@anywhere.example", "x@[192.0.2.1]"):
+        assert directory.route(parse_address(recipient)).transport is Transport.HOLD
 
 
 def test_in_the_sandbox_everything_is_held_and_only_this_machine_can_connect() -> None:

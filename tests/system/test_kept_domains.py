@@ -112,3 +112,18 @@ users_from = ["accounts"]
     trouble = await server.logged("directory.trouble")
     assert trouble["problem"].startswith(f"{file}:1: not TOML")
     assert (await log_in(b"ben@example.org"))[1] == b"235"
+
+
+async def test_a_server_with_a_sandbox_listener_takes_and_holds_everything(serve, send, tmp_path):
+    """Mail for the exchangers and for a domain that a command keeps, also when an operator lets it go."""
+    server = await serve('[[listen]]\naddress = "127.0.0.1:0"\nrole = "sandbox"\n[limits]\nmin_free = 0\n')
+    command(server, "domain", "add", "kept.example", "--deliver", f"maildir:{tmp_path}/mail/{{user}}")
+    await server.stop()
+    await server.start()
+    sent = await send(server.port, "x@no-such-domain.invalid", "ann@kept.example")
+    assert {answer[:9] for answer in sent.recipients} == {b"250 2.1.5"}
+    for _ in range(2):
+        for number in range(2):
+            assert (await server.reached("held", sent.id, number))["destination"] == "hold:"
+        command(server, "queue", "release", "--all")
+    assert not (tmp_path / "mail").exists()

@@ -41,6 +41,7 @@ def check(config: Config) -> list[Finding]:
     return [
         *_check_identity(config),
         *_check_listeners(config),
+        *_check_sandbox(config),
         *_check_acme(config),
         *_check_accounts(config),
         *_check_names(config),
@@ -165,6 +166,26 @@ def _check_demands(listener: ListenSettings, config: Config) -> Iterator[tuple[s
         )
     if listener.role is Role.SUBMISSION and not certificate and not listener.login_in_clear:
         yield "role", "nobody could log in: there is no certificate for TLS", advice
+
+
+def _check_sandbox(config: Config) -> Iterator[Finding]:
+    """A sandbox holds all mail of its server, so nothing may stand beside it that is meant for anything else."""
+    if not config.is_sandbox:
+        return
+    for number, listener in enumerate(config.listen):
+        if listener.role not in (Role.SANDBOX, Role.NO_MAIL):
+            yield Finding(
+                ("listen", number, "role"),
+                "cannot stand beside a sandbox, which holds all mail of this server",
+                'write role = "sandbox" here too, or in no [[listen]]',
+            )
+    advice = 'remove it, or write role = "sandbox" in no [[listen]]'
+    for number, route in enumerate(config.routes):
+        if (route.match, route.via) != ("*", "hold"):
+            yield Finding(("route", number), "of no use in a sandbox, which holds all mail", advice)
+    others: list[Path] = [("domain", name) for name in config.domains]
+    for path in [*others, ("postmaster",)] if config.postmaster else others:
+        yield Finding(path, "of no use in a sandbox, which takes every recipient and holds all mail", advice)
 
 
 def check_accounts(accounts: Mapping[str, AccountSettings]) -> Iterator[Finding]:

@@ -68,8 +68,8 @@ class ListenSettings(Settings, frozen=True):
     """Host and port, such as "0.0.0.0:25", "[::]:25" or "127.0.0.1:2525"."""
     role: Role = Role.MX
     """What it is for: `mx` takes mail for our domains, `submission` that of users who log in, `relay` that of the hosts
-    in `policy.relay_networks`, `lmtp` that of another mail server; `sandbox` takes everything and keeps it, `no_mail`
-    refuses everything. `policy` serves the MTA-STS policies of our domains by HTTPS, with `tls = "implicit"`, or by HTTP
+    in `policy.relay_networks`, `lmtp` that of another mail server; `sandbox` takes everything, and makes the whole server one
+    that holds all mail; `no_mail` refuses everything. `policy` serves the MTA-STS policies of our domains by HTTPS, with `tls = "implicit"`, or by HTTP
     behind a proxy, with `tls = "none"`."""
     tls: Literal["starttls", "implicit", "none"] = "starttls"
     """Offer STARTTLS if there is a certificate, begin with TLS at once (port 465), or neither."""
@@ -200,8 +200,15 @@ class Config(Settings, frozen=True):
         return CheckSettings(**{name: getattr(self, name) for name in CheckSettings.__struct_fields__})
 
     @property
+    def is_sandbox(self) -> bool:
+        """Whether this server keeps all mail that it gets, so that none leaves this machine."""
+        return any(listener.role is Role.SANDBOX for listener in self.listen)
+
+    @property
     def directory(self) -> DirectorySettings:
-        """What the directory needs to know of this."""
+        """What the directory needs to know of this. In a sandbox no name is ours, and all mail is held."""
+        if self.is_sandbox:
+            return DirectorySettings(routes=[RouteSettings(match="*", via="hold")])
         return DirectorySettings(
             domains=self.domains,
             routes=list(self.routes),
@@ -233,6 +240,5 @@ def sandbox(*, data: str, smtp: str = "", console: str = SANDBOX_CONSOLE) -> Con
             *(ListenSettings(address=one, role=Role.SANDBOX, tls=tls) for one, tls in encrypted),
         ),
         tls=TlsSettings(self_signed=bool(encrypted)),
-        routes=(RouteSettings(match="*", via="hold"),),
         console=ConsoleSettings(address=console),
     )
