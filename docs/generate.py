@@ -7,6 +7,7 @@ import datetime as dt
 import inspect
 import itertools
 import json
+import math
 import re
 import textwrap
 import types
@@ -29,7 +30,16 @@ from pillarbox.diagnose.rules import RULES
 from pillarbox.diagnose.transcript import Side
 from pillarbox.mail.catalogue import CAUSES
 from pillarbox.mail.reply import Stage
-from pillarbox.mail.units import Octets, Rate, Seconds, Settings, format_duration, format_size
+from pillarbox.mail.units import (
+    AtLeast,
+    Octets,
+    Rate,
+    Seconds,
+    Settings,
+    format_duration,
+    format_number,
+    format_size,
+)
 from pillarbox.queue.decisions import ROWS, Action, Fact, Pace, Row, Step
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -71,6 +81,10 @@ def named(kind: object) -> str:
     if isinstance(kind, type) and issubclass(kind, Enum):
         return ", ".join(f'"{one.value}"' for one in kind)
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Annotated:
+        bound = next(note for note in parts[1:] if isinstance(note, AtLeast))
+        least = "" if math.isinf(bound.least) else f" from {format_number(parts[0], bound.least)}"
+        return f"{named(parts[0])}{least}"
     if origin is typing.Literal:
         return ", ".join(f'"{one}"' for one in parts)
     if origin is dict:

@@ -287,6 +287,8 @@ class Event:
 SERVER_STARTED = Event("server.started", Level.INFO, "Pillarbox is running on {listeners}")
 SERVER_STOPPING = Event("server.stopping", Level.INFO, "stopping: {reason}")
 CONFIG_RELOADED = Event("config.reloaded", Level.INFO, "configuration read again")
+CONFIG_UNWISE = Event("config.unwise", Level.WARNING, "configuration: {problem}")
+CONFIG_WAITS = Event("config.waits", Level.WARNING, "changed, and only a restart takes it: {settings}")
 CONFIG_REFUSED = Event(
     "config.refused", Level.ERROR, "new configuration refused, the old one stays: {problem}"
 )

@@ -33,12 +33,14 @@ from pillarbox.service import Service, take_over
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Iterator
-    from typing import NoReturn
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import NoReturn, TypeAlias
 
-    from pillarbox.config import Config
+    from pillarbox.config import Config, Problem
     from pillarbox.net.tls import ListenerContext
     from pillarbox.queue.workplace import InProcess
+
+    Warn: TypeAlias = Callable[[Config], list[Problem]]
 
 _SPAWN_PAUSE_S = 1.0  # a worker that dies at once is not started again faster than this
 _PR_SET_PDEATHSIG = 1
@@ -59,9 +61,13 @@ class StartError(Exception):
 
 
 class _Job(msgspec.Struct, frozen=True):
-    """What one worker is to do: `reload` reads the configuration anew, `ready` is told once it listens."""
+    """What one worker is to do: `reload` reads the configuration anew, `ready` is told once it listens.
+
+    `warn` finds what is unwise in a configuration.
+    """
 
     config: Config
+    warn: Warn
     reload: Callable[[], Config] | None
     ready: Callable[[Service], None] | None
     sockets: list[socket.socket] = msgspec.field(default_factory=list)
@@ -74,12 +80,14 @@ class _Job(msgspec.Struct, frozen=True):
 
 def run(
     config: Config,
+    warn: Warn,
+    *,
     reload: Callable[[], Config] | None = None,
     ready: Callable[[Service], None] | None = None,
 ) -> int:
     """Serve until SIGTERM or SIGINT; SIGHUP takes the configuration that `reload` gives, without it ends the server.
 
-    `ready` is called once the first worker listens. Returns the exit status, or does not return. Raises StartError.
+    What `warn` finds in a configuration is logged. `ready` is called once the first worker listens. Returns the exit status, or does not return. Raises StartError.
     """
     # Each connection is an open file; the soft limit is low for the sake of programs that use select.
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -88,10 +96,11 @@ def run(
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # they wait until there is somebody to handle them
     with _starting():
         privileges.prepare_folder(Path(config.data), config.user)
-        jobs = _bind(_Job(config, reload, ready))
+        jobs = _bind(_Job(config, warn, reload, ready))
         if len(jobs) > 1:
             import ctypes  # noqa: F401, PLC0415 - the user as whom workers go on may not be able to read it
         privileges.drop(config.user)
+        _say_warnings(warn(config))  # not as root: to look for a module may import others
     return _work(replace(jobs[0], number=None)) if len(jobs) == 1 else _Supervisor(jobs).run()
 
 
@@ -113,6 +122,7 @@ def _bind(job: _Job) -> list[_Job]:
     jobs = [
         _Job(
             config,
+            job.warn,
             job.reload,
             job.ready if number == 0 else None,
             [listening(address) for address in addresses],
@@ -215,12 +225,23 @@ def _reload(service: Service, job: _Job) -> None:
     with _told_of_reload(alone=job.number is None):
         try:
             config = job.reload()
+            warnings = job.warn(config) if job.number is None else []
             waiting = service.reload(config)
         except (*_UNUSABLE, *_NOT_NOW) as error:
             observe.CONFIG_REFUSED.note(problem=str(error))
         else:
             observe.configure(config.log, worker=job.number)
-            observe.CONFIG_RELOADED.note(until_restart=", ".join(waiting))
+            if job.number is None:
+                _say_warnings(warnings, waiting)
+            observe.CONFIG_RELOADED.note()
+
+
+def _say_warnings(warnings: Iterable[Problem], waiting: Iterable[str] = ()) -> None:
+    """Log what is unwise in a configuration, and which of its settings a reload could not take."""
+    for problem in warnings:
+        observe.CONFIG_UNWISE.note(problem=str(problem))
+    if settings := ", ".join(waiting):
+        observe.CONFIG_WAITS.note(settings=settings)
 
 
 @contextlib.contextmanager
@@ -356,7 +377,9 @@ class _Supervisor:
         with _told_of_reload(alone=True):
             before = self._jobs[0].config
             try:
-                config, _waiting = take_over(before, reload())
+                new = reload()
+                warnings = self._jobs[0].warn(new)
+                config, waiting = take_over(before, new)
             except (*_UNUSABLE, *_NOT_NOW) as error:
                 observe.CONFIG_REFUSED.note(problem=str(error))
                 return
@@ -368,6 +391,7 @@ class _Supervisor:
                 )
                 self._jobs = [replace(job, config=config, tls=contexts) for job in self._jobs]
                 observe.configure(config.log)
+                _say_warnings(warnings, waiting)
                 self._pass_on(signal.SIGHUP)
 
     def _stop(self, number: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ def test_files_of_a_domain_are_looked_at_and_keep_no_server_from_starting(
     check: Any, folder: Path, key: str
 ) -> None:
     told = check(domain(folder, f'users = ["ann"]\n{key} = "{folder}/nothing"'))
-    assert f'warning: domain."example.org".{key}: ' in told
+    assert f'warning: {folder}/pillarbox.toml:5: domain."example.org".{key}: ' in told
     assert "No such file" in told
     (folder / "nothing").write_text("a b c@@: \n")
     assert "line 1" in check(domain(folder, f'users = ["ann"]\n{key} = "{folder}/nothing"'))
@@ -76,19 +77,46 @@ def test_what_the_file_names_is_told_with_its_line(check: Any, folder: Path) -> 
 
 
 def test_a_function_that_python_does_not_find_and_a_route_that_never_applies_are_warned_of(
-    check: Any,
+    check: Any, folder: Path
 ) -> None:
+    file = folder / "pillarbox.toml"
     told = check('[domain."a.example"]\ndeliver = "python:no.such:call"\naliases = { x = "python:os:no" }\n')
-    assert 'warning: domain."a.example".deliver: there is no Python module "no.such"; its mail waits' in told
+    assert (
+        f'{file}:3: domain."a.example".deliver: there is no Python module "no.such"; its mail waits' in told
+    )
     assert '"os"' not in told
     told = check('[[route]]\nmatch = "*"\nvia = "hold"\n[[route]]\nmatch = "*"\nvia = "discard"\n')
-    assert 'warning: route[2]: it never applies, for [[route]] number 1 has match = "*" too' in told
+    assert (
+        f'warning: {file}:5: route[2]: it never applies, for [[route]] number 1 has match = "*" too' in told
+    )
+
+
+def test_the_file_is_named_alone_or_by_config_and_not_twice(check: Any, folder: Path) -> None:
+    check("")
+    file = str(folder / "pillarbox.toml")
+    for arguments, status in ((["--config", file], 0), ([file, "--config", file], 64)):
+        assert CliRunner().invoke(cli, ["check-config", *arguments]).exit_code == status
+    assert CliRunner().invoke(cli, ["check-config"], env={"PILLARBOX_CONFIG": file}).exit_code == 0
+
+
+def test_warnings_are_shaped_like_problems(check: Any, folder: Path) -> None:
+    check("limits.hops = 3\n")
+    file = str(folder / "pillarbox.toml")
+    ran = CliRunner().invoke(cli, ["check-config", file, "--json"])
+    warnings = json.loads(ran.stdout)["warnings"]
+    assert (file, 2, "limits.hops") in [(one["file"], one["line"], one["key"]) for one in warnings]
+
+
+def test_more_free_space_than_the_disk_has_is_warned_of(check: Any) -> None:
+    told = check('[limits]\nmin_free = "900T"\n')
+    assert "pillarbox.toml:3: limits.min_free: the disk of " in told
+    assert "so all mail is put off" in told
 
 
 def test_the_folder_of_the_mailboxes_has_to_exist(check: Any, folder: Path) -> None:
     (folder / "mail").rmdir()
     told = check(domain(folder, 'users = ["ann"]'))
-    assert f'warning: domain."example.org".deliver: {folder}/mail is no folder' in told
+    assert f'pillarbox.toml:3: domain."example.org".deliver: {folder}/mail is no folder' in told
 
 
 def test_accounts_of_the_store_are_counted_too(check: Any, folder: Path) -> None:

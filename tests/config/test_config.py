@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pillarbox.config import ConfigError, load, parse, sandbox
+from pillarbox.config import ConfigError, load, parse, sandbox, warnings
 from pillarbox.mail.address import parse_address
 from pillarbox.mail.route import Transport
 from pillarbox.policy.directory import Directory
@@ -219,6 +219,22 @@ BAD = [
     (SANDBOX + '[[route]]\nmatch = "*"\nvia = "mx"\n', 4, "route[1]", "of no use in a sandbox", "remove it"),
     (SANDBOX + '[domain."a.test"]\ndeliver = "hold"\n', 4, 'domain."a.test"', "takes every recipient", "remove it"),
     ('postmaster = "pipe:x"\n' + SANDBOX + '[program.x]\ncommand = ["/x"]\n', 1, "postmaster", "holds all mail", "remove it"),
+    ("[limits]\nrecipients = -1\n", 2, "limits.recipients", "must be at least 1", ""),
+    ("[limits]\nmessage = 0\n", 2, "limits.message", "must be at least 1", ""),
+    ('[limits]\ncommand_line = "100"\n', 2, "limits.command_line", "must be at least 512", ""),
+    ("[limits]\ntext_line = 997\n", 2, "limits.text_line", "must be at least 998", ""),
+    ("[limits]\nheader = 0\n", 2, "limits.header", "must be at least 1", ""),
+    ("[limits]\nerrors = 0\n", 2, "limits.errors", "must be at least 1", ""),
+    ("[limits]\nmessages = 0\n", 2, "limits.messages", "must be at least 1", ""),
+    ('[limits]\ncommand_timeout = "0s"\n', 2, "limits.command_timeout", 'must be at least "1ms"', ""),
+    ("[limits]\npolicy_recipients = -1\n", 2, "limits.policy_recipients", "must be at least 0", ""),
+    ("[connections]\ntotal = 0\n", 2, "connections.total", "must be at least 1", ""),
+    ("[connections]\nper_address = -5\n", 2, "connections.per_address", "must be at least 1", ""),
+    ("[queue.retry]\nfactor = 0.5\n", 2, "queue.retry.factor", "must be at least 1", ""),
+    ("[queue.retry]\nfactor = inf\n", 2, "queue.retry.factor", "must be at least 1", ""),
+    ('[queue.retry]\nfirst = "5h"\n', 1, "queue.retry.max", "less than the first wait, 5h", "or less for first"),
+    ("[spam]\nreject_at = -1.0\n", 2, "spam.reject_at", "must be at least 0", ""),
+    ('recipient_delimiter = "+@"\n', 1, "recipient_delimiter", "separates the user from the domain", '"+"'),
     ('[help]\nstatus_acl = ["here"]\n', 2, "help.status_acl[1]", "does not appear to be", "192.0.2.0/24"),
     ('[help]\nadmins = ["eve"]\n', 2, "help.admins[1]", 'there is no account "eve"', '[account."eve"]'),
     ('[greylist]\nallow_networks = [\n"x"]\n', 3, "greylist.allow_networks[1]", "does not appear", "192.0.2.0/24"),
@@ -247,6 +263,44 @@ def test_a_bad_file_is_refused_with_line_key_and_advice(
     assert (found.line, found.key) == (line, key)
     assert problem in found.problem
     assert suggestion in found.suggestion
+
+
+UNWISE = [
+    # text, line, key, part of the problem, part of the suggestion
+    ("", 0, "", "the server takes no mail", "add one"),
+    ("[limits]\nrecipients = 99\n", 2, "limits.recipients", "99 is little: RFC 5321 4.5.3.1.8", "write 100 or more"),
+    ('[limits]\nmessage = "1K"\n', 2, "limits.message", '"1K" is little: RFC 5321', 'write "64K" or more'),
+    ("[limits]\nhops = 29\n", 2, "limits.hops", "looks like a loop", "write 30 or more"),
+    ('[limits]\ncommand_timeout = "1s"\n', 2, "limits.command_timeout", '"1s" is little', 'write "30s" or more'),
+    ('[queue.retry]\ngive_up = "4h"\n', 1, "queue.retry.delay_notice", "never told of a delay", "less than give_up"),
+    ('[policy]\nrelay_networks = ["10.0.0.0/8",\n"::/0"]\n', 3, "policy.relay_networks[2]", "an open relay", "your own"),
+    ('[policy]\nrelay_networks = ["0.0.0.0/0"]\n', 2, "policy.relay_networks[1]", "an open relay", "your own"),
+    ('hostname = "mx"\n', 1, "hostname", "a name without a dot", "write the full name"),
+    ('hostname = "192.0.2.1"\n', 1, "hostname", "192.0.2.1 is an address", "write the full name"),
+    (SANDBOX.replace("127.0.0.1", "0.0.0.0"), 2, "listen[1].address", "can fill the sandbox", "use 127.0.0.1"),
+    ('[[listen]]\naddress = ":587"\nlogin_in_clear = true\n', 3, "listen[1].login_in_clear", "read passwords", "remove it"),
+    ("[spf]\n\n[dkim]\nmin_bits = 2048\n", 4, "dkim.min_bits", "of no use without dkim.check", ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "line", "key", "problem", "suggestion"), UNWISE)
+def test_what_is_unwise_is_warned_of_with_line_key_and_advice(
+    tmp_path: Path, text: str, line: int, key: str, problem: str, suggestion: str
+) -> None:
+    file = tmp_path / "x.toml"
+    file.write_text(text)
+    found = next(one for one in warnings(load(file), file) if (one.line, one.key) == (line, key))
+    assert problem in found.problem
+    assert suggestion in found.suggestion
+
+
+def test_the_defaults_of_numbers_are_wise_and_priorities_and_weights_may_be_negative(tmp_path: Path) -> None:
+    file = tmp_path / "x.toml"
+    file.write_text(
+        'hostname = "mx.example.org"\n[extensions]\nbusy_priority = -9\n'
+        '[[dns_lists.zone]]\nzone = "good.example"\nweight = -2\n[[listen]]\naddress = "127.0.0.1:1"\nrole = "relay"\n'
+    )
+    assert [one.key for one in warnings(load(file), file) if one.key != "user"] == []
 
 
 def test_all_errors_are_told_at_once_in_the_order_of_the_file() -> None:

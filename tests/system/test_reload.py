@@ -101,18 +101,32 @@ async def test_what_needs_a_restart_stays_and_is_named(serve, dial):
     """A listener that was left out or moved keeps its address and its role."""
     two = mailboxes("alice") + '[[listen]]\naddress = "127.0.0.1:0"\nrole = "no_mail"\n'
     server = await serve(two)
-    said = await reload(server, "workers = 2\n[queue]\nlanes = 7\n" + mailboxes("bob"))
-    assert said["until_restart"] == "workers, listen, queue"
+    await reload(server, "workers = 2\n[queue]\nlanes = 7\n" + mailboxes("bob"))
+    (said,) = server.events("config.waits")
+    assert (said["level"], said["settings"]) == ("warning", "workers, listen, queue")
     greeting = await (await dial(server.ports[1])).reply()
     assert greeting.startswith(b"521 ")
     assert await takes(await dial(server.ports[0]), "bob@example.org", greet=True)
-    said = await reload(server, two)
-    assert "until_restart" not in said
+    await reload(server, two)
+    assert len(server.events("config.waits")) == 1
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_what_is_unwise_is_told_at_the_start_and_after_a_reload_and_once(serve, workers):
+    few = mailboxes("alice", more="[limits]\nrecipients = 3\n")
+    server = await serve(f"workers = {workers}\n{few}")
+    line = f"{server.config}:12: limits.recipients: 3 is little: RFC 5321 4.5.3.1.8 asks for 100 (write 100 or more)"
+    assert len(server.events("config.unwise", level="warning", problem=line)) == 1
+    await reload(server, f"workers = {workers}\n{few}[queue]\nlanes = 7\n")
+    await server.until(lambda: len(server.events("config.reloaded")) == workers)
+    assert len(server.events("config.unwise", problem=line)) == 2
+    assert len(server.events("config.waits", settings="queue")) == 1
 
 
 async def test_a_listener_may_become_stricter(serve, dial):
     server = await serve(mailboxes("alice"))
-    assert "until_restart" not in await reload(server, mailboxes("alice", listener='role = "no_mail"'))
+    await reload(server, mailboxes("alice", listener='role = "no_mail"'))
+    assert not server.events("config.waits")
     assert (await (await dial(server.port)).reply()).startswith(b"521 ")
 
 

@@ -5,26 +5,25 @@ The form and sense of the settings is the business of `config`.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pwd
 import socket
 import stat
 import sys
 import time
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from pillarbox.cli.outcome import Exit
-from pillarbox.cli.places import CONFIG_FILE, CONFIG_VARIABLE
+from pillarbox.cli.places import CONFIG_FILE
 from pillarbox.cli.show import count, fail, show_json
+from pillarbox.cli.store import named_config
 from pillarbox.observe import visible
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from pillarbox.config import Config, Problem
     from pillarbox.policy.domains import DomainSettings
@@ -34,45 +33,46 @@ if TYPE_CHECKING:
 @click.argument(
     "file",
     type=click.Path(path_type=Path),
-    envvar=CONFIG_VARIABLE,
-    default=Path(CONFIG_FILE),
+    required=False,
     metavar="[FILE]",
 )
+@click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="The same as FILE alone.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def check_config(file: Path, *, as_json: bool) -> None:
+def check_config(file: Path | None, config: Path | None, *, as_json: bool) -> None:
     """Check FILE, and that what it names can be used by whoever runs this: best run as the server's user.
 
-    Exit status: 0 usable, warnings or not; 66 it cannot be read; 78 it is wrong.
+    Without FILE it is $PILLARBOX_CONFIG, else /etc/pillarbox/pillarbox.toml. Exit status: 0 usable, warnings or not; 66 it cannot be read; 78 it is wrong.
     """
-    from pillarbox.config import ConfigError, load
-    from pillarbox.config.checks import unused
+    from pillarbox.config import ConfigError, load, warnings
 
+    if file is not None and config is not None:
+        raise click.UsageError("FILE and --config are the same: name one")
+    file = file or config or named_config() or Path(CONFIG_FILE)
     try:
-        config = load(file)
+        settings = load(file)
     except OSError as error:
         fail(f"cannot read {file}: {error.strerror}", Exit.NO_INPUT)
     except ConfigError as error:
         _report(error.problems, [], [], as_json=as_json)
         sys.exit(Exit.CONFIG)
-    problems = list(_problems(config, str(file)))
-    warnings = [*unused(config), *_warnings(config, file), *_domain_warnings(config), *_way_warnings(config)]
-    _report(problems, warnings, list(_summary(config)), as_json=as_json)
+    problems = list(_problems(settings, str(file)))
+    _report(problems, warnings(settings, file), list(_summary(settings)), as_json=as_json)
     sys.exit(Exit.CONFIG if problems else Exit.OK)
 
 
 def _report(
-    problems: list[Problem] | tuple[Problem, ...], warnings: list[str], summary: list[str], *, as_json: bool
+    problems: Sequence[Problem], warnings: Sequence[Problem], summary: list[str], *, as_json: bool
 ) -> None:
     if as_json:
         import msgspec
 
-        found = [msgspec.to_builtins(problem) for problem in problems]
-        show_json({"usable": not problems, "problems": found, "warnings": warnings, "summary": summary})
+        found, doubts = ([msgspec.to_builtins(one) for one in all_] for all_ in (problems, warnings))
+        show_json({"usable": not problems, "problems": found, "warnings": doubts, "summary": summary})
         return
     for problem in problems:
         click.echo(visible(str(problem)), err=True)
     for warning in warnings:
-        click.echo(f"warning: {visible(warning)}", err=True)
+        click.echo(f"warning: {visible(str(warning))}", err=True)
     if not problems:
         click.echo("The configuration is sound.")
         for line in summary:
@@ -136,6 +136,7 @@ def _certificates(config: Config) -> Iterator[tuple[str, str, str]]:
 
 
 def _files(config: Config) -> Iterator[tuple[str, str, str]]:
+    from pillarbox.config.machine import is_module
     from pillarbox.config.source import format_key
 
     for key, path in (
@@ -156,16 +157,8 @@ def _files(config: Config) -> Iterator[tuple[str, str, str]]:
         if webhook.ca_file and not os.access(webhook.ca_file, os.R_OK):
             yield format_key(("webhook", name, "ca_file")), f"{webhook.ca_file} cannot be read", ""
     for hook in config.hooks:
-        if not _is_module(hook):
+        if not is_module(hook):
             yield "hooks", f"there is no Python module {hook!r}", "check PYTHONPATH"
-
-
-def _is_module(name: str) -> bool:
-    """Whether Python finds a module; those above it are imported for that."""
-    try:
-        return find_spec(name) is not None
-    except (ImportError, ValueError):
-        return False
 
 
 def _addresses(config: Config) -> Iterator[tuple[str, str, str]]:
@@ -192,8 +185,10 @@ def _addresses(config: Config) -> Iterator[tuple[str, str, str]]:
 
 
 def _data(config: Config) -> Iterator[tuple[str, str, str]]:
+    from pillarbox.config.machine import existing
+
     folder = Path(config.data)
-    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    nearest = existing(folder)
     if folder.exists() and not folder.is_dir():
         yield "data", f"{folder} is no folder", ""
     elif not os.access(nearest, os.W_OK | os.X_OK):
@@ -221,21 +216,6 @@ def _user(config: Config) -> Iterator[tuple[str, str, str]]:
             yield "user", f"this machine has no user {config.user!r}", f"use: useradd --system {config.user}"
 
 
-def _warnings(config: Config, file: Path) -> Iterator[str]:
-    if os.geteuid() == 0 and not config.user:
-        yield "user: started by root the server stays root; name the user as whom it shall go on"
-    elsewhere = config.sql_accounts.url or config.ldap.url or config.oidc.issuer
-    submission = any(listener.role.value == "submission" for listener in config.listen)
-    if submission and not elsewhere and not _count_accounts(config):
-        yield 'a listener has role = "submission", but no account may log in; use: pillarbox user add NAME'
-    folder = Path(config.data)
-    if folder.exists() and folder.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        yield f"data: others may look into {folder}, where the mail lies; chmod 700 it"
-    secrets = config.relay.passwords or any(webhook.secret for webhook in config.webhooks.values())
-    if secrets and file.stat().st_mode & stat.S_IROTH:
-        yield f"{file} holds passwords and everybody may read it; chmod 640 it"
-
-
 def _accounts_file(config: Config) -> Iterator[tuple[str, str, str]]:
     from pillarbox.config import ConfigError, load_accounts
 
@@ -250,41 +230,10 @@ def _accounts_file(config: Config) -> Iterator[tuple[str, str, str]]:
             yield "accounts_file", str(problem), ""
 
 
-def _domain_warnings(config: Config) -> Iterator[str]:
-    """What makes a domain put its mail off; the server starts all the same, and serves the others."""
-    from pillarbox.policy.map_files import MapFile
-    from pillarbox.policy.transports import parse_spec
-
-    for name, domain in config.domains.items():
-        key = f'domain."{name}"'
-        for setting, path in (("users_file", domain.users_file), ("aliases_file", domain.aliases_file)):
-            if not path:
-                continue
-            try:
-                MapFile(path, name, aliases=setting == "aliases_file").check()
-            except OSError as error:
-                yield f"{key}.{setting}: {path} cannot be read: {error.strerror}; mail is put off without it"
-            except ValueError as error:
-                yield f"{key}.{setting}: {path}: {error}; mail is put off until it is correct"
-        root = Path(parse_spec(domain.deliver).root) if domain.deliver else Path()
-        if not root.is_dir():
-            yield f"{key}.deliver: {root} is no folder; make it, and give it to the server's user"
-
-
-def _way_warnings(config: Config) -> Iterator[str]:
-    """Functions that mail is to be handed to, and Python does not find."""
-    from pillarbox.config.checks import ways
-    from pillarbox.config.source import format_key
-
-    for path, value in ways(config):
-        transport, _, target = value.partition(":")
-        module = target.partition(":")[0]
-        if transport == "python" and not _is_module(module):
-            yield f'{format_key(path)}: there is no Python module "{module}"; its mail waits until there is one'
-
-
 def _summary(config: Config) -> Iterator[str]:
     """What a server with these settings does."""
+    from pillarbox.config.machine import count_accounts
+
     for listener in config.listen:
         encrypted = {
             "implicit": "TLS",
@@ -304,7 +253,7 @@ def _summary(config: Config) -> Iterator[str]:
         yield f"serves {name}: {what}"
     for route in config.routes:
         yield f"sends mail for {route.match} by {route.via}"
-    may = f"{count(_count_accounts(config), 'account')} may log in"
+    may = f"{count(count_accounts(config), 'account')} may log in"
     yield f"relays for {', '.join(config.policy.relay_networks) or 'nobody'}; {may}"
     workers = "1 worker" if config.workers == 1 else f"{config.workers} workers"
     yield f"is called {config.hostname}, keeps its mail in {config.data}, {workers}"
@@ -319,26 +268,3 @@ def _users(domain: DomainSettings) -> str:
     found += [f"the users in {domain.users_file}"] if domain.users_file else []
     found += [f"the users from {directory}" for directory in domain.users_from]
     return " and ".join(found) or "no user"
-
-
-def _count_accounts(config: Config) -> int:
-    """How many accounts of the configuration, the file of accounts and the store may log in."""
-    import apsw
-
-    from pillarbox.config import ConfigError, load_accounts
-    from pillarbox.policy.account_store import FILE, AccountError, AccountStore
-
-    accounts = dict(config.accounts)
-    if config.accounts_file:
-        with contextlib.suppress(ConfigError, OSError):  # what is wrong with it is told elsewhere
-            accounts |= load_accounts(config.accounts_file)
-    names = {name.lower() for name, account in accounts.items() if account.enabled}
-    file = Path(config.data) / FILE
-    if file.exists():
-        try:
-            store = AccountStore(file)
-        except (AccountError, apsw.Error, OSError):
-            return len(names)
-        names |= {account.name for account in store.listed() if account.enabled}
-        store.close()
-    return len(names)

@@ -57,7 +57,9 @@ def serve(config: Path | None, data: Path | None, smtp: str | None, console: str
     Exit status: 0 ended as asked; 66 the configuration cannot be read; 75 an address or the store cannot be used now;
     78 the configuration is wrong.
     """
-    from pillarbox.config import ConfigError
+    from functools import partial
+
+    from pillarbox.config import ConfigError, warnings
     from pillarbox.supervisor import StartError, run
 
     if config is not None and smtp is not None:
@@ -74,7 +76,10 @@ def serve(config: Path | None, data: Path | None, smtp: str | None, console: str
     except OSError as error:
         fail(f"cannot read {config}: {error.strerror}", Exit.NO_INPUT)
     try:
-        sys.exit(run(settings, read if config is not None else None, _welcome if config is None else None))
+        warn = partial(warnings, file=config)
+        if config is None:
+            sys.exit(run(settings, warn, ready=_welcome))
+        sys.exit(run(settings, warn, reload=read))
     except StartError as error:
         advice = "" if config is not None else "; --smtp, --console and --data choose other places"
         fail(f"cannot start: {error}{advice}", Exit.CONFIG if error.lasting else Exit.TEMPORARY)

@@ -5,6 +5,7 @@ Nothing but `service` and `cli` imports it; the parts get their own settings and
 
 from __future__ import annotations
 
+import contextlib
 import re
 import tomllib
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pillarbox.config.checks import check, check_accounts
 from pillarbox.config.settings import AccountsFile, Config, ConsoleSettings, ListenSettings, sandbox
+from pillarbox.config.source import Path as Place
 from pillarbox.config.source import find_lines
 from pillarbox.config.strict import ConfigError, Finding, Problem, locate, read_settings
 from pillarbox.mail.units import Settings
@@ -33,6 +35,7 @@ __all__ = [
     "load_accounts",
     "parse",
     "sandbox",
+    "warnings",
 ]
 
 _POSITION = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
@@ -53,6 +56,23 @@ def load_accounts(path: str | Path) -> dict[str, AccountSettings]:
 def parse(text: str, file: str) -> Config:
     """Read a configuration; `file` is named in errors. Raises ConfigError."""
     return _parse(text, file, Config, check)
+
+
+def warnings(config: Config, file: str | Path | None = None) -> list[Problem]:
+    """What is allowed and yet seldom meant, in the order of the file that the configuration was read from.
+
+    Of one that comes from no file nothing is looked at on this machine. Whoever may not read the file gets no lines.
+    """
+    from pillarbox.config.advice import unwise  # noqa: PLC0415 - most commands warn of nothing
+    from pillarbox.config.machine import doubtful  # noqa: PLC0415 - as above
+
+    if file is None:
+        return [locate(finding, {}, "command line") for finding in unwise(config)]
+    lines: dict[Place, int] = {}
+    with contextlib.suppress(PermissionError):
+        lines = find_lines(_read(file))
+    found = [*unwise(config), *doubtful(config, Path(file))]
+    return sorted((locate(one, lines, str(file)) for one in found), key=lambda problem: problem.line)
 
 
 def _read(path: str | Path) -> str:

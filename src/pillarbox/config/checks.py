@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import ipaddress
 import re
-import urllib.parse
 from typing import TYPE_CHECKING
 
 from pillarbox.config.source import Path, parse_key
 from pillarbox.config.strict import Finding, nearest, objection
 from pillarbox.mail.address import AddressError, parse_address, parse_domain
+from pillarbox.mail.units import format_duration
 from pillarbox.mail.verp import DELIMITER
 from pillarbox.mailauth.names import a_labels
 from pillarbox.policy.accounts import LDAP_PLACEHOLDERS
@@ -26,7 +26,7 @@ from pillarbox.smtp.sasl import TRAITS, Strength
 from pillarbox.smtp.scram import parse_keys
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from pillarbox.config.settings import Config, ListenSettings
     from pillarbox.policy.accounts import AccountSettings, LdapSettings
@@ -62,14 +62,6 @@ def split_address(address: str) -> tuple[str, int]:
     return found[1].strip("[]"), int(found[2])
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach an address to listen on."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def _check_identity(config: Config) -> Iterator[Finding]:
     try:
         parse_domain(config.hostname)
@@ -85,6 +77,14 @@ def _check_identity(config: Config) -> Iterator[Finding]:
         or config.junk_folder in {"cur", "new", "tmp", ".", ".."}
     ):
         yield Finding(("junk_folder",), "must be the name of one folder inside a Maildir", 'write ".Junk"')
+    if "@" in config.recipient_delimiter:
+        yield Finding(("recipient_delimiter",), "@ separates the user from the domain", 'write "+"')
+    if config.queue.retry.max_s < config.queue.retry.first_s:
+        yield Finding(
+            ("queue", "retry", "max"),
+            f"less than the first wait, {format_duration(config.queue.retry.first_s)}",
+            "write as much or more, or less for first",
+        )
     if not 1 <= config.workers <= _MAX_WORKERS:
         yield Finding(("workers",), f"must be between 1 and {_MAX_WORKERS}")
     if bool(config.tls.certificate) != bool(config.tls.key):
@@ -442,57 +442,3 @@ def _objection(text: str) -> Finding:
         return objection(parse_key(key), problem)
     except ValueError:
         return objection((), text)
-
-
-def unused(config: Config) -> Iterable[str]:
-    """What is allowed and yet seldom meant."""
-    if not config.listen:
-        yield "no [[listen]]: the server takes no mail"
-    if any(listener.role is Role.MX for listener in config.listen) and not config.domains:
-        yield 'a listener has role = "mx", but there is no [domain."..."]: unless `pillarbox domain` keeps some, only relay_networks can send mail'
-    if config.tls.self_signed and any(
-        not is_loopback(split_address(one.address)[0])
-        for one in config.listen
-        if one.role is not Role.SANDBOX
-    ):
-        yield "tls.self_signed: nobody can verify such a certificate; it is for tests"
-    yield from _idle_checks(config)
-    matched: dict[str, int] = {}
-    for number, route in enumerate(config.routes, 1):
-        first = matched.setdefault(route.match.lower(), number)
-        if first != number:
-            yield f'route[{number}]: it never applies, for [[route]] number {first} has match = "{route.match}" too'
-    ldap = config.ldap
-    if ldap.url.startswith("ldap://") and not ldap.start_tls and not is_loopback(_host(ldap.url)):
-        yield "ldap.start_tls = false lets everybody on the way read passwords"
-    published = any(domain.mta_sts.mode != "off" for domain in config.domains.values())
-    if published != any(listener.role is Role.POLICY for listener in config.listen):
-        yield (
-            'a domain has an mta_sts policy, but no listener has role = "policy" to serve it'
-            if published
-            else 'a listener has role = "policy", but no domain has an mta_sts policy, unless `pillarbox domain sts` keeps one'
-        )
-    for listener in config.listen:
-        if listener.login_in_clear and not is_loopback(split_address(listener.address)[0]):
-            yield f"{listener.address}: login_in_clear lets everybody on the way read passwords"
-
-
-def _host(url: str) -> str:
-    """The host of an address such as "ldap://host:port"."""
-    return urllib.parse.urlsplit(url).hostname or ""
-
-
-def _idle_checks(config: Config) -> Iterator[str]:
-    """Checks of who sent a message that are told what to do, but not to look, and reports that nobody sends."""
-    if config.reports != type(config.reports)() and not config.reports.sends:
-        yield "[reports] is of no use without reports.dmarc = true or reports.tls = true"
-    for name, settings in (
-        ("spf", config.spf),
-        ("dkim", config.dkim),
-        ("dmarc", config.dmarc),
-        ("arc", config.arc),
-    ):
-        plain = type(settings)()
-        told = [key for key in settings.__struct_fields__ if getattr(settings, key) != getattr(plain, key)]
-        if not settings.check and set(told) - {"sign"}:
-            yield f"{name}.{told[0]} is of no use without {name}.check = true"

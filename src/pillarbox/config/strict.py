@@ -5,6 +5,7 @@ It knows no setting by name: those are declared where they are used, and gathere
 
 from __future__ import annotations
 
+import math
 import re
 import types
 import typing
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import msgspec
 
 from pillarbox.config.source import Path, format_key
-from pillarbox.mail.units import Settings, decode_unit
+from pillarbox.mail.units import AtLeast, Settings, decode_unit, format_number
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -129,10 +130,15 @@ class _Reader:
 
     def _leaf(self, value: object, kind: Any, path: Path) -> object:
         try:
-            return msgspec.convert(value, kind, dec_hook=decode_unit)
+            found = msgspec.convert(value, kind, dec_hook=decode_unit)
         except msgspec.ValidationError as error:
             self.findings.append(_explain(str(error), value, kind, path))
             return None
+        if isinstance(found, int | float) and not isinstance(found, bool):
+            least = _bound_of(kind).least
+            if not least <= found < math.inf:
+                self._refuse(path, f"must be at least {format_number(type(found), least)}")
+        return found
 
     def _refuse(self, path: Path, problem: str, suggestion: str = "") -> None:
         self.findings.append(Finding(path, problem, suggestion))
@@ -158,12 +164,29 @@ def read_settings(document: Mapping[str, object], kind: type[S]) -> S | list[Fin
     return settings if settings is not None else reader.findings
 
 
+def unwise_numbers(settings: Settings, path: Path = ()) -> Iterator[Finding]:
+    """Numbers that are possible and less than is wise, in settings and all below them."""
+    for field in msgspec.structs.fields(type(settings)):
+        value, at = getattr(settings, field.name), (*path, field.encode_name)
+        if isinstance(value, Settings):
+            yield from unwise_numbers(value, at)
+        elif isinstance(value, int | float) and value < (bound := _bound_of(field.type)).wise:
+            shown, wise = (format_number(type(value), one) for one in (value, bound.wise))
+            yield Finding(at, f"{shown} is little: {bound.because}", f"write {wise} or more")
+
+
 def locate(finding: Finding, lines: Mapping[Path, int], file: str) -> Problem:
     """Give a finding its line: that of the nearest part of its path that stands in the file."""
     path = finding.path
     while path and path not in lines:
         path = path[:-1]
     return Problem(file, lines.get(path, 0), format_key(finding.path), finding.problem, finding.suggestion)
+
+
+def _bound_of(kind: Any) -> AtLeast:
+    """The least that the number of a field may be."""
+    notes = (note for part in (kind, *typing.get_args(kind)) for note in getattr(part, "__metadata__", ()))
+    return next((note for note in notes if isinstance(note, AtLeast)), AtLeast())
 
 
 def _settings_inside(kind: Any) -> type[Settings] | None:

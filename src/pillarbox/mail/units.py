@@ -52,6 +52,16 @@ class Rate:
     __repr__ = __str__
 
 
+class AtLeast(msgspec.Struct, frozen=True):
+    """The least that a number in a configuration may be. It stands in the `Annotated` type of a setting; without it, 0."""
+
+    least: float = 0.0
+    wise: float = -math.inf
+    """Less is allowed, and warned of."""
+    because: str = ""
+    """What less than that does, or who asks for it."""
+
+
 def _config_key(field: str) -> str:
     """Name a field in the configuration: the value spells out its unit there, so `idle_s` is `idle = "5s"`."""
     return re.sub(r"_(s|bytes|octets)$", "", field)
@@ -126,6 +136,16 @@ def format_size(octets: int) -> str:
         if octets and octets % _UNIT_OCTETS[unit] == 0:
             return f"{octets // _UNIT_OCTETS[unit]}{unit}"
     return str(octets)
+
+
+def format_number(kind: type, number: float) -> str:
+    """Write a number as a configuration does for a setting of this kind."""
+    if issubclass(kind, Seconds):
+        return f'"{format_duration(number)}"'
+    if issubclass(kind, Octets):
+        size = format_size(int(number))
+        return size if size.isdecimal() else f'"{size}"'
+    return f"{number:g}"
 
 
 def approximate_size(octets: float) -> str:

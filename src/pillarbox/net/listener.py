@@ -11,10 +11,10 @@ import ipaddress
 import socket
 import time
 from operator import itemgetter
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Annotated, Protocol
 
 from pillarbox import observe
-from pillarbox.mail.units import Octets, Seconds, Settings
+from pillarbox.mail.units import AtLeast, Octets, Seconds, Settings
 from pillarbox.net.cohort import Cohort
 from pillarbox.net.turns import Turns
 from pillarbox.policy.lists import neighbourhood
@@ -33,9 +33,9 @@ _MOST_OCTETS = 1 << 20  # that one connection can have us keep, about
 class ConnectionLimits(Settings, frozen=True):
     """How many connections may be open at once, over all listeners of a worker."""
 
-    total: int = 10_000
+    total: Annotated[int, AtLeast(1)] = 10_000
     """In all."""
-    per_address: int = 100
+    per_address: Annotated[int, AtLeast(1)] = 100
     """From one client address."""
     hurry_s: Seconds = Seconds(10)
     """How long a client may be silent while more than three quarters of all connections are in use; 0 for as long as ever."""

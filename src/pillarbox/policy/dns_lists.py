@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import math
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
 from pillarbox import observe
 from pillarbox.mail.catalogue import policy
-from pillarbox.mail.units import Seconds, Settings
+from pillarbox.mail.units import AtLeast, Seconds, Settings
 from pillarbox.mailauth.dns import Answer, Query
 from pillarbox.policy.evidence import Asking
 from pillarbox.policy.hooks import Action
@@ -40,7 +41,7 @@ class ZoneSettings(Settings, frozen=True):
 
     zone: str
     """The domain of the list, such as "zen.spamhaus.org"."""
-    weight: float = 1.0
+    weight: Annotated[float, AtLeast(-math.inf)] = 1.0
     """What a listed address counts; below 0 for a list of good senders."""
     answers: tuple[str, ...] = ()
     """Which answers count: addresses, networks, or ranges such as "127.0.0.4-127.0.0.7"; none: all but refusals."""

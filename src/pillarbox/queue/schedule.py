@@ -6,12 +6,12 @@ What an attempt brought is `queue.outcome`'s business.
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
 from pillarbox.mail.reply import Result, Stage
-from pillarbox.mail.units import Octets, Seconds, Settings
+from pillarbox.mail.units import AtLeast, Octets, Seconds, Settings
 from pillarbox.smtp.replies import CLOSING_CODE
 
 if TYPE_CHECKING:
@@ -29,11 +29,11 @@ _STORAGE_FULL = ".3.1"  # RFC 3463 3.4: mail system full, whichever message it i
 class RetrySettings(Settings, frozen=True):
     """How long to wait between the attempts for one recipient, and when to give up (RFC 5321 4.5.4.1)."""
 
-    first_s: Seconds = Seconds(300)
+    first_s: Annotated[Seconds, AtLeast(0.001)] = Seconds(300)
     """The wait after the first failure."""
-    factor: float = 2.0
+    factor: Annotated[float, AtLeast(1)] = 2.0
     """Each later wait is so many times the one before."""
-    max_s: Seconds = Seconds(14400)
+    max_s: Annotated[Seconds, AtLeast(0.001)] = Seconds(14400)
     """The longest wait."""
     greylist_s: Seconds = Seconds(360)
     """The wait after the first failure where greylisting is seen (RFC 6647)."""
@@ -47,22 +47,22 @@ class QueueSettings(Settings, frozen=True):
     """How the queue delivers."""
 
     retry: RetrySettings = RetrySettings()
-    destination_lanes: int = 20
+    destination_lanes: Annotated[int, AtLeast(1)] = 20
     """Deliveries to one destination at the same time, at most."""
-    first_lanes: int = 5
+    first_lanes: Annotated[int, AtLeast(1)] = 5
     """So many to a destination that is new; each success allows one more, each failure to reach it, and each 421, halves
     it."""
-    lanes: int = 500
+    lanes: Annotated[int, AtLeast(1)] = 500
     """Deliveries at the same time in all."""
     idle_s: Seconds = Seconds(5)
     """How long a delivery lane, and so its connection, waits for the next message."""
-    unreachable_after: int = 3
+    unreachable_after: Annotated[int, AtLeast(1)] = 3
     """After so many such failures in a row the mail of a destination is put off without trying."""
     unreachable_s: Seconds = Seconds(300)
     """For so long."""
     max_messages: int = 0
     """Messages in the queue above which no more are taken (452); 0 for any number."""
-    active_recipients: int = 20_000
+    active_recipients: Annotated[int, AtLeast(1)] = 20_000
     """Recipients in memory, at most; the others wait in the store."""
     active_octets: Octets = Octets(67_108_864)
     """Octets of message bodies in memory, at most; the others are read again from the store."""

@@ -5,9 +5,9 @@ How their parameters are read is `smtp.grammar`'s, what is granted `policy.terms
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pillarbox.mail.units import Octets, Seconds, Settings
+from pillarbox.mail.units import AtLeast, Octets, Seconds, Settings
 from pillarbox.smtp.attributes import OF_XCLIENT, OF_XFORWARD
 from pillarbox.smtp.wire import format_moment
 
@@ -59,7 +59,7 @@ class ExtensionSettings(Settings, frozen=True):
     """The largest message with a priority above 0 (552); 0 for no limit of its own."""
     busy_after_s: Seconds = Seconds(600)
     """When mail waits so long for its turn, the queue is busy."""
-    busy_priority: int = -9
+    busy_priority: Annotated[int, AtLeast(-9)] = -9
     """The lowest priority that is taken while the queue is busy (450); -9 for all."""
     rrvs: Switch = "on"
     """Messages for those only who had the address at a given time (RFC 7293); offered if `since` is known of any mailbox

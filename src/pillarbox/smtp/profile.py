@@ -6,14 +6,14 @@ Which command fits when is in `smtp.states`, what EHLO says of the extensions in
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
 from pillarbox.mail.catalogue import session
 from pillarbox.mail.help import help_lines
 from pillarbox.mail.reply import Cause, Reply
-from pillarbox.mail.units import Octets, Seconds, Settings
+from pillarbox.mail.units import AtLeast, Octets, Seconds, Settings
 from pillarbox.smtp import sasl
 from pillarbox.smtp.extensions import FUTURERELEASE, ExtensionSettings, dated, keywords
 from pillarbox.smtp.states import (
@@ -33,35 +33,45 @@ if TYPE_CHECKING:
 class Limits(Settings, frozen=True):
     """What one session may ask of this server."""
 
-    message_octets: Octets = Octets(50 << 20)
+    message_octets: Annotated[
+        Octets, AtLeast(1, wise=64 << 10, because="RFC 5321 4.5.3.1.7 asks for 64K")
+    ] = Octets(50 << 20)
     """The largest message, announced by SIZE (RFC 1870)."""
     min_free_octets: Octets = Octets(100 << 20)
     """Free space on the disk of the queue below which MAIL is put off (452)."""
-    header_octets: Octets = Octets(256 << 10)
+    header_octets: Annotated[
+        Octets, AtLeast(1, wise=8 << 10, because="headers of mail from the internet are longer")
+    ] = Octets(256 << 10)
     """The largest header section."""
-    command_line_octets: Octets = Octets(2048)
+    command_line_octets: Annotated[Octets, AtLeast(512, because="RFC 5321 4.5.3.1.4")] = Octets(2048)
     """The longest command line; RFC 5321 4.5.3.1.4 asks for 512, extensions for some 1,200 more."""
-    text_line_octets: Octets = Octets(4000)
+    text_line_octets: Annotated[Octets, AtLeast(998, because="RFC 5321 4.5.3.1.6")] = Octets(4000)
     """The longest line of a message; RFC 5321 4.5.3.1.6 asks for 998."""
-    recipients: int = 1000
+    recipients: Annotated[int, AtLeast(1, wise=100, because="RFC 5321 4.5.3.1.8 asks for 100")] = 1000
     """Recipients of one message, refused ones included; RFC 5321 4.5.3.1.8 asks for 100."""
     recipient_domains: int = 0
     """Different domains among the recipients of one message (RFC 9422 4.3); 0 for any number."""
     policy_recipients: int = 0
     """Accepted recipients above which the whole message is refused (503); 0 for never."""
-    messages: int = 1000
+    messages: Annotated[int, AtLeast(1)] = 1000
     """Messages of one session, refused ones included."""
-    errors: int = 20
+    errors: Annotated[int, AtLeast(1)] = 20
     """Mistakes of one session before it is closed."""
     empty_commands: int = 100
     """Commands that lead nowhere, such as NOOP and RSET, since the last message; each further one counts as a mistake."""
-    login_failures: int = 3
+    login_failures: Annotated[int, AtLeast(1)] = 3
     """Failed logins of one session before it is closed."""
-    hops: int = 100
+    hops: Annotated[int, AtLeast(1, wise=30, because="mail that only takes a long way looks like a loop")] = (
+        100
+    )
     """Received fields before a message counts as looping; RFC 5321 6.3 asks for 100."""
-    command_timeout_s: Seconds = Seconds(300)
+    command_timeout_s: Annotated[
+        Seconds, AtLeast(0.001, wise=30, because="RFC 5321 4.5.3.2.7 asks for 5m")
+    ] = Seconds(300)
     """How long a client may be silent between commands (RFC 5321 4.5.3.2.7)."""
-    data_timeout_s: Seconds = Seconds(180)
+    data_timeout_s: Annotated[Seconds, AtLeast(0.001, wise=30, because="RFC 5321 4.5.3.2.5 asks for 3m")] = (
+        Seconds(180)
+    )
     """How long a client may be silent inside a message (RFC 5321 4.5.3.2.5)."""
     min_data_octets: Octets = Octets(512)
     """Octets of a message that a client must send in a second, on average once `data_timeout` has passed; 0 for no such
