@@ -62,7 +62,8 @@ class LogSettings(Settings, frozen=True):
         known = {event.name for event in Event.declared} | {event.group for event in Event.declared}
         for name in self.levels:
             if name not in known:
-                msg = f"no event or group of events is called {name!r}; the groups are {', '.join(sorted(_groups()))}"
+                groups = ", ".join(sorted(_groups()))
+                msg = f'levels."{name}": no event or group of events is called so; the groups are {groups}'
                 raise ValueError(msg)
 
 

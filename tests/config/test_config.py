@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import typing
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
-from pillarbox.config import ConfigError, load, parse, sandbox, warnings
+from pillarbox.config import Config, ConfigError, load, parse, sandbox, warnings
+from pillarbox.config.others import OTHER_NAMES
 from pillarbox.mail.address import parse_address
 from pillarbox.mail.route import Transport
+from pillarbox.mail.units import Settings
 from pillarbox.policy.directory import Directory
 from pillarbox.policy.rules import Role
 
@@ -117,7 +121,7 @@ BAD = [
     ('[spf]\nfail = "bounce"\n', 2, "spf.fail", "not possible here", '"reject"'),
     (
         '[[route]]\nmatch = "*"\nvia = "smtp://a.test"\ntls = "dane"\n',
-        1, "route[1]", 'tls = "dane" is for via = "mx" alone', "",
+        4, "route[1].tls", 'tls = "dane" is for via = "mx" alone', "",
     ),
     ('[[route]]\nmatch = "*"\nvia = "mx"\ntls = "save"\n', 4, "route[1].tls", "not possible here", '"secure"'),
     (
@@ -132,10 +136,24 @@ BAD = [
     ('hooks = ["a",\n  3]\n', 2, "hooks[2]", "must be text in quotes, not a whole number", ""),
     ("log = 3\n", 1, "log", "must be a table, not a whole number", "write [log]"),
     ("listen = 3\n", 1, "listen", "must be a list of tables", "write [[listen]]"),
-    ("domain = 3\n", 1, "domain", "must be a table", "write [domain.NAME]"),
+    ("domain = 3\n", 1, "domain", "must be a table", 'write [domain."NAME"]'),
     ('[log]\nlevel = "warn"\n', 2, "log.level", '"warn" is not possible here', 'write "warning"'),
     ('[log]\nlevel = "loud"\n', 2, "log.level", "is not possible here", '"debug", "info", "warning", "error"'),
-    ("[log.levels]\nsesion = 'debug'\n", 1, "log", "'sesion'", "the groups are "),
+    ("[log.levels]\nsesion = 'debug'\n", 2, "log.levels.sesion", "no event or group", "the groups are "),
+    ('[log]\n\nlevels = { "delivery.okay" = "debug" }\n', 3, 'log.levels."delivery.okay"', "no event or group", ""),
+    ('[[listen]]\naddress = ":25"\ntls = "on"\n', 3, "listen[1].tls", "not possible", 'write "starttls", "implicit", "none"'),
+    ('[[listen]]\naddress = ":25"\nrole = "smtp"\n', 3, "listen[1].role", "not possible", 'write "mx", "submission", "relay"'),
+    ('[domain."a.test"]\nusers = "alice"\n', 2, 'domain."a.test".users', '"alice" alone', 'write ["alice"], or "*"'),
+    ('[domain."a.test"]\nuser = ["alice"]\n', 2, 'domain."a.test".user', "must be a table", 'did you mean "users"?'),
+    ('hooks = "x"\n', 1, "hooks", "must be a list in [ ], not text in quotes", 'write ["x"]'),
+    ('[policy]\nmynetworks = ["10.0.0.0/8"]\n', 2, "policy.mynetworks", "no such setting", "here it is called policy.relay_networks"),
+    ('myhostname = "mx.a.test"\n', 1, "myhostname", "no such setting", "here it is called hostname"),
+    ('[domain.example.org]\ndeliver = "hold"\n', 1, "domain.example.org", "no such", 'needs quotes: [domain."example.org"]'),
+    ('[domain.mail.example.org]\ndeliver = "hold"\n', 1, "domain.mail.example", "no such", '[domain."mail.example.org"]'),
+    ('[[domain]]\nname = "a.test"\n', 1, "domain", "must be a table", 'write [domain."NAME"], a name with dots in quotes'),
+    ('data = ""\n', 1, "data", "must be an absolute path", 'write "/var/lib/pillarbox"'),
+    ('[[route]]\nmatch = "*"\nvia = "smpt://x:99"\n', 3, "route[1].via", "is no way out", 'did you mean "smtp://x:99"?'),
+    ('[[route]]\nmatch = "*x"\nvia = "mx"\n', 2, "route[1].match", 'must be a domain, "*.domain" or "*"', ""),
     ('[[listen]]\naddress = "x"\n', 2, "listen[1].address", "not an address", "write host and port"),
     ('[[listen]]\naddress = "1.2.3.4:99999"\n', 2, "listen[1].address", "not an address", ""),
     ('[[listen]]\nrole = "mx"\n', 1, "listen[1]", "the key 'address' is missing", "write address = ..."),
@@ -202,13 +220,13 @@ BAD = [
     ),
     (
         '[domain."a.example"]\ndeliver = "mail:/m"\n',
-        2, 'domain."a.example".deliver', "is no way out", "it begins with one of",
+        2, 'domain."a.example".deliver', "is no way out", 'did you mean "maildir:/m"?',
     ),
     (
         '[domain."a.example".aliases]\na = "b"\nb = "a"\npostmaster = "x@y.example"\n',
         2, 'domain."a.example".aliases.a', "aliases form a loop", "",
     ),
-    ('[[route]]\nmatch = "*"\n\nvia = "smtp:x"\n', 1, "route[1]", "write smtp://host", ""),
+    ('[[route]]\nmatch = "*"\n\nvia = "smtp:x"\n', 4, "route[1].via", '"smtp:x"', "write smtp://host"),
     ('[[route]]\nmatch = "*"\nvia = "smtp://x:99999"\n', 3, "route[1].via", "Port out of range", "smtp://mx.example.net:587"),
     ('[[route]]\nmatch = "*"\nvia = "smtp://x?tls=on"\n', 3, "route[1].via", "tls=on", "tls=required"),
     ('[[route]]\nmatch = "*"\nvia = "lmtp://x?user=a"\n', 3, "route[1].via", "unknown option", ""),
@@ -332,3 +350,16 @@ def test_in_the_sandbox_everything_is_held_and_only_this_machine_can_connect() -
     assert directory.route(parse_address("anybody@anywhere.example")).transport is Transport.HOLD
     assert all(listener.address.startswith("127.0.0.1:") for listener in config.listen)
     assert config.console.address.startswith("127.0.0.1:")
+
+
+def test_what_other_servers_call_otherwise_is_called_so_here() -> None:
+    for other, path in OTHER_NAMES.items():
+        kind: Any = Config
+        for part in path:
+            if part != "NAME":
+                (field,) = (one for one in msgspec.structs.fields(kind) if one.encode_name == part)
+                kinds = (field.type, *typing.get_args(field.type))
+                kind = next(
+                    (one for one in kinds if isinstance(one, type) and issubclass(one, Settings)), None
+                )
+        assert other not in {field.encode_name for field in msgspec.structs.fields(Config)}

@@ -81,7 +81,7 @@ class _Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command, or say which one may be meant."""
         if args[0] not in _COMMANDS and not ctx.resilient_parsing:
-            from pillarbox.config.strict import nearest
+            from pillarbox.mail.spelling import nearest
 
             close = nearest(args[0], _COMMANDS)
             advice = f" Did you mean {close!r}?" if close else ""

@@ -11,8 +11,9 @@ import re
 from typing import TYPE_CHECKING
 
 from pillarbox.config.source import Path, parse_key
-from pillarbox.config.strict import Finding, nearest, objection
+from pillarbox.config.strict import Finding, objection
 from pillarbox.mail.address import AddressError, parse_address, parse_domain
+from pillarbox.mail.spelling import nearest
 from pillarbox.mail.units import format_duration
 from pillarbox.mail.verp import DELIMITER
 from pillarbox.mailauth.names import a_labels
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from pillarbox.policy.accounts import AccountSettings, LdapSettings
 
 _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]\s]*):([0-9]{1,5})")
-_ROUTE_KEY = re.compile(r"route ([0-9]+)")
+_ROUTE_KEY = re.compile(r"route ([0-9]+)\.([a-z]+)")
 _MAX_WORKERS = 64  # as many slots as the store has
 
 
@@ -70,7 +71,8 @@ def _check_identity(config: Config) -> Iterator[Finding]:
             ("hostname",), f"not a host name: {error}", 'write the full name, such as "mx1.example.org"'
         )
     if not config.data.startswith("/"):
-        yield Finding(("data",), "must be an absolute path", f'write "/.../{config.data}"')
+        where = f"/.../{config.data}" if config.data else "/var/lib/pillarbox"
+        yield Finding(("data",), "must be an absolute path", f'write "{where}"')
     if (
         "/" in config.junk_folder
         or "\0" in config.junk_folder
@@ -433,11 +435,11 @@ def _check_origin(config: Config) -> Iterator[Finding]:
 
 
 def _objection(text: str) -> Finding:
-    """Take the key from the front of an objection: `domain."example.org".deliver: ...` or `route 2: ...`."""
+    """Take the key from the front of an objection: `domain."example.org".deliver: ...` or `route 2.via: ...`."""
     key, colon, problem = text.partition(": ")
     numbered = _ROUTE_KEY.fullmatch(key)
     if colon and numbered is not None:
-        return Finding(("route", int(numbered[1]) - 1), problem)
+        return objection(("route", int(numbered[1]) - 1, numbered[2]), problem)
     try:
         return objection(parse_key(key), problem)
     except ValueError:

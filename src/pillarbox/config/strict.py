@@ -5,6 +5,7 @@ It knows no setting by name: those are declared where they are used, and gathere
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import types
@@ -14,11 +15,13 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import msgspec
 
-from pillarbox.config.source import Path, format_key
+from pillarbox.config.others import OTHER_NAMES
+from pillarbox.config.source import Path, format_key, parse_key
+from pillarbox.mail.spelling import nearest
 from pillarbox.mail.units import AtLeast, Settings, decode_unit, format_number
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
 S = TypeVar("S", bound=Settings)
 
@@ -43,13 +46,6 @@ def objection(path: Path, text: str) -> Finding:
     """Make a finding of a ValueError's text, in which the advice stands behind a semicolon."""
     problem, _, suggestion = text.partition("; ")
     return Finding(path, problem, suggestion)
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """The known word that somebody may have meant, or ""."""
-    import difflib  # noqa: PLC0415 - only what is wrong needs it
-
-    return next(iter(difflib.get_close_matches(word, list(known), n=1)), "")
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -85,8 +81,8 @@ class _Reader:
         self.findings: list[Finding] = []
         self._root = root
 
-    def table(self, document: object, kind: type[S], path: Path) -> S | None:
-        """Read one table; None if anything in it is wrong."""
+    def table(self, document: object, kind: type[S], path: Path, *, named: bool = False) -> S | None:
+        """Read one table; None if anything in it is wrong. `named` tells that the last of its path is no setting's name."""
         if not isinstance(document, dict):
             self._refuse(path, f"must be a table, not {_word_of(document)}", f"write [{format_key(path)}]")
             return None
@@ -94,8 +90,12 @@ class _Reader:
         before = len(self.findings)
         values: dict[str, Any] = {}
         for key, value in document.items():
-            if key not in fields:
+            if key not in fields and named and isinstance(value, dict):
+                self._refuse_dotted(value, list(fields), (*path, key))
+            elif key not in fields:
                 self._refuse_unknown(key, list(fields), path)
+            elif isinstance(value, list) and _is_plural(key, fields):
+                self._refuse((*path, key), "must be a table, not a list in [ ]", f'did you mean "{key}s"?')
             else:
                 values[fields[key].name] = self._value(value, fields[key].type, (*path, key))
         for key, field in fields.items():
@@ -106,8 +106,7 @@ class _Reader:
         try:
             return kind(**values)
         except ValueError as error:
-            first_word = str(error).partition(" ")[0].strip("`'\":")
-            self.findings.append(objection((*path, first_word) if first_word in fields else path, str(error)))
+            self.findings.append(_objection_in(path, str(error), fields))
             return None
 
     def _value(self, value: object, kind: Any, path: Path) -> object:
@@ -118,8 +117,14 @@ class _Reader:
             return self.table(value, inner, path)
         if typing.get_origin(kind) is dict:
             if isinstance(value, dict):
-                return {name: self.table(one, inner, (*path, name)) for name, one in value.items()}
-            self._refuse(path, f"must be a table, not {_word_of(value)}", f"write [{format_key(path)}.NAME]")
+                return {
+                    name: self.table(one, inner, (*path, name), named=True) for name, one in value.items()
+                }
+            self._refuse(
+                path,
+                f"must be a table, not {_word_of(value)}",
+                f'write [{format_key(path)}."NAME"], a name with dots in quotes',
+            )
         elif isinstance(value, list):
             return tuple(self.table(one, inner, (*path, number)) for number, one in enumerate(value))
         else:
@@ -143,10 +148,23 @@ class _Reader:
     def _refuse(self, path: Path, problem: str, suggestion: str = "") -> None:
         self.findings.append(Finding(path, problem, suggestion))
 
+    def _refuse_dotted(self, value: dict[str, object], known: list[str], path: Path) -> None:
+        """A name such as example.org without its quotes: TOML reads a table inside another."""
+        name = path[1:]
+        while len(value) == 1 and not value.keys() & set(known):
+            key, inner = next(iter(value.items()))
+            if not isinstance(inner, dict):
+                break
+            name, value = (*name, key), inner
+        quoted = format_key((path[0], ".".join(map(str, name))))
+        self._refuse(path, "there is no such setting", f"a name with dots needs quotes: [{quoted}]")
+
     def _refuse_unknown(self, key: str, known: list[str], path: Path) -> None:
         close = nearest(key, known)
         elsewhere = [place for place in _places(self._root).get(key, ()) if place != path]
-        if close:
+        if key in OTHER_NAMES:
+            suggestion = f"here it is called {format_key(OTHER_NAMES[key])}"
+        elif close:
             suggestion = f'did you mean "{close}"?'
         elif () in elsewhere:
             suggestion = f"{key} belongs to the top of the file, above the first [table]"
@@ -189,6 +207,25 @@ def _bound_of(kind: Any) -> AtLeast:
     return next((note for note in notes if isinstance(note, AtLeast)), AtLeast())
 
 
+def _objection_in(path: Path, text: str, fields: Mapping[str, object]) -> Finding:
+    """Make a finding of an objection of the settings at `path`; it may begin with a key below it, such as `levels.x: `."""
+    key, colon, rest = text.partition(": ")
+    if colon:
+        try:
+            below = parse_key(key)
+        except ValueError:
+            below = ()
+        if below and below[0] in fields:
+            return objection((*path, *below), rest)
+    first_word = text.partition(" ")[0].strip("`'\":")
+    return objection((*path, first_word) if first_word in fields else path, text)
+
+
+def _is_plural(key: str, fields: Mapping[str, Any]) -> bool:
+    """Whether a list was meant for the setting with an s behind `key`, which is a table of tables itself."""
+    return f"{key}s" in fields and typing.get_origin(fields[key].type) is dict
+
+
 def _settings_inside(kind: Any) -> type[Settings] | None:
     """The settings class that a field holds, be it one, or many in a dict, list or tuple."""
     for candidate in (kind, *typing.get_args(kind)):
@@ -224,6 +261,10 @@ def _explain(error: str, value: object, kind: Any, path: Path) -> Finding:
     if choices and isinstance(value, str):
         close = nearest(value, choices)
         quoted = ", ".join(f'"{choice}"' for choice in choices)
+        if _takes_list(kind):
+            return Finding(
+                path, f'"{value}" alone is not possible here', f"write [{json.dumps(value)}], or {quoted}"
+            )
         return Finding(
             path, f'"{value}" is not possible here', f'write "{close}"' if close else f"write {quoted}"
         )
@@ -233,7 +274,13 @@ def _explain(error: str, value: object, kind: Any, path: Path) -> Finding:
     wanted = " or ".join(
         dict.fromkeys(_WORDS.get(name, name) for name in found[1].split(" | ") if name != "null")
     )
-    return Finding(path, f"must be {wanted}, not {_WORDS.get(found[2], found[2])}")
+    advice = f"write [{json.dumps(value)}]" if isinstance(value, str) and _takes_list(kind) else ""
+    return Finding(path, f"must be {wanted}, not {_WORDS.get(found[2], found[2])}", advice)
+
+
+def _takes_list(kind: Any) -> bool:
+    """Whether a field may be a list of texts."""
+    return any(typing.get_origin(part) in (list, tuple) for part in (kind, *typing.get_args(kind)))
 
 
 def _choices(kind: Any) -> Iterator[str]:

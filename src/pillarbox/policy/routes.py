@@ -42,19 +42,16 @@ class RouteTable:
             key = f"route {number + 1}"
             try:
                 spec = parse_spec(setting.via)
-                wild, domain = (
-                    setting.match.startswith("*"),
-                    setting.match.removeprefix("*").removeprefix("."),
-                )
-                pattern = f"{'*' if wild else ''}{'.' if wild and domain else ''}{dns_name(parse_domain(domain)) if domain else ''}"
             except ValueError as error:
-                raise ValueError(f"{key}: {error}") from error
-            if not setting.match or (wild and setting.match != "*" and not setting.match.startswith("*.")):
-                raise ValueError(f'{key}: match = "{setting.match}" must be a domain, "*.domain" or "*"')
+                raise ValueError(f"{key}.via: {error}") from error
+            try:
+                pattern = _pattern(setting.match)
+            except ValueError as error:
+                raise ValueError(f"{key}.match: {error}") from error
             if spec.segments and "{" in spec.route.target:
-                raise ValueError(f"{key}: placeholders belong to mailboxes of our own domains")
+                raise ValueError(f"{key}.via: placeholders belong to mailboxes of our own domains")
             if setting.tls and spec.route.transport is not Transport.MX:
-                raise ValueError(f'{key}: tls = "{setting.tls}" is for via = "mx" alone')
+                raise ValueError(f'{key}.tls: tls = "{setting.tls}" is for via = "mx" alone')
             via = spec.fill("", "", "", "") if spec.route != Route(Transport.MX) else None
             self._table.setdefault(pattern, (number, via, setting.tls))
 
@@ -76,6 +73,14 @@ class RouteTable:
     def _find(self, domain: str) -> tuple[int, Route | None, str]:
         candidates = [found for name in _patterns(domain) if (found := self._table.get(name)) is not None]
         return min(candidates, key=lambda found: found[0], default=(0, None, ""))
+
+
+def _pattern(match: str) -> str:
+    """The key in the table for what a route says it is for. Raises ValueError."""
+    wild, domain = match.startswith("*"), match.removeprefix("*").removeprefix(".")
+    if not match or (wild and match != "*" and not match.startswith("*.")):
+        raise ValueError(f'"{match}" must be a domain, "*.domain" or "*"')
+    return f"{'*' if wild else ''}{'.' if wild and domain else ''}{dns_name(parse_domain(domain)) if domain else ''}"
 
 
 def _patterns(domain: str) -> Iterator[str]:

@@ -11,6 +11,7 @@ import msgspec
 
 from pillarbox.mail.address import AddressError, parse_domain
 from pillarbox.mail.route import MAILDIR_ROOT_END, Route, Transport
+from pillarbox.mail.spelling import nearest
 
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 _PLACEHOLDERS = ("user", "tag", "domain", "local")
@@ -89,7 +90,13 @@ def parse_spec(text: str) -> Spec:
             f'give the web service a section [webhook.NAME] with url = "{text}" and write "webhook:NAME"'
         )
     if name not in _TRANSPORTS:
-        raise ValueError(f'"{text}" is no way out; it begins with one of {", ".join(sorted(_TRANSPORTS))}')
+        close = nearest(name, sorted(_TRANSPORTS))
+        advice = (
+            f'did you mean "{close}{colon}{target}"?'
+            if close
+            else f"it begins with one of {', '.join(sorted(_TRANSPORTS))}"
+        )
+        raise ValueError(f'"{text}" is no way out; {advice}')
     transport = Transport(name)
     if transport == Transport.MAILDIR:
         return _parse_maildir(target)
@@ -113,7 +120,7 @@ def _problem(transport: Transport, target: str, *, has_colon: bool) -> str:
                 return str(error)
             return ""
         case Transport.SMTP:
-            return "" if _HOST.fullmatch(target) else "write smtp://host or smtp://host:port"
+            return "" if _HOST.fullmatch(target) else "no host; write smtp://host or smtp://host:port"
         case Transport.LMTP:
             good = _HOST.fullmatch(target) or _SOCKET.fullmatch(target)
             return "" if good else "write lmtp://host:port or lmtp:unix:/path"
