@@ -150,7 +150,7 @@ def test_levels_are_chosen_for_all_a_group_or_one_event(log: Log) -> None:
 
 
 def test_a_level_for_an_unknown_group_is_refused() -> None:
-    with pytest.raises(ValueError, match='levels."sesion": no event'):
+    with pytest.raises(ValueError, match=r'levels\."sesion": no event'):
         LogSettings(levels={"sesion": "debug"})
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pillarbox.config import parse
+from pillarbox.service import _FIXED
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -74,6 +75,12 @@ def test_the_examples_of_explain_and_lint_print_what_is_shown(tmp_path):
             check=False,
         )
         assert done.stdout.rstrip() == shown
+
+
+def test_the_guide_to_reloading_names_all_that_needs_a_restart():
+    page = (ROOT / "docs/howto/run-under-systemd.md").read_text()
+    row = re.search(r"^\| by a restart \|.*$", page, re.MULTILINE)[0]
+    assert {name for name in re.findall(r"`\[*(\w+)\]*`", row) if name != "proxy_protocol"} == set(_FIXED)
 
 
 def toml_blocks():

@@ -6,7 +6,6 @@ Nothing but `service` and `cli` imports it; the parts get their own settings and
 from __future__ import annotations
 
 import contextlib
-import re
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -16,6 +15,7 @@ from pillarbox.config.settings import AccountsFile, Config, ConsoleSettings, Lis
 from pillarbox.config.source import Path as Place
 from pillarbox.config.source import find_lines
 from pillarbox.config.strict import ConfigError, Finding, Problem, locate, read_settings
+from pillarbox.config.syntax import explain_syntax
 from pillarbox.mail.units import Settings
 
 if TYPE_CHECKING:
@@ -37,8 +37,6 @@ __all__ = [
     "sandbox",
     "warnings",
 ]
-
-_POSITION = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
 
 
 def load(path: str | Path) -> Config:
@@ -88,7 +86,7 @@ def _parse(text: str, file: str, kind: type[S], check_all: Callable[[S], list[Fi
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError([_syntax(error, text, file)]) from error
+        raise ConfigError([explain_syntax(error, text, file)]) from error
     settings = read_settings(document, kind)
     findings = settings if isinstance(settings, list) else check_all(settings)
     if isinstance(settings, list) or findings:
@@ -96,11 +94,3 @@ def _parse(text: str, file: str, kind: type[S], check_all: Callable[[S], list[Fi
         problems = [locate(finding, lines, file) for finding in findings]
         raise ConfigError(sorted(problems, key=lambda problem: problem.line))
     return settings
-
-
-def _syntax(error: tomllib.TOMLDecodeError, text: str, file: str) -> Problem:
-    """Say where the text stops being TOML."""
-    found = _POSITION.search(str(error))
-    line = int(found[1]) if found is not None and found[1] else len(text.rstrip().splitlines())
-    problem = str(error)[: found.start()] if found is not None else str(error)
-    return Problem(file, line, "", f"not TOML: {problem[:1].lower()}{problem[1:]}")
