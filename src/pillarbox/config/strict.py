@@ -266,7 +266,7 @@ def _explain(error: str, value: object, kind: Any, path: Path) -> Finding:
                 path, f'"{value}" alone is not possible here', f"write [{json.dumps(value)}], or {quoted}"
             )
         return Finding(
-            path, f'"{value}" is not possible here', f'write "{close}"' if close else f"write {quoted}"
+            path, f'"{value}" is not possible here', f'write "{close}"' if close else f"write one of {quoted}"
         )
     found = _EXPECTED.search(error)
     if found is None:
