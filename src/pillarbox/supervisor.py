@@ -87,7 +87,8 @@ def run(
 ) -> int:
     """Serve until SIGTERM or SIGINT; SIGHUP takes the configuration that `reload` gives, without it ends the server.
 
-    What `warn` finds in a configuration is logged. `ready` is called once the first worker listens. Returns the exit status, or does not return. Raises StartError.
+    What `warn` finds in a configuration is logged. `ready` is called once the first worker listens. Returns the exit status,
+    or does not return. Raises StartError.
     """
     # Each connection is an open file; the soft limit is low for the sake of programs that use select.
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -10,7 +10,9 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from pillarbox.config.advice import unwise
 from pillarbox.config.checks import check, check_accounts
+from pillarbox.config.machine import doubtful
 from pillarbox.config.settings import AccountsFile, Config, ConsoleSettings, ListenSettings, sandbox
 from pillarbox.config.source import Path as Place
 from pillarbox.config.source import find_lines
@@ -61,9 +63,6 @@ def warnings(config: Config, file: str | Path | None = None) -> list[Problem]:
 
     Of one that comes from no file nothing is looked at on this machine. Whoever may not read the file gets no lines.
     """
-    from pillarbox.config.advice import unwise  # noqa: PLC0415 - most commands warn of nothing
-    from pillarbox.config.machine import doubtful  # noqa: PLC0415 - as above
-
     if file is None:
         return [locate(finding, {}, "command line") for finding in unwise(config)]
     lines: dict[Place, int] = {}

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING
 from pillarbox.config.checks import ways
 from pillarbox.config.strict import Finding
 from pillarbox.mail.units import approximate_size
+from pillarbox.policy.map_files import MapFile
 from pillarbox.policy.rules import Role
+from pillarbox.policy.transports import parse_spec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -112,9 +114,6 @@ def _data(config: Config) -> Iterator[Finding]:
 
 def _domains(config: Config) -> Iterator[Finding]:
     """What makes a domain put its mail off; the server starts all the same, and serves the others."""
-    from pillarbox.policy.map_files import MapFile  # noqa: PLC0415 - few domains have any
-    from pillarbox.policy.transports import parse_spec  # noqa: PLC0415 - as above
-
     for name, domain in config.domains.items():
         path = ("domain", name)
         for setting, file in (("users_file", domain.users_file), ("aliases_file", domain.aliases_file)):
