@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import msgspec
 
+from pillarbox.mail.spelling import nearest
 from pillarbox.mail.units import Settings
 
 if TYPE_CHECKING:
@@ -62,8 +63,11 @@ class LogSettings(Settings, frozen=True):
         known = {event.name for event in Event.declared} | {event.group for event in Event.declared}
         for name in self.levels:
             if name not in known:
-                groups = ", ".join(sorted(_groups()))
-                msg = f'levels."{name}": no event or group of events is called so; the groups are {groups}'
+                close = nearest(name, sorted(known))
+                advice = (
+                    f'did you mean "{close}"?' if close else f"the groups are {', '.join(sorted(_groups()))}"
+                )
+                msg = f'levels."{name}": no event or group of events is called so; {advice}'
                 raise ValueError(msg)
 
 
