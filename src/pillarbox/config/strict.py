@@ -5,7 +5,6 @@ It knows no setting by name: those are declared where they are used, and gathere
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import types
@@ -262,9 +261,7 @@ def _explain(error: str, value: object, kind: Any, path: Path) -> Finding:
         close = nearest(value, choices)
         quoted = ", ".join(f'"{choice}"' for choice in choices)
         if _takes_list(kind):
-            return Finding(
-                path, f'"{value}" alone is not possible here', f"write [{json.dumps(value)}], or {quoted}"
-            )
+            return Finding(path, f'"{value}" alone is not possible here', f'write ["{value}"], or {quoted}')
         return Finding(
             path, f'"{value}" is not possible here', f'write "{close}"' if close else f"write one of {quoted}"
         )
@@ -274,7 +271,7 @@ def _explain(error: str, value: object, kind: Any, path: Path) -> Finding:
     wanted = " or ".join(
         dict.fromkeys(_WORDS.get(name, name) for name in found[1].split(" | ") if name != "null")
     )
-    advice = f"write [{json.dumps(value)}]" if isinstance(value, str) and _takes_list(kind) else ""
+    advice = f'write ["{value}"]' if isinstance(value, str) and _takes_list(kind) else ""
     return Finding(path, f"must be {wanted}, not {_WORDS.get(found[2], found[2])}", advice)
 
 
