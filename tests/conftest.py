@@ -544,7 +544,7 @@ class Office:
             tarpit=Tarpit(options.tarpit) if options.tarpit.delay_s else None,
             on_refusal=next((one.note for one in plugins if isinstance(one, Harvest)), None),
         )
-        bound = bind("127.0.0.1:0", shared=False)
+        bound = bind("127.0.0.1:0")
         self.port = bound.getsockname()[1]
         if options.tls == "implicit":
             self.server = Arrivals(

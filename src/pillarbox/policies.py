@@ -78,7 +78,7 @@ def get_tools(
 class Policy:
     """What a reload replaces as a whole: directory, accounts, rules and hooks.
 
-    Sessions keep the one that they began with. The threads of one that is replaced end when its last session does.
+    Sessions that are open follow at their next command. The threads of one that is replaced end with its last decision.
     """
 
     def __init__(

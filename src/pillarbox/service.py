@@ -12,6 +12,7 @@ import secrets
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 import msgspec
 
@@ -155,6 +156,9 @@ class Service:
         self._hosts = Hosts()
         self._suspended: set[str] = set()  # keywords of extensions, for all sessions
         self._servers: list[Listener | Arrivals] = []
+        self._manned: WeakSet[Desk] = (
+            WeakSet()
+        )  # the desks of all sessions, also of those begun before a reload
         self._sts: StsPolicies | None = None  # until mail goes to an exchanger
         self._reports = ReportOffice(config.reports, Path(config.data), hostname=config.hostname)
         self._open = contextlib.AsyncExitStack()  # closes what was opened, the last first
@@ -178,9 +182,9 @@ class Service:
             for work in (*watches, self.manager.run(), self._reports.run(self._outside)):
                 self._open.push_async_callback(_cancel, asyncio.create_task(work))
             if self.config.acme.directory:
-                await self._open_acme(answers or bind(self.config.acme.listens_on, shared=False))
+                await self._open_acme(answers or bind(self.config.acme.listens_on))
             if self.config.console.address:
-                self._open_console(console or bind(self.config.console.address, shared=False))
+                self._open_console(console or bind(self.config.console.address))
         except BaseException:
             await self._open.aclose()
             raise
@@ -316,7 +320,7 @@ class Service:
         self.connections = Connections(self.config.connections, most=most_connections())
         self._open_desks()
         for number, settings in enumerate(self.config.listen):
-            bound = sockets[number] if sockets else bind(settings.address, shared=False)
+            bound = sockets[number] if sockets else bind(settings.address)
             await self._listen(number, settings, bound)
 
     async def _listen(self, number: int, settings: ListenSettings, bound: socket.socket) -> None:
@@ -387,7 +391,7 @@ class Service:
         self._open.push_async_callback(console.stop)
 
     def _open_desks(self) -> None:
-        """Give each listener what its sessions share; sessions that are open keep what they had."""
+        """Give each listener what its sessions share. What decides there does so for sessions that are open, too."""
         config, policy = self.config, self._policy
         if config.tls.self_signed and any(one.role is not Role.SANDBOX for one in config.listen):
             observe.CERTIFICATE_FOR_TESTS.note()
@@ -413,6 +417,9 @@ class Service:
         self._suspended.clear()
         self._suspended |= config.extensions.suspended
         self._desks = [self._desk(number, settings) for number, settings in enumerate(config.listen)]
+        for desk in self._manned:
+            desk.follow(self._desks[0])
+        self._manned.update(self._desks)
 
     async def _start_route(self, route: Route, below: bool) -> int:  # noqa: FBT001 - a callback
         """Have what waits for a route tried now; how many messages."""
@@ -527,6 +534,7 @@ class Service:
         self._reports.renew(config.reports)
         self._tls.renew(certificates, config.tls_manners)
         self._open_desks()
+        self.manager.reroute()
         return waiting
 
     async def stop(self) -> None:

@@ -24,7 +24,7 @@ from pillarbox import observe, privileges
 from pillarbox.config import ConfigError
 from pillarbox.net import systemd
 from pillarbox.net.handshakes import new_contexts
-from pillarbox.net.listener import bind, claim
+from pillarbox.net.listener import bind_for, claim
 from pillarbox.policies import try_policy
 from pillarbox.queue import workplace
 from pillarbox.queue.schema import StoreError
@@ -111,25 +111,31 @@ def _bind(job: _Job) -> list[_Job]:
     Raises OSError, or ValueError for a socket that was passed and is not configured.
     """
     config, passed = job.config, systemd.passed_sockets()
-    several = config.workers > 1
     addresses = [listener.address for listener in config.listen]
     given = claim(passed, [*addresses, config.console.address, config.acme.listens_on])
 
     contexts = new_contexts(config.tls_manners, config.tls.client_ca)
 
-    def listening(address: str) -> socket.socket:
-        return given[address].dup() if address in given else bind(address, shared=several)
+    def listening(address: str) -> list[socket.socket]:
+        """One for each worker."""
+        if address in given:
+            return [given[address].dup() for _ in range(config.workers)]
+        return bind_for(config.workers, address)
 
+    nowhere: list[None] = [None] * config.workers
+    listeners = [listening(address) for address in addresses]
+    consoles = listening(config.console.address) if config.console.address else nowhere
+    answers = listening(config.acme.listens_on) if config.acme.listens_on else nowhere
     jobs = [
         _Job(
             config,
             job.warn,
             job.reload,
             job.ready if number == 0 else None,
-            [listening(address) for address in addresses],
+            [sockets[number] for sockets in listeners],
             contexts,
-            listening(config.console.address) if config.console.address else None,
-            listening(config.acme.listens_on) if config.acme.listens_on else None,
+            consoles[number],
+            answers[number],
             number,
         )
         for number in range(config.workers)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @asynccontextmanager
 async def serving(data: Path, ready: Callable[[], bool] = lambda: True) -> AsyncIterator[int]:
-    sock = bind("127.0.0.1:0", shared=False)
+    sock = bind("127.0.0.1:0")
     console = Console(create_app(ready, data))
     console.start(sock)
     try:

@@ -127,7 +127,7 @@ async def behind(open_office):
 
     async def start(proxy=PROXY, *, tls=None, **options):
         start.office = office = await open_office(**options)
-        sock = bind("127.0.0.1:0", shared=False)
+        sock = bind("127.0.0.1:0")
         proxies = Proxies(proxy)
         listeners.append(
             Arrivals(

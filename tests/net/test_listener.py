@@ -8,7 +8,7 @@ import pytest
 
 from pillarbox import observe
 from pillarbox.net import listener
-from pillarbox.net.listener import ConnectionLimits, Connections, bind, comes_here, listen
+from pillarbox.net.listener import ConnectionLimits, Connections, bind, bind_for, comes_here, listen
 
 
 class Line:
@@ -118,25 +118,30 @@ async def test_draining_nothing_takes_no_time():
     ("address", "host"), [("127.0.0.1:0", "127.0.0.1"), (":0", "0.0.0.0"), ("[::1]:0", "::1")]
 )
 def test_addresses(address, host):
-    with bind(address, shared=False) as sock:
+    with bind(address) as sock:
         assert sock.getsockname()[0] == host
         assert sock.getblocking() is False
 
 
 def test_both_families_can_stand_side_by_side():
-    with bind("0.0.0.0:0", shared=False) as first:
+    with bind("0.0.0.0:0") as first:
         port = first.getsockname()[1]
-        with bind(f"[::]:{port}", shared=False) as second:
+        with bind(f"[::]:{port}") as second:
             assert second.getsockname()[1] == port
 
 
-def test_an_address_in_use_is_an_error_unless_it_is_shared():
-    with bind("127.0.0.1:0", shared=True) as first:
-        port = first.getsockname()[1]
-        with bind(f"127.0.0.1:{port}", shared=True) as second:
-            assert second.getsockname()[1] == port
-        with pytest.raises(OSError, match="in use"):
-            bind(f"127.0.0.1:{port}", shared=False)
+@pytest.mark.parametrize("processes", [1, 2])
+def test_an_address_that_another_server_shares_is_in_use(processes):
+    with bind("127.0.0.1:0") as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    first, second = bind_for(2, address)
+    with first, second:
+        assert first.getsockname() == second.getsockname()
+        with pytest.raises(OSError, match="in use") as refused:
+            bind_for(processes, address)
+    assert refused.value.filename == address
+    for sock in bind_for(processes, address):  # nothing is left of them
+        sock.close()
 
 
 async def test_what_is_listened_to_is_served():
@@ -145,7 +150,7 @@ async def test_what_is_listened_to_is_served():
             transport.write(b"hello")
             transport.close()
 
-    sock = bind("127.0.0.1:0", shared=False)
+    sock = bind("127.0.0.1:0")
     address = sock.getsockname()
     server = await listen(sock, Hello)
     for _ in range(10):
@@ -168,7 +173,7 @@ async def test_connections_that_come_together_begin_together():
             begun.append(turn)
             transport.close()
 
-    sock = bind("127.0.0.1:0", shared=False)
+    sock = bind("127.0.0.1:0")
     clients = [socket.create_connection(sock.getsockname()) for _ in range(40)]
     server = await listen(sock, Client)
     async with asyncio.timeout(20):
@@ -196,7 +201,7 @@ async def test_connections_that_come_together_begin_together():
     ],
 )
 def test_a_server_knows_which_addresses_lead_to_it(listener, address, ours):
-    with bind(listener, shared=False) as sock:
+    with bind(listener) as sock:
         host, port = sock.getsockname()[:2]
         assert comes_here(address, port, [("192.0.2.9", port), (host, port)]) is ours
         assert not comes_here(address, port + 1, [(host, port)])

@@ -407,6 +407,20 @@ async def test_a_slot_that_was_lost_and_won_back_sends_nothing_that_waited_twice
     assert sent.total() <= 30 + begun
 
 
+@pytest.mark.parametrize("settings", [{"lanes": 1}])
+async def test_what_waits_for_a_lane_takes_another_way_as_soon_as_there_is_one(desk, couriers, routes):
+    couriers.gate.clear()
+    under_way = await desk.receive()
+    await desk.until(lambda: couriers.running)
+    waiting, other = await desk.receive(), await desk.receive("b.example")
+    routes["user0@example.net"] = Route(Transport.MX, "new.example")
+    desk.manager.reroute()
+    couriers.gate.set()
+    for message in (under_way, waiting, other):
+        await desk.settled(message, State.DELIVERED)
+    assert sorted(name for name, _ in couriers.delivered) == ["b.example", "example.net", "new.example"]
+
+
 async def test_bounce_returns_a_message_to_its_sender(desk, couriers):
     couriers.plan["example.net"] = BUSY
     message = await desk.receive()

@@ -241,7 +241,7 @@ async def renewal(pebble: Pebble, tmp_path: Path) -> Any:
     )
     clock = SimpleNamespace(now=time.time())
     made = Renewal(settings, NAME, tmp_path, clock=lambda: clock.now)
-    answers = bind(f"127.0.0.1:{pebble.http}", shared=False)
+    answers = bind(f"127.0.0.1:{pebble.http}")
     server = await answer(answers, "http-01", made.answers, Connections(ConnectionLimits()))
 
     async def look(after: timedelta = timedelta()) -> bytes:

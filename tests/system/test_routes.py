@@ -321,6 +321,22 @@ async def test_mail_that_waits_takes_the_new_way_after_a_reload(serve, send, fre
         assert to(peer) == [["x@far.example"]]
 
 
+async def test_mail_of_an_open_session_takes_the_new_way_after_a_reload(serve, dial, free_port):
+    way = '[[route]]\nmatch = "*"\nvia = "{}"\n'
+    async with ScriptedPeer() as peer:
+        server = await serve(QUICK + LISTEN + way.format(f"smtp://127.0.0.1:{free_port()}"))
+        caller = await dial(server.port)
+        await caller.reply()
+        await caller.ask(b"EHLO client.example")
+        server.configure(QUICK + LISTEN + way.format(f"smtp://127.0.0.1:{peer.port}"))
+        server.signal(signal.SIGHUP)
+        await server.until(lambda: server.events("config.reloaded"))
+        for command in (b"MAIL FROM:<a@b.example>", b"RCPT TO:<x@far.example>", b"DATA", b"."):
+            answer = await caller.ask(command)
+        done = await server.reached("delivered", answer.decode().split()[-1])
+        assert (done["destination"], done["attempts"]) == (f"smtp://127.0.0.1:{peer.port}", 1)
+
+
 # --- loops
 
 HOPS = 8

@@ -1,6 +1,6 @@
 """What the sessions of one listener share: its settings, and those who decide.
 
-How a session uses it is the business of `inbound.session`; a reload puts another desk in its place.
+How a session uses it is the business of `inbound.session`; a reload puts another desk in its place for those that come.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pillarbox.smtp.profile import Profile
 
 
-class Desk(msgspec.Struct, frozen=True, eq=False):
+class Desk(msgspec.Struct, eq=False, weakref=True):
     """What the sessions of one listener share."""
 
     role: Role
@@ -48,3 +48,9 @@ class Desk(msgspec.Struct, frozen=True, eq=False):
     proxies: Proxies | None = None  # if some host may speak for others
     tarpit: Tarpit | None = None
     on_refusal: Callable[[Client, Reply], None] | None = None  # learns what was refused by a decision
+
+    def follow(self, other: Desk) -> None:
+        """Let the same decide about mail as at another desk. What the sessions here were offered they keep, logins included."""
+        self.rules, self.hooks, self.door = other.rules, other.hooks, other.door
+        self.terms, self.etrn = other.terms, other.etrn
+        self.on_refusal = other.on_refusal

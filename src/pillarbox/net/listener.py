@@ -277,11 +277,36 @@ def _one_only(connection: Watched) -> Iterator[None]:
         connection.abort()
 
 
-def bind(address: str, *, shared: bool) -> socket.socket:
-    """A listening socket on `host:port` (`[v6]:port`). With `shared` several processes may bind it (SO_REUSEPORT).
+def bind(address: str) -> socket.socket:
+    """A listening socket on `host:port` (`[v6]:port`). Raises OSError, which names the address."""
+    return bind_for(1, address)[0]
 
-    Raises OSError, which names the address.
+
+def bind_for(processes: int, address: str) -> list[socket.socket]:
+    """The same for each of several processes, which share the connections that come (SO_REUSEPORT).
+
+    The first is bound like any other, so that it fails where somebody listens already, another server that shares its own
+    address included; only then are others let in beside it.
     """
+    bound: list[socket.socket] = []
+    try:
+        for number in range(processes):
+            bound.append(_bound(address, beside=number > 0))
+            if processes > 1:
+                bound[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        for sock in bound:
+            sock.listen(_BACKLOG)
+    except BaseException as error:
+        for sock in bound:
+            sock.close()
+        if isinstance(error, OSError):
+            error.filename = address
+        raise
+    return bound
+
+
+def _bound(address: str, *, beside: bool) -> socket.socket:
+    """A socket on an address, perhaps beside others that share it. Raises OSError."""
     host, port = _place(address)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
@@ -289,15 +314,11 @@ def bind(address: str, *, shared: bool) -> socket.socket:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:  # so that 0.0.0.0 and [::] can stand side by side
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        if shared:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, beside)
         sock.bind((host, port))
-        sock.listen(_BACKLOG)
         sock.settimeout(0)
-    except BaseException as error:
+    except BaseException:
         sock.close()
-        if isinstance(error, OSError):
-            error.filename = address
         raise
     return sock
 

@@ -121,6 +121,17 @@ class Manager:
         for part in by_route.values():
             self._enqueue(Queued(queued.id, queued.envelope, queued.received_at, part, queued.content))
 
+    def reroute(self) -> None:
+        """The ways may have changed: what waits for a lane of another one than its own is claimed anew for the right one."""
+
+        def strays(queued: Queued) -> bool:
+            return any(
+                (self._route(one.recipient.address) or one.route) != one.route for one in queued.pending
+            )
+
+        self._give_back(self._schedule.withdraw(strays))
+        self._wake.set()
+
     def _enqueue(self, queued: Queued) -> None:
         destination = self._schedule.add(queued)
         if destination.barred:

@@ -280,6 +280,9 @@ class Schedule:
                 destination.recipients -= len(queued.pending)
                 self.done(len(queued.pending), inline_octets(queued))
                 withdrawn += queued.pending
+            if destination.waits and not destination.ready:  # it must not take the turn of one that has work
+                destination.waits = False
+                self._waiting.remove(destination)
         return withdrawn
 
 
