@@ -134,6 +134,7 @@ DOMAINS = {
                 members=["ann"], senders=["chair@people.example", "@owners.example"], show_members=False
             ),
             "crew": ListSettings(members=["bob"], senders="authenticated"),
+            "guests": ListSettings(members=["ünal"]),
         },
         forward=ForwardSettings(reveal=Reveal.ALWAYS),
     ),

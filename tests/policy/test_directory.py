@@ -228,7 +228,7 @@ def test_mail_for_a_name_that_is_gone_is_held():
         ({"aliases": {"a": ["pipe:x", "pipe:y"]}}, "only one of its values"),
         ({"aliases": {"a": "pipe:"}}, "section [program.NAME]"),
         ({"aliases": {"a": "pipe:../x"}}, "section [program.NAME]"),
-        ({"aliases": {"a": "https://x"}}, "domain missing"),
+        ({"aliases": {"a": "https://x"}}, "local part not well formed"),
         ({"aliases": {"a@b": "c"}}, "as a local part"),
         ({"aliases": {"a": "b@c@d"}}, "domain"),
         ({"aliases": {"A": "c", "a": "c"}}, "differ only in case"),

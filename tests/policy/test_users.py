@@ -163,7 +163,7 @@ class Counting(Directory):
 def test_E252_1_vrfy_does_the_same_work_whether_the_name_exists_or_not(policy):
     found = Counting(settings_of(users=["ann"], aliases={"all": ["ann", "b@example.net"]}))
     rules = Rules(RuleSettings(vrfy=policy), found)
-    names = ("ann@example.org", "nobody@example.org", "ann", "nobody", "all@example.org", "x@example.net")
+    names = ("ann@example.org", "nobody@example.org", "ann", "nobody", "all@example.org")
     for expand in (False, True):
         assert len({rules.decide_verify(STRANGER, name, expand=expand) for name in names}) == 1
     assert found.questions == 0

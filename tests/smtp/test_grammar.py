@@ -196,14 +196,31 @@ def test_bdat(argument, expected):
 
 
 @pytest.mark.parametrize(
-    "name", ["client.example", "localhost", "under_score", "[192.0.2.1]", "[IPv6:::1]", "bücher.example"]
+    "name",
+    ["client.example", "localhost", "under_score", "[192.0.2.1]", "[IPv6:::1]", "[::1]", "::1", "-x.y"],
 )
 def test_names_of_clients(name):
     assert grammar.parse_hello(name) == name
 
 
 @pytest.mark.parametrize(
-    "name", ["", "two names", "a\x0b", "a(b)", "<a>", "a" * 256, "a\u2028b", "ü" * 300, "a/b", "é.-.x"]
+    "name",
+    [
+        "",
+        "two names",
+        "a\x0b",
+        "a(b)",
+        "<a>",
+        "a" * 256,
+        "a\u2028b",
+        "ü" * 300,
+        "a/b",
+        "é.x",
+        "[foo]",
+        "[999.1.1.1]",
+        "[192.0.2.1",
+        "a[b]",
+    ],
 )
 def test_names_that_are_none(name):
     assert grammar.parse_hello(name) is None

@@ -104,7 +104,10 @@ def _parse_unusual(text: str) -> Address:
     if len(local.encode("utf-8", "surrogateescape")) > MAX_LOCAL_OCTETS:
         msg = f"local part longer than {MAX_LOCAL_OCTETS} octets"
         raise AddressError(msg)
-    if not rest.startswith("@") or len(rest) == 1:
+    if not rest.startswith("@"):
+        msg = "local part not well formed" if rest else "domain missing"
+        raise AddressError(msg)
+    if len(rest) == 1:
         msg = "domain missing"
         raise AddressError(msg)
     return Address(local, parse_domain(rest[1:]))

@@ -52,7 +52,8 @@ class RuleSettings(Settings, frozen=True):
     """Clients in these networks are refused in the greeting (554)."""
     vrfy: VerifyPolicy = VerifyPolicy.RESTRICTED
     """What VRFY and EXPN tell: `restricted` answers VRFY with 252 whatever the name is and EXPN with 502, `off` answers both
-    with 502; `auth` looks names up for clients that logged in, `open` for everybody."""
+    with 502; `auth` looks names up for clients that logged in, `open` for everybody. Of a domain to which the client may not
+    send they say so, like RCPT."""
 
 
 class Rules:
@@ -61,7 +62,7 @@ class Rules:
     def __init__(self, settings: RuleSettings, directory: Directory) -> None:
         """Raises ValueError if a network is not well formed."""
         self._directory = directory
-        self._verifier = Verifier(settings.vrfy, directory)
+        self._verifier = Verifier(settings.vrfy, directory, self._refuse_domain)
         self._relay = Networks(settings.relay_networks)
         self._denied = Networks(settings.deny_networks)
 
@@ -75,13 +76,12 @@ class Rules:
         self, client: Client, recipient: Address, sender: Address | None, octets: int
     ) -> tuple[Target, ...] | Reply:
         """Where mail of the announced size goes, or why it may not go there (RFC 5321 3.6)."""
-        outside = bool(recipient.domain) and not self._directory.serves(recipient.domain)
-        if client.role != _SANDBOX:
-            if outside and not (client.login or self.trusts(client.address)):
-                foreign = recipient.domain.startswith("[")
-                return envelope.FOREIGN_LITERAL.reply() if foreign else envelope.RELAY_DENIED.reply()
-            if not outside and not _ROUTING.isdisjoint(recipient.local):
-                return envelope.ROUTED_ADDRESS.reply()
+        if recipient.domain and not self._directory.serves(recipient.domain):
+            refusal = self._refuse_domain(client, recipient.domain)
+            if refusal is not None:
+                return refusal
+        elif client.role != _SANDBOX and not _ROUTING.isdisjoint(recipient.local):
+            return envelope.ROUTED_ADDRESS.reply()
         found = self._directory.resolve(recipient)
         if self._directory.plain or isinstance(found, Reply):
             return found
@@ -92,6 +92,12 @@ class Rules:
             if refusal is not None:
                 return refusal
         return admit(found, octets, authenticated=authenticated)
+
+    def _refuse_domain(self, client: Client, domain: str) -> Reply | None:
+        """Why a client may not send to a domain that is not ours, if so."""
+        if client.role == _SANDBOX or client.login or self.trusts(client.address):
+            return None
+        return (envelope.FOREIGN_LITERAL if domain.startswith("[") else envelope.RELAY_DENIED).reply()
 
     def acceptance(self, client: Client, recipient: Address) -> Reply:
         """The answer to RCPT for a recipient that was found good."""

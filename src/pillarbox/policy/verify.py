@@ -1,6 +1,6 @@
 """Answer VRFY and EXPN as far as the operator lets it (RFC 5321 3.5, 7.3).
 
-Where nothing may be told nothing is looked up, so neither the answer nor the work for it depends on the name.
+Where nothing may be told no name is looked up, so neither the answer nor the work for it depends on the local part.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pillarbox.policy.users import Mailbox, MailingList
 from pillarbox.smtp.grammar import parse_verify
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Callable
 
     from pillarbox.policy.directory import Directory
     from pillarbox.policy.hooks import Client
@@ -39,10 +39,13 @@ class VerifyPolicy(StrEnum):
 class Verifier:
     """Answers for one policy."""
 
-    def __init__(self, policy: VerifyPolicy, directory: Directory) -> None:
-        """`directory` is asked only for clients that may know."""
+    def __init__(
+        self, policy: VerifyPolicy, directory: Directory, refuse: Callable[[Client, str], Reply | None]
+    ) -> None:
+        """`directory` is asked for names only for clients that may know; `refuse` says what RCPT would of a foreign domain."""
         self._policy = policy
         self._directory = directory
+        self._refuse = refuse
 
     def decide(self, client: Client, argument: str, *, expand: bool) -> Reply | Awaitable[Reply]:
         """The answer to VRFY, or to EXPN if `expand` is set; later, if another host has to be asked."""
@@ -64,11 +67,13 @@ class Verifier:
     def _decide(self, client: Client, argument: str, *, expand: bool, told: bool) -> Reply:
         if self._policy is VerifyPolicy.OFF or (expand and not told):
             return session.NOT_IMPLEMENTED.reply()
-        if not told:
-            return envelope.CANNOT_VERIFY.reply()
         address = parse_verify(argument)
         if address is None:
             return session.BAD_ARGUMENT.reply(detail="An address or a name must follow")
+        if address.domain and address.domain != _BARE and not self._directory.serves(address.domain):
+            return self._refuse(client, address.domain) or envelope.CANNOT_VERIFY.reply()
+        if not told:
+            return envelope.CANNOT_VERIFY.reply()
         try:
             answer = self._answer(address, expand=expand, authenticated=bool(client.login))
         except UnsafeNameError:
@@ -85,8 +90,6 @@ class Verifier:
             if len(found) != 1:
                 return mailbox.AMBIGUOUS.reply() if found else envelope.RECIPIENT_UNKNOWN.reply()
             address = found[0]
-        elif address.domain and not directory.serves(address.domain):
-            return envelope.CANNOT_VERIFY.reply()
         members = directory.members(address)
         if members is None:
             return envelope.RECIPIENT_UNKNOWN.reply()

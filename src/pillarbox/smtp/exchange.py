@@ -37,6 +37,14 @@ def begin(argument: str, profile: Profile, channel: Channel, login: str) -> tupl
     return exchange, exchange.begin(initial.strip())
 
 
+def line_fault(fault: LineFault, begins: bytes, profile: Profile) -> Reply:
+    """What is said of a command line that can't be taken; `begins` is the beginning of one that is too long."""
+    if fault is not LineFault.TOO_LONG:
+        return session.LINE_NOT_CLEAN.reply()
+    is_answer = profile.offers_login and begins.upper() == b"AUTH "
+    return (auth.ANSWER_TOO_LONG if is_answer else session.LINE_TOO_LONG).reply()
+
+
 def refusal(name: str, profile: Profile, channel: Channel) -> Reply | None:
     """Why a mechanism can't be used here, or None."""
     if not name:

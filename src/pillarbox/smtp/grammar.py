@@ -32,7 +32,11 @@ _PATH = re.compile(r'[ \t]*(<(?:[^<>"]|"(?:[^"\\]|\\.)*")*>|[^ \t<>]+)(?:[ \t]+(
 _PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:=([^\x00-\x20=\x7f]+))?")
 _XTEXT = re.compile(r"(?:[\x21-\x2a\x2c-\x3c\x3e-\x7e]|\+[0-9A-F]{2})*")
 _HEXCHAR = re.compile(r"\+([0-9A-F]{2})")
-_HELLO_NAME = re.compile(r"[A-Za-z0-9_.:\[\]-]{1,255}", re.ASCII)
+_HELLO_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,255}", re.ASCII)  # or what clients take for one
+_IN_UTF8 = frozenset(
+    {"MAIL", "RCPT"}
+)  # whose addresses may be beyond ASCII; whether they do is looked at with them
+_IN_UTF8_IF_SAID = frozenset({"VRFY", "EXPN"})
 _BY = re.compile(r"([+-]?[0-9]{1,9});([RN])(T?)", re.IGNORECASE | re.ASCII)
 _PRIORITY = re.compile(r"-?[1-9]|0", re.ASCII)
 _DATE_TIME = re.compile(
@@ -68,8 +72,11 @@ def _xtext(text: str) -> str:
 
 
 def _size(value: str) -> int:
-    if not (value.isascii() and value.isdigit()) or len(value) > MAX_SIZE_DIGITS:
-        msg = "must be a number"
+    if not (value.isascii() and value.isdigit()):
+        msg = "must be a number of octets"
+        raise _BadValue(msg)
+    if len(value) > MAX_SIZE_DIGITS:
+        msg = f"must have at most {MAX_SIZE_DIGITS} digits"
         raise _BadValue(msg)
     return int(value)
 
@@ -341,7 +348,7 @@ def _parameters(
             return envelope.PARAMETER_VALUE.reply(detail=f"{keyword} came twice")
         if (value is not None) != wants_value:
             return envelope.PARAMETER_VALUE.reply(
-                detail=f"{keyword} {'needs' if wants_value else 'takes no'} value"
+                detail=f"{keyword} {'needs a' if wants_value else 'takes no'} value"
             )
         seen.add(keyword)
         try:
@@ -398,13 +405,26 @@ def parse_verify(argument: str) -> Address | None:
         return None
 
 
+def split_line(line: bytes) -> tuple[str, str] | None:
+    """Verb and argument of a command; None if it has octets that are not allowed there (RFC 6531 3.4, 3.7.4.2)."""
+    word, _, rest = line.partition(b" ")
+    try:
+        verb, argument = word.decode("ascii").upper(), rest.decode("utf-8").strip(" \t")
+    except UnicodeDecodeError:
+        return None
+    may_be_utf8 = verb in _IN_UTF8 or (verb in _IN_UTF8_IF_SAID and argument.upper().endswith(" SMTPUTF8"))
+    return (verb, argument) if may_be_utf8 or argument.isascii() else None
+
+
 @lru_cache(maxsize=_REMEMBERED)
 def parse_hello(argument: str) -> str | None:
-    """The client's name, or None if it is missing or not well formed (RFC 5321 4.1.3)."""
+    """The client's name or address literal, or None if it is missing or not well formed (RFC 5321 4.1.3)."""
     name = argument.strip(" \t")
-    if _HELLO_NAME.fullmatch(name):  # a domain, an address literal, or what clients send for one
-        return name
+    if not name.startswith("["):
+        return name if _HELLO_NAME.fullmatch(name) else None
+    tagged = ":" not in name or name[1:6].upper() == "IPV6:"
     try:
-        return parse_domain(name) if name and not name.isascii() else None
+        parse_domain(name if tagged else f"[IPv6:{name[1:]}")  # clients forget the tag
     except AddressError:
         return None
+    return name

@@ -207,7 +207,7 @@ class Profile(msgspec.Struct, frozen=True, eq=False, kw_only=True):
             offered = keywords(self, channel, login=login) if extended else {}
             lines = (self.hostname, *(f"{keyword} {said}".rstrip() for keyword, said in offered.items()))
             # MAIL may carry AUTH= even when the login is over (RFC 4954 5)
-            known = frozenset(offered) | ({"AUTH"} if extended and self.offers_login else set())
+            known = frozenset(offered) | ({"AUTH"} if extended and login else set())
             found = self._offers[key] = Offer(known, session.HELLO.because(*lines), lines)
         return found
 

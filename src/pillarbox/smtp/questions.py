@@ -53,16 +53,21 @@ def start_queue(argument: str, profile: Profile, _channel: Channel) -> StartQueu
 
 
 def help_about(
-    topic: str, profile: Profile, offered: AbstractSet[str], general: Callable[[], Reply]
+    topic: str,
+    profile: Profile,
+    offered: AbstractSet[str],
+    general: Callable[[], Reply],
+    offers: Callable[[str], bool],
 ) -> StatusWanted | Reply:
-    """HELP; `general` says what can be used now (RFC 5321 4.1.1.8)."""
+    """HELP; `general` says what can be used now, `offers` whether a verb makes sense here at all (RFC 5321 4.1.1.8)."""
     if not profile.helps:
         return session.NOT_IMPLEMENTED.reply()
     if not topic:
         return general()
-    if topic.upper() == "STATUS":
+    name = topic.upper()
+    if name == "STATUS":
         return StatusWanted()
-    lines = help_lines(topic, (), offered - profile.suspended)
+    lines = help_lines(name, (), offered - profile.suspended) if offers(name) else None
     return session.HELP_UNKNOWN.reply() if lines is None else session.HELP.because(*lines)
 
 

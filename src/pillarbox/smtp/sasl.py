@@ -18,6 +18,8 @@ from pillarbox.smtp.events import Login, Proof, SecretWanted
 from pillarbox.smtp.scram import HASHES, PLUS
 
 MAX_RESPONSE_OCTETS = 12288  # RFC 4954 4
+MAX_RESPONSE_LINE_OCTETS = MAX_RESPONSE_OCTETS + 2  # with CRLF
+MAX_AUTH_LINE_OCTETS = MAX_RESPONSE_LINE_OCTETS + 32  # with the command and the name of a mechanism before it
 NONCE_OCTETS = 18
 _SEPARATOR = "\x01"  # RFC 7628 3.1
 
@@ -84,7 +86,7 @@ class Plain:
         try:
             authorize_as, user, password = (part.decode("utf-8") for part in parts)
         except ValueError:
-            return auth.BAD_CREDENTIALS.reply()
+            return auth.MALFORMED.reply()
         return Login("PLAIN", authorize_as, user, password)
 
 
@@ -102,7 +104,7 @@ class LoginExchange:
         try:
             text = response.decode("utf-8")
         except ValueError:
-            return auth.BAD_CREDENTIALS.reply()
+            return auth.MALFORMED.reply()
         if self._user is None:
             self._user = text
             return b"Password:"
@@ -126,7 +128,7 @@ class CramMd5:
             self._user, self._digest = name.decode("utf-8"), digest
         except ValueError:
             space = b""
-        return SecretWanted("CRAM-MD5", self._user) if space else auth.BAD_CREDENTIALS.reply()
+        return SecretWanted("CRAM-MD5", self._user) if space else auth.MALFORMED.reply()
 
     def take_secret(self, secret: object) -> Login:
         """Compare the digests."""
@@ -146,7 +148,7 @@ class External:
         try:
             return Login("EXTERNAL", response.decode("utf-8"), "", "", Proof.CERTIFICATE)
         except ValueError:
-            return auth.BAD_CREDENTIALS.reply()
+            return auth.MALFORMED.reply()
 
 
 class Bearer:
@@ -163,12 +165,12 @@ class Bearer:
         try:
             head, *pairs = response.decode("utf-8").split(_SEPARATOR)
         except ValueError:
-            return auth.BAD_CREDENTIALS.reply()
+            return auth.MALFORMED.reply()
         user = _user_of_header(head) if self._name == "OAUTHBEARER" else head.removeprefix("user=")
         given = dict(pair.partition("=")[::2] for pair in pairs)
         kind, _, token = given.get("auth", "").partition(" ")
         if user is None or kind.lower() != "bearer" or not token:
-            return auth.BAD_CREDENTIALS.reply()
+            return auth.MALFORMED.reply()
         return Login(self._name, user, user, token.strip(), Proof.TOKEN)
 
 

@@ -49,6 +49,10 @@ class ScramError(ValueError):
     """The other end does not keep to the protocol, or is not who it should be."""
 
 
+class _Refused(ScramError):
+    """It keeps to the protocol, but asks for what there is not."""
+
+
 def saslprep(text: str) -> str:
     """Bring a name or password into the one form that both ends hash (RFC 4013). Raises ScramError."""
     mapped = "".join(
@@ -138,7 +142,7 @@ def _attributes(text: str) -> dict[str, str]:
             raise ScramError("not a list of attributes")
         found.setdefault(letter, value)
     if "m" in found:
-        raise ScramError("an extension that must be understood")  # RFC 5802 5.1
+        raise _Refused("an extension that must be understood")  # RFC 5802 5.1
     return found
 
 
@@ -190,8 +194,10 @@ class ScramServer:
             if len(response) > _MAX_TEXT:
                 raise ScramError("too long")
             return self._take(response.decode("utf-8"))
-        except ValueError:
+        except _Refused:
             return auth.BAD_CREDENTIALS.reply()
+        except ValueError:
+            return auth.MALFORMED.reply()
 
     def _take_first(self, text: str) -> SecretWanted:
         flag, authorize_as, bare = _three_parts(text)
@@ -213,10 +219,10 @@ class ScramServer:
     def _check_binding(self, flag: str) -> None:
         if self._mechanism.endswith(PLUS):
             if flag != f"p={END_POINT}":
-                raise ScramError("another channel binding than ours")
+                raise _Refused("another channel binding than ours")
         elif flag != "n" and (flag != "y" or self._offers_plus):
             # "y": the client thinks we can't bind. If we said that we can, somebody took it out (RFC 5802 6).
-            raise ScramError("no binding in this mechanism")
+            raise _Refused("no binding in this mechanism")
 
     def take_secret(self, keys: object) -> bytes:
         """Go on with the keys of the account."""

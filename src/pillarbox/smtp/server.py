@@ -7,6 +7,7 @@ or a message is accepted is decided by whoever answers its events.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pillarbox.mail.catalogue import auth, bounds, content, envelope, policy, session
@@ -29,7 +30,7 @@ from pillarbox.smtp.events import (
     XClient,
 )
 from pillarbox.smtp.profile import PLAIN_CHANNEL, TLS_CHANNEL, Channel, Offer, Profile
-from pillarbox.smtp.sasl import MAX_RESPONSE_OCTETS
+from pillarbox.smtp.sasl import MAX_AUTH_LINE_OCTETS, MAX_RESPONSE_LINE_OCTETS
 from pillarbox.smtp.states import ALWAYS, HTTP, NOTHING_FITS, ORDERED, WITHOUT_TLS, Mode, State
 from pillarbox.smtp.transfer import Transfer
 from pillarbox.smtp.usage import Usage
@@ -120,7 +121,8 @@ class ServerSession:
 
     def _greet(self, refusal: Reply | None) -> None:
         if refusal is None:
-            self._out += self._profile.say(session.GREETING).wire
+            profile = self._profile
+            self._out += profile.say(session.GREETING_LMTP if profile.lmtp else session.GREETING).wire
             return
         self._out += refusal.bare_wire  # RFC 2034 4: no enhanced status in a greeting
         self.state = _TURNED_AWAY
@@ -200,7 +202,11 @@ class ServerSession:
 
     def _take_other(self) -> Event | Signal | None:
         """Take a line that is no plain command."""
-        line = self._lines.next_line(self._profile.limits.command_line_octets)
+        profile, lines = self._profile, self._lines
+        most = profile.limits.command_line_octets
+        if lines.waiting_octets > most and profile.offers_login and lines.begins_with(b"AUTH "):
+            most = max(most, MAX_AUTH_LINE_OCTETS)
+        line = lines.next_line(most)
         return _NEED_DATA if line is None else self._take_line(line)
 
     def _next_other(self) -> Event | Signal | None:
@@ -209,7 +215,7 @@ class ServerSession:
             return self._end_body()
         if self._mode is _CLOSED:
             return _SIGNAL_CLOSED
-        line = self._lines.next_line(MAX_RESPONSE_OCTETS) if self._mode is _SASL else None
+        line = self._lines.next_line(MAX_RESPONSE_LINE_OCTETS) if self._mode is _SASL else None
         return _NEED_DATA if line is None else self._take_sasl(line)
 
     def to_send(self) -> bytes:
@@ -434,15 +440,13 @@ class ServerSession:
     def _take_line(self, line: bytes | LineFault) -> Event | None:
         """One line, whatever it is: length and verb first, then encryption, order, syntax."""
         if type(line) is LineFault:
-            fault = session.LINE_TOO_LONG if line is LineFault.TOO_LONG else session.LINE_NOT_CLEAN
-            return self._say(fault.reply())
+            return self._say(exchange.line_fault(line, self._lines.long_line, self._profile))
         if self._draining:
             return self._close(session.SHUTDOWN)
-        word, _, rest = line.partition(b" ")  # type: ignore[union-attr]  # it is no fault
-        try:
-            verb, argument = word.decode("ascii").upper(), rest.decode("utf-8").strip(" \t")
-        except UnicodeDecodeError:
+        command = grammar.split_line(line)  # type: ignore[arg-type]  # it is no fault
+        if command is None:
             return self._say(session.LINE_NOT_CLEAN.reply())
+        verb, argument = command
         refusal = self._refusal(verb) if verb != "BDAT" else None  # its octets follow even if it is refused
         if refusal is None:
             return _HANDLERS[verb](self, argument)
@@ -464,8 +468,8 @@ class ServerSession:
         ):
             return auth.TLS_REQUIRED.reply()
         if state is _IN_MAIL and cause is None and verb in ("DATA", "BDAT"):
-            # LMTP has no 554 here (RFC 2033 4.2)
-            cause = session.NEED_RCPT if self._tried == 0 or profile.lmtp else content.NO_VALID_RECIPIENTS
+            all_refused = session.NO_RECIPIENT_LMTP if profile.lmtp else content.NO_VALID_RECIPIENTS
+            cause = all_refused if self._tried else session.NEED_RCPT
         return None if cause is None else cause.reply(verb="LHLO" if profile.lmtp else "EHLO")
 
     def _unknown(self, verb: str, line: bytes) -> Event | None:
@@ -554,7 +558,9 @@ class ServerSession:
         return self._idle()
 
     def _do_help(self, argument: str) -> Event | None:
-        return self._ask(questions.help_about(argument, self._profile, self.offered, self._general_help))
+        offers = partial(self._profile.offers, channel=self.channel, login=bool(self.login))
+        about = questions.help_about(argument, self._profile, self.offered, self._general_help, offers)
+        return self._ask(about)
 
     def _general_help(self) -> Reply:
         login = bool(self.login)

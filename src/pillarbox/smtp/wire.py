@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from enum import Enum
 
 END_OF_DATA = b"\r\n.\r\n"
+_BEGINNING = 5  # octets of a line: they tell its verb
 TLS_HANDSHAKE = b"\x16"  # what a client that begins with TLS sends first (RFC 8446 5.1)
 # One octet is looked for by its number: given as bytes, `in` costs an exception inside the interpreter each time.
 CR, LF, NUL, DOT = b"\r\n\0."
@@ -57,7 +58,7 @@ class BodyFault(Enum):
 class LineReader:
     """Cuts a stream of octets into lines of at most `max_octets`, CRLF included."""
 
-    __slots__ = ("_position", "_skipping", "buffer")
+    __slots__ = ("_position", "_skipping", "buffer", "long_line")
 
     def __init__(self) -> None:
         """Begin with nothing."""
@@ -65,6 +66,7 @@ class LineReader:
         # lines are not cut off the buffer one by one: that would cost the square of its size
         self._position = 0
         self._skipping = False
+        self.long_line = b""  # the beginning of the last line that was too long
 
     def feed(self, data: bytes) -> None:
         """Take what the peer sent."""
@@ -78,6 +80,10 @@ class LineReader:
     def waiting_octets(self) -> int:
         """How much was fed and not yet handed out."""
         return len(self.buffer) - self._position
+
+    def begins_with(self, word: bytes) -> bool:
+        """Whether the next line begins with a word, in capitals or not."""
+        return self.buffer[self._position : self._position + len(word)].upper() == word
 
     def forget(self) -> None:
         """Throw away everything that was not yet handed out."""
@@ -136,13 +142,16 @@ class LineReader:
         end = buffer.find(b"\n", start)
         if end < 0:
             if len(buffer) - start > max_octets:
-                self._skipping = True
+                self._skipping, self.long_line = True, buffer[start : start + _BEGINNING]
                 self.forget()
             return None
         following = end + 1
         self._cut(following)
-        if self._skipping or following - start > max_octets:
+        if self._skipping:
             self._skipping = False
+            return LineFault.TOO_LONG
+        if following - start > max_octets:
+            self.long_line = buffer[start : start + _BEGINNING]
             return LineFault.TOO_LONG
         text = buffer[start : end - 1]
         if end == start or buffer[end - 1] != CR or CR in text or NUL in text:

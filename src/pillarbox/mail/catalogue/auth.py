@@ -141,6 +141,22 @@ BASE64 = Cause(
     advice="Look at the transcript; the sending program has to be corrected.",
     scenarios=("E501-6",),
 )
+MALFORMED = Cause(
+    "auth.malformed",
+    501,
+    "5.5.2",
+    "Not what this mechanism has the client say",
+    (Stage.AUTH,),
+    "RFC 4954 4",
+    "The answer was base64, but what was in it could not be read.",
+    explanation=(
+        "Each mechanism has a form of its own for what the client says; PLAIN, for one, wants three parts with octets of "
+        "zero between them. No password was looked at."
+    ),
+    who=Who.SENDER_ADMIN,
+    advice="Look at the transcript; the sending program has to be corrected.",
+    scenarios=("E501-6",),
+)
 CANCELLED = Cause(
     "auth.cancelled",
     501,

@@ -254,7 +254,7 @@ RELAY_DENIED = Cause(
     550,
     "5.7.1",
     "Relaying denied",
-    (Stage.RCPT,),
+    (Stage.RCPT, Stage.VRFY, Stage.EXPN),
     "RFC 5321 3.6.2",
     "The domain is not ours and the client may not relay.",
     explanation=(
@@ -304,7 +304,7 @@ FOREIGN_LITERAL = Cause(
     553,
     "5.1.3",
     "Addresses at foreign IP addresses are not accepted",
-    (Stage.RCPT,),
+    (Stage.RCPT, Stage.VRFY, Stage.EXPN),
     "RFC 5321 4.1.3",
     "The recipient's domain is an IP address that is not ours.",
     explanation=(

@@ -21,6 +21,20 @@ GREETING = Cause(
     setting="hostname",
     scenarios=("E220-1", "E220-4"),
 )
+GREETING_LMTP = Cause(
+    "session.greeting_lmtp",
+    220,
+    "",
+    "{hostname} LMTP Pillarbox",
+    (Stage.GREETING,),
+    "RFC 2033 4.1",
+    "This server is ready, and speaks LMTP.",
+    explanation="The first line of every session on a listener for LMTP. Its first word is the server's own name.",
+    who=Who.NOBODY,
+    advice="Nothing needs to be done.",
+    setting="listen.role",
+    scenarios=("E220-1",),
+)
 HELLO = Cause(
     "session.hello",
     250,
@@ -484,6 +498,19 @@ NEED_RCPT = Cause(
     advice="Look for the first refusal in the transcript.",
     scenarios=("E503-4",),
 )
+NO_RECIPIENT_LMTP = Cause(
+    "session.no_recipient_lmtp",
+    503,
+    "5.5.1",
+    "No valid recipients",
+    (Stage.DATA, Stage.BDAT),
+    "RFC 2033 4.2",
+    "Every recipient was refused, in LMTP.",
+    explanation="Each RCPT got its own refusal before; this reply is only the echo of those. LMTP demands this code for it.",
+    who=Who.SENDER,
+    advice="Look at the refusals of the recipients.",
+    scenarios=("E503-4",),
+)
 IN_CHUNKS = Cause(
     "session.in_chunks",
     503,
@@ -562,7 +589,7 @@ HELP_UNKNOWN = Cause(
     (Stage.HELP,),
     "RFC 5321 4.1.1.8",
     "There is no such help topic.",
-    explanation="HELP knows the verbs of SMTP; HELP alone lists them.",
+    explanation="HELP knows the verbs that this server takes in such a session; HELP alone lists those that fit now.",
     who=Who.NOBODY,
     advice="Say HELP alone to see what there is.",
     scenarios=("E504-2",),
