@@ -334,6 +334,11 @@ LOGIN_FAILED = Event(
 MESSAGE_RECEIVED = Event(
     "message.received", Level.INFO, "{message} received from <{sender}>", labels=("protocol",)
 )
+MESSAGE_INCOMPLETE = Event(
+    "message.incomplete",
+    Level.INFO,
+    "{client} left after {octets} octets of a message from <{sender}>, before its end: it was not taken",
+)
 MESSAGE_REFUSED = Event(
     "message.refused", Level.INFO, "message from <{sender}> refused: {reply}", labels=("cause",)
 )

@@ -486,7 +486,7 @@ async def test_draining_cuts_off_those_that_do_not_end(open_office, begin):
     office = await open_office()
     caller, _ = await begin(office, *OPENED, b"DATA")
     await office.connections.drain(0.01)
-    assert await caller.rest() == b""
+    assert (await caller.rest()).startswith(b"421 4.3.2 ")
     assert office.drafts == []
 
 
@@ -626,6 +626,21 @@ async def test_who_is_hung_up_on_is_noted_with_the_reason(
     ended = [facts for name, facts in noted if name == "session.ended"]
     assert [facts["cause"] for facts in ended] == noted_as
     assert all(facts["client"] == "127.0.0.1" for facts in ended)
+
+
+async def test_who_leaves_inside_a_message_is_noted(open_office, begin, noted, until, monkeypatch):
+    monkeypatch.setattr(observe.MESSAGE_INCOMPLETE, "written", True)
+    office = await open_office()
+    caller, _ = await begin(office, *OPENED)
+    await caller.close()
+    caller, _ = await begin(office, *OPENED, b"DATA")
+    await caller.send(b"Subject: x\r\nmore")
+    await caller.close()
+    await until(lambda: len(office.connections) == 0)
+    told = [facts for name, facts in noted if name == "message.incomplete"]
+    assert [(facts["client"], facts["sender"], facts["octets"]) for facts in told] == [
+        ("127.0.0.1", "a@sender.example", 16)
+    ]
 
 
 # --- hooks -----------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from pillarbox import observe
+from pillarbox.mail.catalogue import session
 from pillarbox.net import listener
 from pillarbox.net.listener import ConnectionLimits, Connections, bind, bind_for, comes_here, listen
 
@@ -29,6 +30,9 @@ class Line:
         self.asked.append("drain")
         if self._obedient:
             self._connections.remove(self, "a")
+
+    def give_way(self, cause):
+        self.asked.append(cause)
 
     def abort(self):
         self.asked.append("abort")
@@ -82,7 +86,7 @@ async def test_draining_asks_all_and_cuts_off_those_that_stay():
     await connections.drain(0.01)
     assert connections.draining
     assert good.asked == ["drain"]
-    assert stubborn.asked == ["drain", "abort"]
+    assert stubborn.asked == ["drain", session.SHUTDOWN, "abort"]
     assert len(connections) == 0
 
 

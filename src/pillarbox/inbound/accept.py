@@ -105,6 +105,16 @@ class Letter(msgspec.Struct):
         sender = "" if mail.sender is None else str(mail.sender)
         return cls(client, protocol, sender, mail.parameters, warned=warned, tls_cipher=tls_cipher)
 
+    def note_incomplete(self) -> None:
+        """Its client is gone; that is worth a word if its body had begun."""
+        if self.draft is not None:
+            observe.MESSAGE_INCOMPLETE.note(
+                session=self.client.session,
+                client=self.client.address,
+                sender=self.sender,
+                octets=self.draft.octets,
+            )
+
     @property
     def octets(self) -> int:
         """How much of its body has come."""

@@ -6,8 +6,6 @@ The order of commands is the core's, each decision the policy's, the queue the d
 from __future__ import annotations
 
 import asyncio
-import itertools
-import secrets
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -19,8 +17,9 @@ from pillarbox.inbound import login
 from pillarbox.inbound.accept import KEPT_HEAD_OCTETS, Accepted, Letter
 from pillarbox.inbound.agreement import agree
 from pillarbox.inbound.greeting import refuse_at_once
+from pillarbox.inbound.numbers import SESSION_NUMBERS
 from pillarbox.inbound.presented import add_up, describe_origin, take_client
-from pillarbox.mail.catalogue import bounds, content, extensions, peers, session
+from pillarbox.mail.catalogue import content, extensions, peers, session
 from pillarbox.mail.reply import POSITIVE, Reply
 from pillarbox.net.handshakes import start_tls
 from pillarbox.net.tls import certified_names, end_point, kept_octets
@@ -51,6 +50,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from pillarbox.inbound.desk import Desk
+    from pillarbox.mail.reply import Cause
     from pillarbox.net.handshakes import ListenerTls
     from pillarbox.policy.proxies import Proxies
     from pillarbox.policy.tarpit import Tarpit
@@ -61,9 +61,6 @@ _CLOSED, _BUSY = Signal.CLOSED, Signal.BUSY  # asked about at each turn
 _LINGER_S = 2.0
 _EXPECTED_ENDS = (None, session.CLOSING, session.SHUTDOWN)
 _MAX_LINGERING = 500  # more than that are an attack, and nobody there waits for our reply
-
-_numbers = itertools.count(1)
-_boot = secrets.token_hex(3)
 
 
 class SmtpProtocol(asyncio.Protocol):
@@ -125,7 +122,7 @@ class SmtpProtocol(asyncio.Protocol):
         desk = self._desk
         peer = self._peer or transport.get_extra_info("peername") or ("local", 0)
         address, port = (peer[0], peer[1]) if type(peer) is tuple else ("local", 0)
-        number = f"{_boot}-{next(_numbers)}"
+        number = next(SESSION_NUMBERS)
         trusted = desk.rules.trusts(address)
         self._client = Client(number, address, port, desk.role, tls=desk.implicit_tls, trusted=trusted)
         refusal = refuse_at_once(desk, address, transport)
@@ -206,6 +203,8 @@ class SmtpProtocol(asyncio.Protocol):
         if self._lingers_until:
             self._lingers_until = 0.0
             self._desk.connections.lingering -= 1
+        if self._letter is not None and self._session.closed_by is None:
+            self._letter.note_incomplete()
         self._forget_letter()
 
     def pause_writing(self) -> None:
@@ -247,11 +246,11 @@ class SmtpProtocol(asyncio.Protocol):
             held += kept_octets(letter.octets if letter is not None else 0)
         return held + letter.held_octets if letter is not None else held
 
-    def give_way(self) -> None:
-        """Close, because clients have us keep too much and this one most; what it sent is forgotten."""
+    def give_way(self, cause: Cause) -> None:
+        """Close, whatever is on its way; what the client sent is forgotten."""
         self._forget_letter()
         # at once: the transport ends later, and meanwhile others send
-        self._session.cut_short(bounds.NO_MEMORY)
+        self._session.cut_short(cause)
         if self._holds_back or self._lingers_until or self._transport.is_closing():
             self._transport.abort()
         else:

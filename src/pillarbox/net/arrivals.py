@@ -174,7 +174,7 @@ class _Arrival(asyncio.Protocol):
         """What TLS takes, if it begins with it."""
         return 0 if self._host.tls is None else kept_octets(0)
 
-    def give_way(self) -> None:
+    def give_way(self, _cause: Cause) -> None:
         """Nothing was promised yet."""
         self._task.cancel()
 

@@ -14,6 +14,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Annotated, Protocol
 
 from pillarbox import observe
+from pillarbox.mail.catalogue import bounds, session
 from pillarbox.mail.units import AtLeast, Octets, Seconds, Settings
 from pillarbox.net.cohort import Cohort
 from pillarbox.net.turns import Turns
@@ -22,11 +23,14 @@ from pillarbox.policy.lists import neighbourhood
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from pillarbox.mail.reply import Cause
+
 _SWEEP_S = 1.0  # how often deadlines are looked at; one sweep for all costs less than a timer each
 _BACKLOG = 1024
 # A server of uvloop accepts one connection in a turn of the loop. Sessions that begin together go on together, so that
 # `Cohort` has something to put in order; but for a connection that comes alone each server too many looks in vain.
 _SERVERS = 8
+_FAREWELL_S = 0.5  # for those that are cut off to read why
 _MOST_OCTETS = 1 << 20  # that one connection can have us keep, about
 
 
@@ -67,8 +71,8 @@ class Watched(Protocol):
     def held_octets(self) -> int:
         """How much memory it takes, about."""
 
-    def give_way(self) -> None:
-        """Finish, because it takes too much memory."""
+    def give_way(self, cause: Cause) -> None:
+        """Finish now, whatever is on its way, and say why if that can be done."""
 
     def drain(self) -> None:
         """Finish soon."""
@@ -220,7 +224,7 @@ class Connections:
                 break
             left, cut = left - octets, cut + 1
             with _one_only(connection):
-                connection.give_way()
+                connection.give_way(bounds.NO_MEMORY)
         observe.MEMORY_SHORT.note(held=held, sessions=cut)
 
     async def watch(self) -> None:
@@ -245,17 +249,25 @@ class Connections:
         return [(one, deadline) for one, deadline in due if deadline <= now]
 
     async def drain(self, limit_s: float) -> None:
-        """Ask all to finish; after `limit_s` those that are left are cut off."""
+        """Ask all to finish; after `limit_s` those that are left are told and cut off (RFC 5321 3.8)."""
         self.draining = True
         self._emptied.clear()
         for connection in list(self._open):
             with _one_only(connection):
                 connection.drain()
+        await self._be_empty(limit_s)
+        for connection in list(self._open):
+            with _one_only(connection):
+                connection.give_way(session.SHUTDOWN)
+        await self._be_empty(_FAREWELL_S)
+        for connection in list(self._open):
+            connection.abort()
+
+    async def _be_empty(self, limit_s: float) -> None:
+        """Wait until the last one is gone, if that does not take too long."""
         if self._open:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._emptied.wait(), limit_s)
-        for connection in list(self._open):
-            connection.abort()
 
 
 @contextlib.contextmanager

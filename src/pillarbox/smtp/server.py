@@ -203,7 +203,7 @@ class ServerSession:
     def _take_other(self) -> Event | Signal | None:
         """Take a line that is no plain command."""
         profile, lines = self._profile, self._lines
-        most = profile.limits.command_line_octets
+        most: int = profile.limits.command_line_octets
         if lines.waiting_octets > most and profile.offers_login and lines.begins_with(b"AUTH "):
             most = max(most, MAX_AUTH_LINE_OCTETS)
         line = lines.next_line(most)
