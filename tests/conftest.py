@@ -300,6 +300,7 @@ def build_rules(options):
             relay_networks=options.relay, deny_networks=options.deny, vrfy=VerifyPolicy(options.vrfy)
         ),
         directory,
+        lambda domain: domain in {HOST, "[127.0.0.1]"},
     ), directory
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import secrets
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from pillarbox.config import ConfigError, load_accounts
 from pillarbox.config.certificates import certificates_of
 from pillarbox.inbound.report_office import ReportOffice
 from pillarbox.net.handshakes import Handshakes
+from pillarbox.net.listener import means_us
 from pillarbox.net.resolver import Resolver
 from pillarbox.policy.account import Source
 from pillarbox.policy.account_store import FILE, StoredAccounts
@@ -101,7 +103,7 @@ class Policy:
         if self._stored is not None:
             self._stored.take(self._stored.read())
         self.accounts = _accounts(config, self._kept, tools.memory)
-        self.rules = Rules(config.policy, self.directory)
+        self.rules = Rules(config.policy, self.directory, partial(means_us, hostname=config.hostname))
         plugins = [*map(_import_hooks, config.hooks), *plugins]
         checks = list(line_up(config.checks, self.directory, tools, plugins))
         self.harvest = next((check for check in checks if isinstance(check, Harvest)), None)

@@ -9,7 +9,7 @@ import pytest
 from pillarbox import observe
 from pillarbox.mail.catalogue import session
 from pillarbox.net import listener
-from pillarbox.net.listener import ConnectionLimits, Connections, bind, bind_for, comes_here, listen
+from pillarbox.net.listener import ConnectionLimits, Connections, bind, bind_for, comes_here, listen, means_us
 
 
 class Line:
@@ -146,6 +146,17 @@ def test_an_address_that_another_server_shares_is_in_use(processes):
     assert refused.value.filename == address
     for sock in bind_for(processes, address):  # nothing is left of them
         sock.close()
+
+
+@pytest.mark.parametrize(
+    ("domain", "ours"),
+    [
+        ("mx.example.org", True), ("example.org", False), ("[127.0.0.1]", True), ("[IPv6:::1]", True),
+        ("[192.0.2.1]", False), ("[0.0.0.0]", False), ("[224.0.0.1]", False),
+    ],
+)  # fmt: skip
+def test_what_means_this_host(domain, ours):
+    assert means_us(domain, "MX.example.org") is ours
 
 
 async def test_what_is_listened_to_is_served():

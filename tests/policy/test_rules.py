@@ -17,13 +17,16 @@ DOMAINS = {
     "example.org": DomainSettings(deliver="hold", users=["alice", "postmaster"]),
     "bücher.example": DomainSettings(deliver="hold", users=["alice", "postmaster"]),
 }
+OWN = {"mx.example.org", "[192.0.2.25]"}
 SENDERS = {"alice": ("alice@example.org", "@wonder.example")}
 
 
 @pytest.fixture
 def rules():
     def make(**settings):
-        return Rules(RuleSettings(**settings), Directory(DirectorySettings(domains=DOMAINS)))
+        return Rules(
+            RuleSettings(**settings), Directory(DirectorySettings(domains=DOMAINS)), OWN.__contains__
+        )
 
     return make
 
@@ -84,6 +87,20 @@ def test_no_address_of_ours_leads_elsewhere(rules, recipient):
 )
 def test_what_only_looks_like_ours_is_not(rules, recipient):
     assert decide(rules(), recipient) is envelope.RELAY_DENIED
+
+
+@pytest.mark.parametrize("recipient", ["postmaster", "Postmaster@mx.example.org", "postmaster@[192.0.2.25]"])
+def test_the_postmaster_of_this_host_is_the_plain_one(rules, recipient):
+    for who in (client(), client(login="alice")):
+        found = rules().decide_rcpt(who, parse_address(recipient), None, 0)
+        assert [target.address for target in found] == ["postmaster@example.org"]
+    verify = rules().decide_verify
+    assert verify(client(), recipient, expand=False).cause is envelope.CANNOT_VERIFY
+
+
+@pytest.mark.parametrize("recipient", ["x@mx.example.org", "postmaster@[192.0.2.1]", "postmaster@x.example"])
+def test_nobody_else_is_at_this_host(rules, recipient):
+    assert decide(rules(), recipient) in {envelope.RELAY_DENIED, envelope.FOREIGN_LITERAL}
 
 
 @pytest.mark.parametrize("recipient", ["x@[192.0.2.1]", "x@[IPv6:::1]"])

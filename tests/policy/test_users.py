@@ -162,7 +162,7 @@ class Counting(Directory):
 @pytest.mark.parametrize("policy", [VerifyPolicy.OFF, VerifyPolicy.RESTRICTED, VerifyPolicy.AUTH])
 def test_E252_1_vrfy_does_the_same_work_whether_the_name_exists_or_not(policy):
     found = Counting(settings_of(users=["ann"], aliases={"all": ["ann", "b@example.net"]}))
-    rules = Rules(RuleSettings(vrfy=policy), found)
+    rules = Rules(RuleSettings(vrfy=policy), found, lambda _domain: False)
     names = ("ann@example.org", "nobody@example.org", "ann", "nobody", "all@example.org")
     for expand in (False, True):
         assert len({rules.decide_verify(STRANGER, name, expand=expand) for name in names}) == 1
@@ -171,7 +171,7 @@ def test_E252_1_vrfy_does_the_same_work_whether_the_name_exists_or_not(policy):
 
 def test_internationalised_answers_only_for_those_who_take_them():
     found = directory(users=["Ünal"])
-    rules = Rules(RuleSettings(vrfy=VerifyPolicy.OPEN), found)
+    rules = Rules(RuleSettings(vrfy=VerifyPolicy.OPEN), found, lambda _domain: False)
     plain = rules.decide_verify(STRANGER, "ünal@example.org", expand=False)
     assert (plain.code, plain.status) == (252, "2.6.8")
     told = rules.decide_verify(STRANGER, "ünal@example.org SMTPUTF8", expand=False)
@@ -181,5 +181,5 @@ def test_internationalised_answers_only_for_those_who_take_them():
 def test_a_list_too_long_for_an_answer():
     members = [f"user{number}@example.net" for number in range(101)]
     found = directory(list={"all": {"members": members}})
-    rules = Rules(RuleSettings(vrfy=VerifyPolicy.OPEN), found)
+    rules = Rules(RuleSettings(vrfy=VerifyPolicy.OPEN), found, lambda _domain: False)
     assert rules.decide_verify(STRANGER, "all@example.org", expand=True).code == 252

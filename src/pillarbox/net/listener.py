@@ -366,6 +366,14 @@ def comes_here(address: str, port: int, listeners: Iterable[tuple[str, int]]) ->
     return False
 
 
+def means_us(domain: str, hostname: str) -> bool:
+    """Whether a domain or address literal means this machine (RFC 5321 4.1.3)."""
+    if not domain.startswith("["):
+        return domain == hostname.lower()
+    own = ipaddress.ip_address(domain[1:-1].removeprefix("IPv6:"))
+    return not (own.is_unspecified or own.is_multicast) and _is_local(str(own))
+
+
 def _is_local(address: str) -> bool:
     """Whether an address belongs to this machine: no other can be bound."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET

@@ -8,6 +8,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from pillarbox.mail.address import Address
 from pillarbox.mail.catalogue import envelope
 from pillarbox.mail.reply import Reply
 from pillarbox.mail.units import Settings
@@ -20,9 +21,8 @@ from pillarbox.policy.users import MailingList
 from pillarbox.policy.verify import Verifier, VerifyPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Callable
 
-    from pillarbox.mail.address import Address
     from pillarbox.policy.hooks import Client
 
 _ROUTING = frozenset("%!@")  # what a local part must not use to name another host (RFC 5321 4.1.2, F.2)
@@ -40,6 +40,7 @@ class Role(StrEnum):
     POLICY = "policy"  # no mail at all, but the MTA-STS policies of our domains, by HTTP
 
 
+_POSTMASTER = Address("postmaster", "")
 _SANDBOX = Role.SANDBOX.value  # to name a member costs a call before Python 3.12
 
 
@@ -59,10 +60,11 @@ class RuleSettings(Settings, frozen=True):
 class Rules:
     """Decides about one command at a time; no look-up here waits."""
 
-    def __init__(self, settings: RuleSettings, directory: Directory) -> None:
-        """Raises ValueError if a network is not well formed."""
+    def __init__(self, settings: RuleSettings, directory: Directory, is_own: Callable[[str], bool]) -> None:
+        """`is_own` tells whether a domain or address literal means this host. Raises ValueError for a malformed network."""
         self._directory = directory
-        self._verifier = Verifier(settings.vrfy, directory, self._refuse_domain)
+        self._is_own = is_own
+        self._verifier = Verifier(settings.vrfy, directory, self._refuse_outside)
         self._relay = Networks(settings.relay_networks)
         self._denied = Networks(settings.deny_networks)
 
@@ -77,8 +79,9 @@ class Rules:
     ) -> tuple[Target, ...] | Reply:
         """Where mail of the announced size goes, or why it may not go there (RFC 5321 3.6)."""
         if recipient.domain and not self._directory.serves(recipient.domain):
-            refusal = self._refuse_domain(client, recipient.domain)
-            if refusal is not None:
+            if self._is_own_postmaster(recipient):
+                recipient = _POSTMASTER
+            elif (refusal := self._refuse_outside(client, recipient)) is not None:
                 return refusal
         elif client.role != _SANDBOX and not _ROUTING.isdisjoint(recipient.local):
             return envelope.ROUTED_ADDRESS.reply()
@@ -93,11 +96,18 @@ class Rules:
                 return refusal
         return admit(found, octets, authenticated=authenticated)
 
-    def _refuse_domain(self, client: Client, domain: str) -> Reply | None:
-        """Why a client may not send to a domain that is not ours, if so."""
+    def _is_own_postmaster(self, recipient: Address) -> bool:
+        """Whether it is meant who is meant by "postmaster" alone (RFC 5321 4.1.3, 4.5.1)."""
+        return recipient.local.lower() == "postmaster" and self._is_own(recipient.domain)
+
+    def _refuse_outside(self, client: Client, recipient: Address) -> Reply | None:
+        """Why a client may not send to an address at a domain that is not ours, if so."""
         if client.role == _SANDBOX or client.login or self.trusts(client.address):
             return None
-        return (envelope.FOREIGN_LITERAL if domain.startswith("[") else envelope.RELAY_DENIED).reply()
+        if self._is_own_postmaster(recipient):
+            return None
+        foreign = recipient.domain.startswith("[")
+        return (envelope.FOREIGN_LITERAL if foreign else envelope.RELAY_DENIED).reply()
 
     def acceptance(self, client: Client, recipient: Address) -> Reply:
         """The answer to RCPT for a recipient that was found good."""

@@ -40,9 +40,9 @@ class Verifier:
     """Answers for one policy."""
 
     def __init__(
-        self, policy: VerifyPolicy, directory: Directory, refuse: Callable[[Client, str], Reply | None]
+        self, policy: VerifyPolicy, directory: Directory, refuse: Callable[[Client, Address], Reply | None]
     ) -> None:
-        """`directory` is asked for names only for clients that may know; `refuse` says what RCPT would of a foreign domain."""
+        """`directory` is asked for names only for clients that may know; `refuse` says what RCPT would of a foreign address."""
         self._policy = policy
         self._directory = directory
         self._refuse = refuse
@@ -71,7 +71,7 @@ class Verifier:
         if address is None:
             return session.BAD_ARGUMENT.reply(detail="An address or a name must follow")
         if address.domain and address.domain != _BARE and not self._directory.serves(address.domain):
-            return self._refuse(client, address.domain) or envelope.CANNOT_VERIFY.reply()
+            return self._refuse(client, address) or envelope.CANNOT_VERIFY.reply()
         if not told:
             return envelope.CANNOT_VERIFY.reply()
         try:
