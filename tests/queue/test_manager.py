@@ -17,7 +17,7 @@ from pillarbox.mail.route import Route, Transport
 from pillarbox.queue import schema
 from pillarbox.queue.ledger import Ledger
 from pillarbox.queue.manager import Manager
-from pillarbox.queue.schedule import QueueSettings, RetrySettings
+from pillarbox.queue.schedule import QueueSettings, RetrySettings, left_alone
 from pillarbox.queue.spool import Entry, SpoolError, State, Trace
 from pillarbox.queue.suppressing import Suppressions
 from pillarbox.queue.suppression import SuppressionSettings
@@ -284,6 +284,38 @@ async def test_mail_for_an_unreachable_destination_is_put_off_without_attempts(d
     for message in messages:
         await desk.until(lambda m=message: desk.ledger.history(m)[-1].kind == "deferred")
     assert len(couriers.delivered) == 2
+    last = desk.ledger.history(messages[-1])[-1].detail
+    assert last["cause"] == "delivery.left_alone"
+    assert last["reply"].endswith("; the last try: 451 4.4.1 Connecting to h failed: refused")
+    assert (last["origin"], last["attempts"]) == ("local", 0)
+
+
+async def test_a_courier_that_left_its_hosts_alone_made_no_attempt(desk, couriers):
+    busy = Result(parse_reply([b"421 busy"]), Stage.GREETING, Origin.PEER, "h")
+    couriers.plan["example.net"] = left_alone("h", busy, 900.0, time.time())
+    message = await desk.receive()
+    await desk.until(lambda: desk.ledger.history(message)[-1].kind == "deferred")
+    (one,) = desk.ledger.show(message).recipients
+    assert (one.state, one.attempts) == (State.QUEUED, 0)
+    assert one.due > time.time() + 890
+    again = await desk.receive()
+    await desk.until(lambda: desk.ledger.history(again)[-1].kind == "deferred")
+    assert len(couriers.delivered) == 2  # it says nothing of other messages' ways
+
+
+async def test_the_history_names_each_host_that_was_tried(desk, couriers):
+    others = tuple(
+        Result(parse_reply([f"421 {name}".encode()]), Stage.GREETING, Origin.PEER, name) for name in "ab"
+    )
+    couriers.plan["example.net"] = replace(OK, others=others)
+    message = await desk.receive()
+    await desk.settled(message, State.DELIVERED)
+    told = [(one.kind, one.detail["host"], one.detail["reply"]) for one in desk.ledger.history(message)[1:]]
+    assert told == [
+        ("tried", "a", "421 a"),
+        ("tried", "b", "421 b"),
+        ("delivered", "host.example", "250 2.0.0 ok"),
+    ]
 
 
 @pytest.mark.parametrize("settings", [{"retry": RetrySettings(first_s=0.02, max_s=0.05), "first_lanes": 1}])

@@ -7,7 +7,7 @@ from pillarbox.mail.envelope import Notify
 from pillarbox.mail.reply import Origin, Reply, Result, Stage, parse_reply
 from pillarbox.queue.decisions import Action, Fact, action
 from pillarbox.queue.outcome import History, Report, Verdict, settle
-from pillarbox.queue.schedule import RetrySettings
+from pillarbox.queue.schedule import RetrySettings, left_alone
 from pillarbox.queue.spool import State
 
 RETRY = RetrySettings()
@@ -161,16 +161,19 @@ def test_a_full_mailbox_is_tried_again_in_long_steps():
     ],
 )
 def test_what_is_put_off_waits_for_its_destination(until, now, due):
-    result = Result(said("451 4.4.1 refused"), Stage.CONNECT, Origin.LOCAL)
-    found = settle(result, history(), RetrySettings(), now, put_off_until=until)
+    result = left_alone(
+        "mx.test", Result(said("451 4.4.1 refused"), Stage.CONNECT, Origin.LOCAL), until - now, now
+    )
+    found = settle(result, history(), RetrySettings(), now)
     assert (found.state, found.due) == (State.QUEUED, due)
 
 
 def test_what_is_put_off_is_given_up_only_for_its_age():
-    result = Result(said("554 5.7.1 blocked using dnsbl.test"), Stage.RCPT, Origin.PEER)
-    found = settle(result, history(attempts=9), RetrySettings(), 60.0, put_off_until=7200.0)
+    blocked = Result(said("554 5.7.1 blocked using dnsbl.test"), Stage.RCPT, Origin.PEER)
+    result = left_alone("mx.test", blocked, 7200.0, 60.0)
+    found = settle(result, history(attempts=9), RetrySettings(), 60.0)
     assert (found.state, found.suspend_s, found.alarm) == (State.QUEUED, 0.0, "")
-    old = settle(result, history(), RetrySettings(), 5 * DAY, put_off_until=6 * DAY)
+    old = settle(result, history(), RetrySettings(), 5 * DAY)
     assert (old.state, old.report) == (State.FAILED, Report.FAILURE)
 
 

@@ -188,18 +188,21 @@ async def test_a_server_knows_its_own_address_in_an_mx(tmp_path, monkeypatch):
 
 
 async def test_a_busy_host_is_spared_until_an_operator_wants_it_tried(tmp_path):
-    def deferred(message):
-        return message.recipients[0].attempts and not message.recipients[0].active
+    def deferred(message, domain):
+        (one,) = message.recipients
+        return one.result is not None and one.address.endswith(domain) and not one.active
 
     async with ScriptedPeer({"connect": [Drop("421 4.3.2 busy"), "220 peer.test"]}) as peer:
         async with relay(
             tmp_path, f'[[route]]\nmatch = "*"\nvia = "smtp://127.0.0.1:{peer.port}"\n'
         ) as server:
             with Ledger(tmp_path) as ledger:
-                for count, domain in enumerate(("one.test", "two.test"), 1):
+                for domain in ("one.test", "two.test"):
                     await pillarbox.send(b"Subject: x\r\n\r\n", "a@b.test", [f"c@{domain}"], server.address)
-                    found = await listed(ledger, count, wanted=deferred)
-                assert [one.recipients[0].result.reply.code for one in found] == [421, 421]
+                    await listed(ledger, 1, wanted=lambda one, of=domain: deferred(one, of))
+                found = {one.recipients[0].attempts: one for one in await listed(ledger, 2)}
+                assert str(found[1].recipients[0].result.reply) == "421 4.3.2 busy"
+                assert found[0].recipients[0].result.untried
                 assert len(peer.visits) == 1
                 ledger.apply_verb("retry", message=found[0].id)
                 await listed(ledger, 1, state=State.DELIVERED)
@@ -276,11 +279,38 @@ async def test_a_421_behind_many_messages_ends_the_connection_and_not_the_trust(
 
 async def test_when_all_hosts_rest_the_message_learns_why(courier_for, exchangers):
     peers = await exchangers({"connect": Drop("421 4.3.2 closed for today")}, {"connect": Drop("421 busy")})
-    for number in (1, 2):
-        courier = courier_for("mx:there.test", resolver=zone(2), shared=1)
-        result = (await courier.deliver(letter(number=number))).pop(0)
-    assert (result.reply.code, result.host[:3]) == (421, "mx2")
+    first, second = [
+        (await courier_for("mx:there.test", resolver=zone(2), shared=1).deliver(letter(number=number))).pop(0)
+        for number in (1, 2)
+    ]
+    assert (first.reply.code, first.host[:3], first.untried) == (421, "mx2", False)
+    assert [(str(one.reply), one.host[:3]) for one in first.others] == [("421 4.3.2 closed for today", "mx1")]
+    assert (second.untried, second.reply.cause, second.host[:3]) == (True, delivery.LEFT_ALONE, "mx2")
+    assert second.reply.text.endswith("; it last said: 421 busy")
+    assert [one.reply.text.rpartition("; ")[2] for one in second.others] == [
+        "it last said: 421 4.3.2 closed for today"
+    ]
     assert visited(peers) == [1, 1]
+
+
+async def test_what_all_hosts_put_off_is_not_due_before_one_of_them_may_be_tried(courier_for, exchangers):
+    full, busy = {"MAIL": "452 4.3.1 no space"}, {"connect": Drop("421 busy")}
+    await exchangers(full, busy)
+    result = (await courier_for("mx:there.test", resolver=zone(2)).deliver(letter())).pop(0)
+    assert 55 < result.wait_s <= 60  # the busy one rests for a minute, the full one for fifteen
+    await exchangers(full, {"RCPT": "450 4.2.1 not now"})
+    result = (await courier_for("mx:there.test", resolver=zone(2)).deliver(letter())).pop(0)
+    assert result.wait_s == 0
+
+
+async def test_a_delivery_tells_which_hosts_failed_before(courier_for, exchangers):
+    await exchangers({"connect": "554 no service"}, {"MAIL": "451 4.3.0 later"}, {})
+    result = (await courier_for("mx:there.test", resolver=zone(3)).deliver(letter())).pop(0)
+    assert result.reply.positive
+    assert [(str(one.reply), one.host[:3]) for one in result.others] == [
+        ("554 no service", "mx1"),
+        ("451 4.3.0 later", "mx2"),
+    ]
 
 
 async def test_hosts_that_rest_do_not_count_as_tried(courier_for, exchangers):

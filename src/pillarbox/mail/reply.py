@@ -249,6 +249,12 @@ class Result(msgspec.Struct, frozen=True):
     wait_s: float = 0.0  # the host asked not to be tried sooner, or what it says holds for so long
     shared: bool = False  # the reply answered for several recipients together
     note: str = ""  # what this server did with the copy, for its trace
+    others: tuple[Result, ...] = ()  # what other hosts said in the same attempt, for the trace
+
+    @property
+    def untried(self) -> bool:
+        """Nothing was asked: the host is left alone for `wait_s` because of what it said before."""
+        return self.reply.cause is not None and self.reply.cause.id == "delivery.left_alone"
 
     @property
     def in_doubt(self) -> bool:

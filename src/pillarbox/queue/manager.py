@@ -25,7 +25,7 @@ from pillarbox.queue.attempt import Carrier, Courier, local_results
 from pillarbox.queue.delay import Delay
 from pillarbox.queue.outcome import History, Report, settle
 from pillarbox.queue.returned import names_of
-from pillarbox.queue.schedule import Destination, QueueSettings, Schedule, inline_octets
+from pillarbox.queue.schedule import Destination, QueueSettings, Schedule, inline_octets, left_alone
 from pillarbox.queue.spool import SLOTS, Change, Happening, Pending, Queued, SpoolError, State, format_id
 from pillarbox.queue.suppression import DISTRUST_S, doubts_sender, is_met_by_others
 
@@ -213,8 +213,9 @@ class Manager:
             if not queued.pending:
                 return
             if destination.put_off_until > began and put_off_with is not None:
-                known = {one.number: put_off_with for one in queued.pending}
-                await self._settle(queued, known, put_off_until=destination.put_off_until)
+                who = put_off_with.host or destination.route.target
+                rest = left_alone(who, put_off_with, destination.put_off_until - began, began)
+                await self._settle(queued, {one.number: rest for one in queued.pending})
             elif queued.content is not None or await self._load(queued):
                 names = await self._names(
                     queued, destination
@@ -313,20 +314,18 @@ class Manager:
         results: Mapping[int, Result],
         attempted: Destination | None = None,
         *,
-        put_off_until: float = 0.0,
         names: tuple[int, ...] = (),
     ) -> None:
         """Decide what follows from results, and store it together with the report that it calls for.
 
-        `attempted` is the destination if there was a real attempt; `put_off_until` says until when there is none.
-        `names` are those by which a bounce may call the message, once it has left.
+        `attempted` is the destination if a courier had the message. `names` are those by which a bounce may call the message, once it has left.
         """
         now = time.time()
         retry = self._settings.retry
         verdicts = []
         for one in queued.pending:
             history = _history(queued, one)
-            verdict = settle(results[one.number], history, retry, now, put_off_until=put_off_until)
+            verdict = settle(results[one.number], history, retry, now)
             verdicts.append((one, deadline.keep(verdict, history, now)))
         await self._carry_out(queued, verdicts, now, attempted, names)
 
@@ -353,7 +352,7 @@ class Manager:
                     one.number,
                     verdict.state,
                     verdict.due,
-                    one.attempts if attempted is None else one.attempts + 1,
+                    one.attempts if attempted is None or verdict.result.untried else one.attempts + 1,
                     verdict.delay_notified,
                     one.route,
                     verdict.result,

@@ -67,13 +67,8 @@ class Verdict(msgspec.Struct, frozen=True):
     deadline_over: bool = False  # what the deadline of the message asks for is done
 
 
-def settle(
-    result: Result, history: History, retry: RetrySettings, now: float, *, put_off_until: float = 0.0
-) -> Verdict:
-    """What becomes of a recipient after an attempt.
-
-    Or without one: its destination is left alone until `put_off_until`, because of `result` that another one had.
-    """
+def settle(result: Result, history: History, retry: RetrySettings, now: float) -> Verdict:
+    """What becomes of a recipient after an attempt, or without one, while the hosts are left alone."""
     if result.reply.positive:
         report = _success_report(result, history)
         verdict = Verdict(State.DELIVERED, 0.0, report, history.delay_notified, result)
@@ -84,13 +79,8 @@ def settle(
     row = find(result.stage, result.reply, host=result.host)
     diagnosis = diagnose(result.stage, result.reply, result.host)
     age_s = now - history.received_at
-    untried = put_off_until > 0
-    softened = row.step is Step.BOUNCE and (untried or history.attempts < row.patience)
-    alarm = (
-        ""
-        if untried or not row.alarm_after
-        else f"{result.host or 'a host'} at {result.stage}: {result.reply}"
-    )
+    softened = row.step is Step.BOUNCE and history.attempts < row.patience
+    alarm = f"{result.host or 'a host'} at {result.stage}: {result.reply}" if row.alarm_after else ""
     verdict = Verdict(
         State.FAILED,
         0.0,
@@ -105,8 +95,8 @@ def settle(
     if (row.step is Step.BOUNCE and not softened) or age_s >= retry.give_up_s:
         wanted = history.sender != "" and history.notify.wants_failure
         return replace(verdict, report=Report.FAILURE if wanted else Report.NONE)
-    if untried:  # not sooner than others may be tried; the older it is, the less often it is looked at
-        wait_s = max(put_off_until - now, min(max(age_s, retry.first_s), retry.max_s))
+    if result.untried:  # not sooner than others may be tried; the older it is, the less often it is looked at
+        wait_s = max(result.wait_s, min(max(age_s, retry.first_s), retry.max_s))
     else:
         paced_s = _wait_s(row.pace, result.reply, diagnosis, history.attempts, retry)
         wait_s = max(paced_s, min(result.wait_s, retry.max_s))
@@ -120,7 +110,7 @@ def settle(
         due=due,
         report=Report.DELAY if tell else Report.NONE,
         delay_notified=history.delay_notified or tell,
-        suspend_s=0.0 if untried else _suspension_s(row, result, diagnosis),
+        suspend_s=_suspension_s(row, result, diagnosis),
         maybe_duplicate=result.reply.cause in (delivery.IN_DOUBT, delivery.TOO_FEW_REPLIES),
     )
 

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
-from pillarbox.mail.reply import Result, Stage
+from pillarbox.mail.catalogue import delivery
+from pillarbox.mail.message import format_date
+from pillarbox.mail.reply import Origin, Result, Stage
 from pillarbox.mail.units import AtLeast, Octets, Seconds, Settings
 from pillarbox.smtp.replies import CLOSING_CODE
 
@@ -78,6 +80,15 @@ def wants_rest(result: Result) -> bool:
     )
 
 
+def left_alone(host: str, said: Result, rest_s: float, now: float) -> Result:
+    """What a message gets whose host, or destination, is not tried for `rest_s` because of what it `said` before."""
+    before = "it last said" if said.origin is Origin.PEER else "the last try"
+    reply = delivery.LEFT_ALONE.reply(
+        host=host, until=format_date(now + rest_s), said=f"{before}: {said.reply}"
+    )
+    return Result(reply, Stage.LOCAL, Origin.LOCAL, said.host, wait_s=rest_s)
+
+
 def retry_delay_s(attempts: int, retry: RetrySettings) -> float:
     """The wait before the next attempt, when `attempts` were made and failed."""
     exponent = min(max(attempts - 1, 0), 64)
@@ -95,7 +106,7 @@ class Destination(msgspec.Struct):
     waits: bool = False  # for a lane, because all are in use
     failures: int = 0  # in a row: it can't be reached, or wants less mail
     put_off_until: float = 0.0
-    put_off_with: Result | None = None  # what its messages get meanwhile
+    put_off_with: Result | None = None  # because of this
     known_until: float = 0.0  # what was learned is forgotten then, if there is nothing to do
     barred: bool = False  # by the operator
     distrusted_until: float = 0.0  # it doubts this server: what it says of mailboxes does not count
@@ -216,12 +227,14 @@ class Schedule:
     def learn(self, destination: Destination, results: Mapping[int, Result], now: float) -> None:
         """Draw conclusions about a destination from one attempt."""
         for result in results.values():
-            if not wants_rest(result):
+            if not (wants_rest(result) or result.untried):
                 destination.failures = 0
                 destination.put_off_until = 0.0
                 destination.limit = min(destination.limit + 1, self.settings.destination_lanes)
                 return
         for result in results.values():
+            if result.untried:
+                continue
             destination.known_until = now + self.settings.unreachable_s
             destination.failures += 1
             destination.limit = max(destination.limit // 2, 1)
@@ -230,7 +243,7 @@ class Schedule:
             return
 
     def put_off(self, destination: Destination, result: Result, until: float) -> None:
-        """Give all messages of a destination this result, without an attempt, for a time."""
+        """Try no messages of a destination for a time, because of this result."""
         if until > destination.put_off_until:
             destination.put_off_until = destination.known_until = until
             destination.put_off_with = result

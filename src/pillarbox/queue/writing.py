@@ -137,6 +137,9 @@ class Further:
             detail = None
         else:
             detail = pack_detail({"attempts": change.attempts, "due": change.due})
+        if change.result is not None:
+            for other in change.result.others:
+                event += (message, at, "tried", number, pack_result(other), None)
         event += (message, at, _KINDS[state], number, result, detail)
 
     def agree(self, message: int, terms: Terms) -> None:

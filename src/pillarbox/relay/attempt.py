@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from pillarbox.mail.catalogue import delivery
 from pillarbox.mail.message import scan_head, tls_is_optional
 from pillarbox.mail.reply import Origin, Result, Stage
@@ -27,6 +29,8 @@ class Attempt:
         self.later: list[Pending] = []  # for the next one
         self.results: dict[int, Result] = {}  # what is settled
         self._failures: dict[int, Result] = {}  # what stands if nothing better comes
+        self._said: dict[int, dict[str, Result]] = {}  # by host, the last it said
+        self.troubled = False  # not everything went well at once
         self.ipv4_only = False
         self.singly = False  # each recipient has a transaction of its own
         self.verp = False  # the sender's address names the recipient
@@ -35,6 +39,7 @@ class Attempt:
         self.lax = False  # what the domain demands of TLS is not heeded
         self.unproven = False  # some host was of no use because of that
         self.tried: set[Hop] = set()
+        self.hops: set[Hop | None] = set()  # that could be tried; None is one that is not known
         self.notes: dict[int, str] = {}  # what the trace tells of the sender of a recipient's copy
 
     @property
@@ -67,6 +72,8 @@ class Attempt:
 
     def note_failure(self, pending: Pending, result: Result) -> None:
         """Remember a failure; one that may pass is not replaced by one that is final."""
+        self.troubled = True
+        self._said.setdefault(pending.number, {})[result.host] = result
         before = self._failures.get(pending.number)
         if before is None or _hope(result) >= _hope(before):
             self._failures[pending.number] = result
@@ -77,17 +84,25 @@ class Attempt:
             self.note_failure(pending, result)
 
     def finish(self, destination: str) -> dict[int, Result]:
-        """No host is left."""
+        """No more is done; each result tells what the other hosts said."""
         reply = delivery.CONNECTION_LOST.reply(host=destination, detail="what came before")
         lost = Result(reply, Stage.LOCAL, Origin.LOCAL)
         for pending in self.todo + self.later:
             self.results[pending.number] = self._failures.get(pending.number, lost)
+        for number, said in self._said.items():
+            result = self.results[number]
+            others = tuple(one for host, one in said.items() if host != result.host)
+            if others:
+                self.results[number] = replace(result, others=others)
         return self.results
 
 
 def _hope(result: Result) -> int:
-    """How good the chances of another attempt are: 2 by the reply itself, 1 for some attempts, 0 if there are none."""
+    """How good the chances of another attempt are: 3 by the reply itself, 1 for some attempts, 0 if there are none.
+
+    A host that is left alone says less than one that was asked.
+    """
     if result.reply.temporary:
-        return 2
+        return 2 if result.untried else 3
     row = find(result.stage, result.reply, host=result.host)
     return 1 if row.step is Step.RETRY or row.patience else 0

@@ -98,9 +98,9 @@ class Hosts:
         self.in_doubt: Remembered[int, Target] = Remembered()  # message id: the host that may have taken it
 
     def resting(self, hop: Hop, now: float) -> Result | None:
-        """Why a host is left alone now, if it is."""
+        """What a host said that is left alone now, with the time left; None if it may be tried."""
         rest = self._rests.get(hop, now)
-        return rest.why if rest is not None and now < rest.until else None
+        return replace(rest.why, wait_s=rest.until - now) if rest is not None and now < rest.until else None
 
     def rest(self, hop: Hop, why: Result, now: float, first_s: float) -> None:
         """Leave a host alone: `first_s` seconds, and twice as long as before each time it still is no better."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -17,7 +18,7 @@ from pillarbox.mail.catalogue import auth, delivery
 from pillarbox.mail.reply import Origin, Result, Stage
 from pillarbox.mail.units import Seconds, Settings
 from pillarbox.queue.decisions import Action, Fact, action, find
-from pillarbox.queue.schedule import wants_rest
+from pillarbox.queue.schedule import left_alone, wants_rest
 from pillarbox.relay.connection import Connection, LinkError, connect
 from pillarbox.relay.demand import Demand, Source
 from pillarbox.relay.handshake import (
@@ -180,7 +181,7 @@ class Opener:
         demand = self._peers.demand(hop.host, demand)
         attempt = Login(f"{hop.host}:{hop.port}", self._manner.user, hash(self._manner.secret))
         if self._manner.user and (refused := self._hosts.refused_login(attempt, now)) is not None:
-            return refused
+            return left_alone(hop.name, refused, refused.wait_s, time.time())
         opening, outcome = await self._open(hop, demand, now)
         if isinstance(outcome, Result):
             what = action(outcome.stage, outcome.reply, opening.facts, hop.name)

@@ -17,7 +17,7 @@ from pillarbox.mail.envelope import NO_TERMS, Body, Envelope
 from pillarbox.mail.reply import Origin, Reply, Result, Stage
 from pillarbox.mail.verp import verp_address
 from pillarbox.queue.decisions import Action, Fact, Scope, action, diagnose, find
-from pillarbox.queue.schedule import wants_rest
+from pillarbox.queue.schedule import left_alone, wants_rest
 from pillarbox.queue.spool import format_id
 from pillarbox.relay.attempt import Attempt
 from pillarbox.relay.carriage import fit, keep_terms, needs_smtputf8, tunnel
@@ -46,6 +46,7 @@ _ELSEWHERE = frozenset({Action.NEXT_HOST, Action.LARGER_HOST, Action.OTHER_FAMIL
 _NO_TLS = frozenset({delivery.TLS_NOT_OFFERED, transport.DANE_MISMATCH, transport.STS_FAILED})
 _TOO_MANY_MESSAGES = "protocol.too_many_messages"
 _NO_MAIL = "host.no_mail"
+_ASKED_BEFORE = "Not asked again: it said so within the last day, and that it will stay so."
 
 
 class SmtpCourier:
@@ -84,7 +85,7 @@ class SmtpCourier:
         except BaseException:
             self._drop_session()
             raise
-        return attempt.finish(self._destination.name) if attempt.open else attempt.results
+        return self._complete(attempt) if attempt.open or attempt.troubled else attempt.results
 
     async def close(self) -> None:
         """Say goodbye to the host."""
@@ -110,6 +111,7 @@ class SmtpCourier:
             and (session.keeps_tls or not strict)
             and (attempt.lax or not session.lax)
         ):
+            attempt.hops.add(session.hop)
             await self._converse(session, attempt, Fact.NOTHING)
             if not attempt.open:
                 return
@@ -118,6 +120,7 @@ class SmtpCourier:
         async for target in self._targets(None if strict else doubtful, lax=attempt.lax):
             if isinstance(target, Result):
                 attempt.unproven |= is_about_proof(target)
+                attempt.hops.add(None)
                 attempt.fail(target)
             elif strict and not target.demand.vouched:
                 attempt.fail(
@@ -125,12 +128,15 @@ class SmtpCourier:
                 )
             elif attempt.ipv4_only and family_of(target.hop.address) == "ipv6":
                 continue
-            elif (rest := self._known_trouble(target.hop)) is not None:
-                attempt.fail(rest)
+            elif (known := self._known_trouble(target.hop)) is not None:
+                attempt.hops.add(target.hop)
+                attempt.fail(known)
             elif len(attempt.tried) >= self._settings.max_hosts:
+                attempt.hops.add(None)
                 return
             else:
                 attempt.tried.add(target.hop)
+                attempt.hops.add(target.hop)
                 demand = under_tls(target.demand) if strict else target.demand
                 if not await self._try_host(target.hop, demand, attempt):
                     return
@@ -142,7 +148,22 @@ class SmtpCourier:
     def _known_trouble(self, hop: Hop) -> Result | None:
         """Why a host need not be tried now, if that is known."""
         now = asyncio.get_running_loop().time()
-        return self._hosts.no_mail.get(hop, now) or self._hosts.resting(hop, now)
+        never = self._hosts.no_mail.get(hop, now)
+        if never is not None:
+            return replace(never, note=_ASKED_BEFORE)
+        said = self._hosts.resting(hop, now)
+        return None if said is None else left_alone(hop.name, said, said.wait_s, time.time())
+
+    def _complete(self, attempt: Attempt) -> dict[int, Result]:
+        """The results, with what each host said; where all are left alone, nothing is tried before one of them may be."""
+        results = attempt.finish(self._destination.name)
+        now = asyncio.get_running_loop().time()
+        rests = [hop and self._hosts.resting(hop, now) for hop in attempt.hops]
+        rest_s = min([rest.wait_s if rest else 0.0 for rest in rests], default=0.0)
+        for number, result in results.items():
+            if rest_s and result.reply.temporary:
+                results[number] = replace(result, wait_s=rest_s)
+        return results
 
     async def _targets(self, doubtful: Target | None, *, lax: bool) -> AsyncIterator[Target | Result]:
         """The hosts in their order, but first the one that may have the message already."""
@@ -334,6 +355,7 @@ class SmtpCourier:
                 attempt.results[pending.number] = result
         attempt.todo = remaining
         if actions:
+            attempt.troubled = True
             self._learn(session, attempt, transaction, actions)
         else:
             self._hosts.works(session.hop)

@@ -137,6 +137,22 @@ TOO_BUSY = Cause(
     advice="Wait; the operator should raise the limit of open files or lower that of deliveries at a time.",
     setting="queue.lanes",
 )
+LEFT_ALONE = Cause(
+    "delivery.left_alone",
+    451,
+    "4.4.0",
+    "Not tried: {host} is left alone until {until}; {said}",
+    (Stage.LOCAL,),
+    "RFC 5321 4.5.4.1",
+    "The host is given a rest, so it was not asked this time.",
+    explanation=(
+        "A host that can't be reached, or says that it can't take mail now, is left alone for a while. What it answered "
+        "before stands in the reply; this message was not shown to it since."
+    ),
+    who=Who.NOBODY,
+    advice="Wait; it is tried again by itself.",
+    setting="relay.dead",
+)
 CONNECTION_LOST = Cause(
     "delivery.connection_lost",
     451,
