@@ -79,7 +79,7 @@ def test_hostile_text_cannot_make_a_second_line_or_steer_a_terminal(log: Log, fo
     text = log.raw.decode("utf-8")
     assert text.endswith("\n")
     assert text[:-1].splitlines() == [text[:-1]]
-    assert text.isascii() if form == "json" else text[:-1].isprintable()
+    assert text[:-1].isprintable()
     assert not set(text) & set("\x1b\x9b\x00\r\u202e")
 
 
@@ -110,6 +110,18 @@ async def test_a_line_is_the_same_whatever_else_is_noted_in_the_same_turn(log: L
     alone, strange, *together = [{**line, "at": ""} for line in log.lines]
     assert alone["sender"] == long
     assert together == [alone, strange, alone]
+
+
+def test_a_line_beyond_ascii_is_written_like_the_others(log: Log) -> None:
+    log.configure()
+    due = observe.moment(1_764_000_000.5)
+    for sender in ("gross@example.org", "größe@example.org"):
+        observe.DELIVERY_DEFERRED.note(message="01", sender=sender, reply='451 "later"', due=due)
+    plain, wide = log.raw.decode().splitlines()
+    at = len('{"at":"2026-11-27T13:42:04.823156Z"')
+    assert wide[at:] == plain[at:].replace("gross", "größe")
+    assert wide.startswith('{"at":"20')
+    assert '"due":"2025-11-24T16:00:00.500000Z"' in wide
 
 
 def test_a_huge_fact_is_cut(log: Log) -> None:

@@ -6,6 +6,7 @@ What is worth noting is decided where it happens; the lasting history of a messa
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import sys
 import traceback
@@ -291,6 +292,7 @@ class Event:
 
 SERVER_STARTED = Event("server.started", Level.INFO, "Pillarbox is running on {listeners}")
 SERVER_STOPPING = Event("server.stopping", Level.INFO, "stopping: {reason}")
+SERVER_STOPPED = Event("server.stopped", Level.INFO, "Pillarbox has stopped")
 CONFIG_RELOADED = Event("config.reloaded", Level.INFO, "configuration read again")
 CONFIG_UNWISE = Event("config.unwise", Level.WARNING, "configuration: {problem}")
 CONFIG_WAITS = Event("config.waits", Level.WARNING, "changed, and only a restart takes it: {settings}")
@@ -387,7 +389,9 @@ REPORT_UNREADABLE = Event(
     "report.unreadable", Level.WARNING, "{message} is no report that can be read: {problem}"
 )
 SPOOL_TROUBLE = Event("spool.trouble", Level.ERROR, "the store has trouble: {problem}")
-HOOK_FAILED = Event("hook.failed", Level.ERROR, "hook {hook} failed: {problem}", labels=("hook",))
+HOOK_FAILED = Event(
+    "hook.failed", Level.ERROR, "hook {hook} failed, incident {incident}: {error}", labels=("hook",)
+)
 DIRECTORY_TROUBLE = Event("directory.trouble", Level.ERROR, "{file} cannot be used: {problem}")
 CERTIFICATE_LOADED = Event(
     "certificate.loaded", Level.INFO, "{file} was read again: a certificate for {names} until {until}"
@@ -421,11 +425,19 @@ TLS_DOWNGRADED = Event(
 ALARM = Event("alarm", Level.WARNING, "{problem}", labels=("cause",))
 
 
-def report_incident(error: BaseException, **facts: object) -> str:
-    """Note a bug with its traceback; the id returned goes into the reply, so that the two can be matched."""
+def moment(at: float) -> datetime:
+    """A Unix time as a fact of an event."""
+    return datetime.fromtimestamp(at, UTC)
+
+
+def report_incident(error: BaseException, event: Event = INCIDENT, **facts: object) -> str:
+    """Note a bug with its traceback; the id returned goes into the reply, so that the two can be matched.
+
+    `event` is another one for what is not a bug of this server.
+    """
     incident = secrets.token_hex(4)
     trace = "".join(traceback.format_exception(error, limit=-40))
-    INCIDENT.note(incident=incident, error=f"{type(error).__name__}: {error}", **facts, traceback=trace)
+    event.note(incident=incident, error=f"{type(error).__name__}: {error}", **facts, traceback=trace)
     return incident
 
 
@@ -436,6 +448,7 @@ def _groups() -> set[str]:
 # --- lines ------------------------------------------------------------------------------------------------------------
 
 
+_NOT_ASCII = re.compile(r"[^\x20-\x7e]")
 _Noted = tuple[Event, Mapping[str, object], datetime]
 
 
@@ -495,7 +508,7 @@ class _Log:
 
 
 def _json_lines(noted: Sequence[_Noted]) -> bytes:
-    """For each one JSON object in printable ASCII and a newline."""
+    """For each one JSON object in printable characters and a newline."""
     lines = [
         {"at": at, "level": event.level_name, "event": event.name, **facts} for event, facts, at in noted
     ]
@@ -511,19 +524,27 @@ def _json_lines(noted: Sequence[_Noted]) -> bytes:
 
 
 def _json_line(line: dict[str, Any]) -> bytes:
-    """The same for a line that has more than printable ASCII in it, or is long."""
-    line["at"] = line["at"].isoformat().replace("+00:00", "Z")
+    """The same for a line that has more than ASCII in it, or is long: what does not print is escaped as JSON has it."""
     safe = {name: _shorten(name, value) for name, value in line.items()}
     import json  # noqa: PLC0415 - rarely needed, and a start would have to wait
 
-    return json.dumps(safe, default=str).encode("ascii") + b"\n"
+    text = json.dumps(msgspec.to_builtins(safe, enc_hook=str), ensure_ascii=False, separators=(",", ":"))
+    return b"%s\n" % _NOT_ASCII.sub(_printing, text).encode("utf-8")
+
+
+def _printing(found: re.Match[str]) -> str:
+    """A character as it may stand in a line; of what does not print the two halves that JSON knows."""
+    if found[0].isprintable():
+        return found[0]
+    halves = found[0].encode("utf-16-be", "surrogatepass")
+    return "".join([f"\\u{halves[at : at + 2].hex()}" for at in range(0, len(halves), 2)])
 
 
 _encoder = msgspec.json.Encoder(enc_hook=str)
 
 
 def _shorten(name: str, value: object) -> object:
-    if value is None or isinstance(value, bool | int | float):
+    if value is None or isinstance(value, bool | int | float | datetime):
         return value
     text = value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
     return text if name == "traceback" else text[:MAX_VALUE_CHARACTERS]

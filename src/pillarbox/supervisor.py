@@ -203,6 +203,7 @@ async def _serve(job: _Job, writer: InProcess) -> None:
         systemd.notify("STOPPING=1")
     await service.stop()
     watched.cancel()
+    observe.SERVER_STOPPED.note()
 
 
 async def _feed_watchdog(every_s: float) -> None:

@@ -17,6 +17,7 @@ from pillarbox.mail.dsn import ReportedRecipient, ReportKind
 from pillarbox.mail.envelope import Body, Envelope, Notify, Recipient, Ret, Terms
 from pillarbox.mail.message import parse_date
 from pillarbox.mail.reply import Origin, Reply, Result, Stage, parse_reply
+from pillarbox.queue.schedule import left_alone
 
 RECEIVED = 1_764_000_000.0
 NOW = 1_764_000_200.0
@@ -159,6 +160,41 @@ def test_delay_says_until_when():
     assert "tried again until Sat, 29 Nov 2025" in text
     assert parts[2].get_content_type() == "text/rfc822-headers"
     assert b"secret body" not in octets
+
+
+@pytest.mark.parametrize(
+    ("result", "advice"),
+    [
+        (
+            Result(parse_reply([b"451 4.3.0 later"]), Stage.RCPT, Origin.PEER, "h"),
+            "reach the recipient in another way",
+        ),
+        (DOWN, "Find out whether the trouble is over before you send it again"),
+        (
+            Result(delivery.IN_DOUBT.reply(host="h"), Stage.BODY, Origin.LOCAL, "h"),
+            "Ask the recipient whether it arrived before you send it again.",
+        ),
+        (Result(delivery.MAILBOX_FAILED.reply(detail="x"), Stage.LOCAL, Origin.LOCAL), "another way"),
+        (Result(delivery.INTERNAL_ERROR.reply(incident="1"), Stage.LOCAL, Origin.LOCAL), "another way"),
+    ],
+)
+def test_who_need_not_wait_any_more_is_not_told_to(result, advice):
+    found = ReportedRecipient(Recipient("bob@example.net"), ReportKind.FAILED, result, RECEIVED + 432000)
+    text = flat(read(build(found)[1])[1][0].get_content())
+    assert "What happens next: nothing." in text
+    assert advice in text
+    for promise in ("Wait", "stays in the queue", "is sent once more"):
+        assert promise not in text
+
+
+def test_what_was_not_tried_has_no_time_of_an_attempt():
+    waiting = ReportedRecipient(
+        Recipient("bob@example.com"), ReportKind.DELAYED, left_alone("h", DOWN, 60.0, NOW), NOW, NOW + 1
+    )
+    _, parts, groups = read(build(waiting)[1])
+    assert "last-attempt-date" not in groups[1]
+    assert groups[1]["x-pillarbox-cause"] == "delivery.left_alone"
+    assert "the last try: 451 4.4.1 Connecting to mx.example.com failed" in flat(parts[0].get_content())
 
 
 def test_given_up_after_a_temporary_refusal():

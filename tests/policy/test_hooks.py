@@ -107,7 +107,8 @@ async def test_any_other_behaviour_is_a_failure(hook, noted):
     ((name, facts),) = noted
     assert name == "hook.failed"
     assert facts["incident"] in reply.text
-    assert facts["problem"]
+    assert facts["error"]
+    assert "Traceback" in facts["traceback"]
 
 
 async def test_being_notified_changes_nothing(noted):

@@ -70,7 +70,7 @@ def told_by(text: str, stage: Stage = Stage.RCPT):
     """What the sender is told of a recipient after this reply, tried often enough."""
     history = History(9, NOW, delay_notified=False, sender="alice@example.org", notify=Notify.UNSAID)
     result = Result(parse_reply([text.encode()]), stage, Origin.PEER, "mx.example.net")
-    verdict = settle(result, history, RetrySettings(), NOW + 60)
+    verdict = settle(result, history, RetrySettings(), NOW + 5 * 86400)
     pending = Pending(1, 0, Recipient("user0@example.net"), Route(Transport.MX, "example.net"), NOW)
     return reports.tell(pending, verdict, NOW, NOW)
 
@@ -88,6 +88,27 @@ async def test_T11_who_may_try_later_is_told_so(tmp_path):
 
 async def test_a_guess_is_not_told_as_if_it_were_known():
     assert told_by("550 no thanks, maybe blocked").reason is None
+
+
+async def test_a_guess_that_blames_nobody_is_told():
+    told = told_by("450 4.7.1 greylisted, try later")
+    _, octets = await written([told], Content(b"", b"Subject: hi\r\n\r\nbody\r\n", None, 22))
+    words = b" ".join(octets.split())
+    assert peer_causes()["greylisted"].meaning.encode() in words
+    assert b"block list" not in words
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        ("550 5.1.1 No such user", "mailbox.unknown"),
+        ("450 4.7.1 greylisted", "greylisted"),
+        ("599 \x07", "peer"),
+    ],
+)
+async def test_a_report_says_the_cause_that_was_found(text, cause):
+    _, octets = await written([told_by(text)], Content(b"", b"Subject: hi\r\n\r\nbody\r\n", None, 22))
+    assert [one.cause for one in dsn.parse(octets).recipients] == [cause]
 
 
 @pytest.mark.parametrize(

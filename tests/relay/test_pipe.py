@@ -208,7 +208,11 @@ async def test_a_cancelled_delivery_ends_its_program_and_its_children(tmp_path, 
 @pytest.mark.parametrize("recipient", ["-rf@example.org", "--help+x@example.org"])
 async def test_an_address_is_never_taken_for_an_option(recipient):
     reply = await run(shell("exit 0", "{user}"), make_queued(recipient))
-    assert reply.cause_id == "delivery.mailbox_unsafe"
+    assert reply.cause_id == "delivery.program_unsafe"
+    assert (
+        reply.text
+        == "The program was not run: its argument {user} would begin with a hyphen, as an option does"
+    )
     assert (await run(shell("exit 0", "--user={user}", "x{user}"), make_queued(recipient))).positive
 
 

@@ -106,6 +106,7 @@ async def test_idle_sessions_are_told_at_once(serve, dial, number):
         assert (await caller.rest()).startswith(b"421 4.3.2 ")
     assert await server.ended() == 0
     assert server.events("server.stopping", reason=number.name)
+    assert len(server.events("server.stopped")) == 1
 
 
 async def test_a_transaction_ends_at_the_next_command_and_a_message_under_way_is_still_taken(serve, dial):

@@ -251,13 +251,13 @@ def _recipient_fields(found: ReportedRecipient, *, wide: bool) -> list[str]:
         f"Status: {_status(found)}",
         _remote_mta(result.host),
         _diagnostic(result.origin, str(reply)),
-        f"Last-Attempt-Date: {format_date(found.at)}",
+        "" if result.untried else f"Last-Attempt-Date: {format_date(found.at)}",
         (
             f"Will-Retry-Until: {format_date(found.retry_until)}"
             if found.kind is ReportKind.DELAYED and found.retry_until is not None
             else ""
         ),
-        f"X-Pillarbox-Cause: {reply.cause_id}",
+        f"X-Pillarbox-Cause: {found.cause or reply.cause_id}",
     ]
     return [field for field in fields if field]
 
@@ -318,7 +318,7 @@ class RecipientReport(msgspec.Struct, frozen=True):
     diagnostic: str = ""
     last_attempt: float | None = None
     retry_until: float | None = None
-    cause: str = ""  # our own cause id, if the report is one of ours
+    cause: str = ""  # the cause id, if the report is one of ours
 
 
 class DeliveryReport(msgspec.Struct, frozen=True):

@@ -46,8 +46,8 @@ class Reason(msgspec.Struct, frozen=True):
 class ReportedRecipient(msgspec.Struct, frozen=True):
     """One recipient in a report. `at` is when it was last tried, `retry_until` when the queue will give up.
 
-    `reason` is what a peer's words were found to mean, and `detail` the enhanced status, without its class, that goes
-    with a reply that had none; without them the reply's numbers have to do.
+    `cause` is the cause id, a peer's words' as they were found to mean it. `reason` is that in words, and `detail` the
+    enhanced status, without its class, that goes with a reply that had none; without them the reply's numbers have to do.
     """
 
     recipient: Recipient
@@ -55,6 +55,7 @@ class ReportedRecipient(msgspec.Struct, frozen=True):
     result: Result
     at: float
     retry_until: float | None = None
+    cause: str = ""
     reason: Reason | None = None
     detail: str = ""
 
@@ -81,6 +82,11 @@ _WORDS = {
         "Your message for {who} was passed on to the addresses it stands for.",
     ),
 }
+# What to do when time ran out: what the cause advises is for those who still wait.
+_GIVEN_UP = (
+    "Find out whether the trouble is over before you send it again, or reach the recipient in another way."
+)
+_MAY_HAVE_COME = "Ask the recipient whether it arrived before you send it again."
 _WHOSE_MOVE = {
     Who.NOBODY: "",
     Who.SENDER: "You, the sender",
@@ -207,8 +213,13 @@ def _trouble(found: ReportedRecipient, received_at: float) -> list[str]:
                 "If that does not help either, you will get a last report."
             ),
         ]
-    if known and known.advice and (found.kind is ReportKind.FAILED or known.who is not Who.NOBODY):
-        lines += ["", *_flow(f"What you can do: {known.advice}")]
+    advice = (
+        known.advice if known and (found.kind is ReportKind.FAILED or known.who is not Who.NOBODY) else ""
+    )
+    if found.kind is ReportKind.FAILED and result.reply.temporary:
+        advice = _MAY_HAVE_COME if result.in_doubt else _GIVEN_UP
+    if advice:
+        lines += ["", *_flow(f"What you can do: {advice}")]
     if known and _WHOSE_MOVE[known.who]:
         lines += ["", *_flow(f"Who has to act: {_WHOSE_MOVE[known.who]}.")]
     return lines

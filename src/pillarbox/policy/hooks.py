@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import secrets
 from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -191,8 +190,7 @@ class Hooks:
             try:
                 opinion = _checked(await self._call(hook, about), name)
             except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin may raise anything; the sender keeps the mail
-                incident = secrets.token_hex(4)
-                observe.HOOK_FAILED.note(hook=name, incident=incident, problem=repr(error))
+                incident = observe.report_incident(error, observe.HOOK_FAILED, hook=name)
                 if self._defers_errors:
                     return envelope.HOOK_FAILED.reply(incident=incident)
                 continue
@@ -228,7 +226,7 @@ class Hooks:
             try:
                 await self._call(hook, arguments)
             except (Exception, SystemExit) as error:  # noqa: BLE001 - as above
-                observe.HOOK_FAILED.note(hook=name, incident=secrets.token_hex(4), problem=repr(error))
+                observe.report_incident(error, observe.HOOK_FAILED, hook=name)
 
     async def _call(self, hook: Callable[..., Any], arguments: tuple[object, ...]) -> Any:
         """Plain functions run in a thread: a slow one must not stop the other sessions."""

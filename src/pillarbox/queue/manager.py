@@ -660,13 +660,13 @@ def _note(queued: Queued, pending: Pending, verdict: Verdict) -> None:
         "host": result.host,
         "stage": result.stage.value,
         "reply": str(result.reply),
-        "cause": result.reply.cause_id,
+        "cause": verdict.cause_id,
     }
     if verdict.state is State.DELIVERED:
         observe.DELIVERY_OK.note(**facts)
     elif verdict.maybe_duplicate:
         observe.DELIVERY_IN_DOUBT.note(**facts)
     elif verdict.state is State.QUEUED:
-        observe.DELIVERY_DEFERRED.note(**facts, due=verdict.due)
+        observe.DELIVERY_DEFERRED.note(**facts, due=observe.moment(verdict.due))
     else:
         observe.DELIVERY_FAILED.note(**facts)

@@ -12,8 +12,8 @@ import msgspec
 from msgspec.structs import replace
 
 from pillarbox.diagnose import causes
+from pillarbox.diagnose.classify import Certainty, asked_wait_s
 from pillarbox.diagnose.classify import Verdict as Diagnosis
-from pillarbox.diagnose.classify import asked_wait_s
 from pillarbox.mail.catalogue import delivery
 from pillarbox.mail.envelope import Deadline, Notify
 from pillarbox.mail.reply import Origin, Reply, Result, Stage
@@ -65,6 +65,13 @@ class Verdict(msgspec.Struct, frozen=True):
     maybe_duplicate: bool = False
     diagnosis: Diagnosis | None = None  # of a peer's refusal
     deadline_over: bool = False  # what the deadline of the message asks for is done
+
+    @property
+    def cause_id(self) -> str:
+        """The stable cause id: of a peer's refusal what it was found to mean, "peer" if nothing can be told."""
+        if self.diagnosis is None or self.diagnosis.certainty is Certainty.UNKNOWN:
+            return self.result.reply.cause_id
+        return self.diagnosis.cause.id
 
 
 def settle(result: Result, history: History, retry: RetrySettings, now: float) -> Verdict:

@@ -13,6 +13,7 @@ from pillarbox import observe
 from pillarbox.diagnose.classify import Certainty
 from pillarbox.mail import dsn
 from pillarbox.mail.notice import Reason, ReportedRecipient, ReportKind
+from pillarbox.mail.reply import Who
 from pillarbox.queue.outcome import Report, implied_status
 from pillarbox.queue.spool import format_id
 
@@ -43,16 +44,20 @@ def tell(pending: Pending, verdict: Verdict, now: float, give_up_at: float) -> R
         verdict.result,
         now,
         until,
+        cause=verdict.cause_id,
         reason=_reason(verdict.diagnosis),
         detail=implied_status(verdict.result),
     )
 
 
 def _reason(diagnosis: Diagnosis | None) -> Reason | None:
-    """What a peer's refusal means, if its words or its status say so; a guess is no news for the sender."""
-    if diagnosis is None or diagnosis.certainty not in (Certainty.PATTERN, Certainty.STATUS):
+    """What a peer's refusal means, if its words or its status say so; a guess only if it lays no blame on anybody."""
+    if diagnosis is None:
         return None
-    cause = diagnosis.cause
+    cause, certainty = diagnosis.cause, diagnosis.certainty
+    harmless = certainty is Certainty.GUESS and cause.who is Who.NOBODY
+    if not harmless and certainty not in (Certainty.PATTERN, Certainty.STATUS):
+        return None
     return Reason(cause.meaning, cause.who, cause.advice)
 
 

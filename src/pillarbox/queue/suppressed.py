@@ -39,7 +39,8 @@ def learn(connection: apsw.Connection, lessons: Iterable[Lesson]) -> list[Lesson
 def tell(made: Iterable[Lesson]) -> None:
     """Note entries that were made in the log."""
     for lesson in made:
-        observe.ADDRESS_SUPPRESSED.note(entry=lesson.entry, cause=lesson.cause, until=lesson.until)
+        until = observe.moment(lesson.until)
+        observe.ADDRESS_SUPPRESSED.note(entry=lesson.entry, cause=lesson.cause, until=until)
 
 
 def _is_known(connection: apsw.Connection, entry: str) -> bool:

@@ -39,8 +39,8 @@ def fit(
         return delivery.OVER_PEER_SIZE.reply(size=content.octets, limit=extensions.max_octets, host=host)
     if envelope.body is not Body.SEVEN_BIT:
         body = _fit_body(envelope.body, content, extensions)
-        if body is None:
-            return delivery.NEEDS_CONVERSION.reply(host=host)
+        if not isinstance(body, Body):
+            return delivery.NEEDS_CONVERSION.reply(host=host, extension=body)
         if body is not envelope.body:
             envelope = replace(envelope, body=body)
     if envelope.smtputf8 and "SMTPUTF8" not in extensions:
@@ -80,14 +80,14 @@ def tunnel(content: Content, recipient: Recipient) -> Content:
     return msgspec.structs.replace(content, prefix=field + content.prefix)
 
 
-def _fit_body(body: Body, content: Content, extensions: Extensions) -> Body | None:
-    """The BODY to declare, None if the host can't carry such octets."""
+def _fit_body(body: Body, content: Content, extensions: Extensions) -> Body | str:
+    """The BODY to declare, or the extension without which the host can't carry such octets."""
     if body is Body.BINARY and not ("BINARYMIME" in extensions and "CHUNKING" in extensions):
         if not _is_text(content):
-            return None
+            return "CHUNKING" if "BINARYMIME" in extensions else "BINARYMIME"
         body = Body.EIGHT_BIT
     if body is Body.EIGHT_BIT and "8BITMIME" not in extensions:
-        return Body.SEVEN_BIT if all(piece.isascii() for piece in content.chunks()) else None
+        return Body.SEVEN_BIT if all(piece.isascii() for piece in content.chunks()) else "8BITMIME"
     return body
 
 

@@ -65,7 +65,7 @@ class ProgramSettings(Settings, frozen=True):
 
 
 class UnsafeArgumentError(ValueError):
-    """An address would be taken for an option of the program."""
+    """What is filled in would be taken for an option of the program, or can't be an argument at all."""
 
 
 class Pipe:
@@ -89,7 +89,7 @@ class Pipe:
         try:
             command = fill_command(self._settings.command, self._values(queued, pending))
         except UnsafeArgumentError as error:
-            return delivery.MAILBOX_UNSAFE.reply(detail=error)
+            return delivery.PROGRAM_UNSAFE.reply(detail=error)
         try:
             with _Output() as output:
                 status = await self._execute(command, final_form(queued, pending), output)
@@ -159,9 +159,9 @@ def fill_command(command: list[str], values: Mapping[str, str]) -> list[str]:
 def _fill(argument: str, values: Mapping[str, str]) -> str:
     filled = _PLACEHOLDER.sub(lambda found: values[found[1]], argument)
     if filled.startswith("-") and not argument.startswith("-"):
-        raise UnsafeArgumentError("it begins with a hyphen")
+        raise UnsafeArgumentError(f"argument {argument} would begin with a hyphen, as an option does")
     if "\0" in filled:
-        raise UnsafeArgumentError("it has a NUL")
+        raise UnsafeArgumentError(f"argument {argument} would have a NUL")
     return filled
 
 

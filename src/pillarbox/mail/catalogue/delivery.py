@@ -84,12 +84,15 @@ NO_ROUTE = Cause(
     "No host of {domain} can be reached by any route",
     (Stage.DNS,),
     "RFC 5321 5.1",
-    "The domain has neither MX nor address records.",
-    explanation="The domain exists, but nothing in DNS tells which host takes its mail.",
+    "DNS names no address at which mail for the domain is taken.",
+    explanation=(
+        "The domain exists, but it has neither an MX record nor an address, or the host that its MX record names has no "
+        "address."
+    ),
     who=Who.RECIPIENT_ADMIN,
     advice=(
         "Check the part after the @ sign. If it is right, the domain's administrator has to publish an MX "
-        "record."
+        "record, and an address of the host that it names."
     ),
     setting="route",
 )
@@ -185,9 +188,9 @@ IN_DOUBT = Cause(
     "Connection to {host} lost after the final dot; the message may have arrived",
     (Stage.BODY,),
     "RFC 5321 4.5.3.2.6",
-    "Nobody knows whether the host took the message; it is sent again.",
+    "Nobody knows whether the host took the message.",
     explanation=(
-        "The whole message was sent, but the answer that confirms it got lost. It is sent once more, "
+        "The whole message was sent, but the answer that confirms it got lost. While there is time it is sent again, "
         "since a second copy is better than none."
     ),
     who=Who.NOBODY,
@@ -392,13 +395,13 @@ NEEDS_CONVERSION = Cause(
     "delivery.needs_conversion",
     554,
     "5.6.3",
-    "{host} takes no 8-bit or binary content and it can't be converted",
+    "{host} does not offer {extension}, which the content needs, and it can't be converted",
     (Stage.MAIL,),
     "RFC 6152 3",
     "The content can't be carried by the next host.",
     explanation=(
-        "The next host takes only plain 7-bit text. This server never changes a message, for that would "
-        "break its signatures."
+        "The message has 8-bit or binary content, and the next host does not offer to take such. This server never "
+        "changes a message, for that would break its signatures."
     ),
     who=Who.SENDER,
     advice="Send the attachments in base64 and the text in quoted-printable.",
@@ -435,8 +438,7 @@ SUPPRESSED = Cause(
     "delivery.suppressed",
     550,
     "5.7.1",
-    "Not tried: {entry} is on this server's suppression list since {since}, because {why}. "
-    "`pillarbox suppression remove {entry}` lifts it",
+    "Not tried: {entry} is on this server's suppression list since {since}, because {why}",
     (Stage.LOCAL,),
     "RFC 3463 3.8",
     "An earlier message to this address came back for good, so this one was not even tried.",
@@ -474,7 +476,7 @@ MAILBOX_FAILED = Cause(
     (Stage.LOCAL,),
     "RFC 3463 3.3",
     "Writing into the mailbox failed.",
-    explanation="The file system refused to write. Nothing is lost: the message stays in the queue.",
+    explanation="The file system refused to write.",
     who=Who.OPERATOR,
     advice="Wait; the operator should look at the mailbox's folder and its rights.",
     setting="domain.deliver",
@@ -487,7 +489,7 @@ MAILBOX_DISK_FULL = Cause(
     (Stage.LOCAL,),
     "RFC 3463 3.4",
     "The disk of the mailbox is full.",
-    explanation="Nothing is lost: the message stays in the queue until there is room.",
+    explanation="There was no room left to keep the message.",
     who=Who.OPERATOR,
     advice="Wait; the operator has to free space on the disk.",
     setting="domain.deliver",
@@ -507,6 +509,22 @@ MAILBOX_UNSAFE = Cause(
     who=Who.SENDER,
     advice="Check the address. If it is right, the operator has to give it an alias.",
     setting="domain.deliver",
+)
+PROGRAM_UNSAFE = Cause(
+    "delivery.program_unsafe",
+    550,
+    "5.1.3",
+    "The program was not run: its {detail}",
+    (Stage.LOCAL,),
+    "RFC 3463 3.2",
+    "An address can't be given to the program that takes mail.",
+    explanation=(
+        "The program is told addresses as its arguments. One that begins with a hyphen would be taken for an option, which "
+        "could make the program do anything."
+    ),
+    who=Who.SENDER,
+    advice="Use another address; the operator can write a word of the command's own in front of what is filled in.",
+    setting="program.command",
 )
 PROGRAM_DEFERRED = Cause(
     "delivery.program_deferred",
@@ -568,9 +586,7 @@ PROGRAM_TIMEOUT = Cause(
     (Stage.LOCAL,),
     "RFC 3463 3.3",
     "The delivery program was stopped because it took too long.",
-    explanation=(
-        "A program that hangs must not hold up the queue. The message stays there and is tried again."
-    ),
+    explanation="A program that hangs must not hold up the queue.",
     who=Who.OPERATOR,
     advice="Wait; the operator should find out why the program takes so long, or give it more time.",
     setting="program.limit",
@@ -609,7 +625,7 @@ HANDLER_FAILED = Cause(
     (Stage.LOCAL,),
     "RFC 3463 3.3",
     "The Python function for this address raised an error or took too long.",
-    explanation="The message stays in the queue and is tried again.",
+    explanation="Only the operator of this server can mend it.",
     who=Who.OPERATOR,
     advice="Wait; the operator finds the error in the log by the incident number.",
     setting="domain.deliver",
@@ -650,9 +666,7 @@ INTERNAL_ERROR = Cause(
     (Stage.LOCAL,),
     "RFC 3463 3.3",
     "A bug in this server; the incident id finds the log line.",
-    explanation=(
-        "Something happened that the authors of this server did not foresee. The message stays in the queue."
-    ),
+    explanation="Something happened that the authors of this server did not foresee.",
     who=Who.OPERATOR,
     advice=("Wait; the operator finds the error in the log by the incident number, and should report it."),
 )
