@@ -18,7 +18,7 @@ from pillarbox.queue import schema
 from pillarbox.queue.ledger import Ledger
 from pillarbox.queue.manager import Manager
 from pillarbox.queue.schedule import QueueSettings, RetrySettings, left_alone
-from pillarbox.queue.spool import Entry, SpoolError, State, Trace
+from pillarbox.queue.spool import Entry, SpoolError, State, Trace, format_id
 from pillarbox.queue.suppressing import Suppressions
 from pillarbox.queue.suppression import SuppressionSettings
 
@@ -121,12 +121,18 @@ def settings():
 
 
 @pytest.fixture
-async def desk(spool, store, couriers, routes, settings, tmp_path):
+def ways():
+    """The ways of reports: by MX, or none."""
+    return lambda address: (Route(Transport.MX, address.rpartition("@")[2]),)
+
+
+@pytest.fixture
+async def desk(spool, store, couriers, routes, settings, ways, tmp_path):
     def prepare_report(envelope, octets, now):
         draft = spool.draft()
         draft.write(octets)
-        ways = tuple(Route(Transport.MX, one.address.rpartition("@")[2]) for one in envelope.recipients)
-        return draft, Entry(spool.new_id(now), envelope, ways, now, b"", Trace(client="local"))
+        found = ways(envelope.recipients[0].address)
+        return draft, Entry(spool.new_id(now), envelope, found, now, b"", Trace(client="local"))
 
     manager = Manager(
         spool,
@@ -195,9 +201,9 @@ async def test_a_message_is_tried_again_even_if_its_time_comes_before_its_outcom
     couriers.plan["example.net"] = [BUSY, OK]
     record = desk.spool.record
 
-    async def record_late(changes, reports=(), lessons=()):
+    async def record_late(*what):
         await desk.until(lambda: desk.manager._next_due == math.inf)  # nothing was found that is due
-        return await record(changes, reports, lessons)
+        return await record(*what)
 
     desk.spool.record = record_late
     message = await desk.receive()
@@ -212,6 +218,22 @@ async def test_a_failure_is_reported_to_the_sender_in_the_same_step(desk, courie
     report = couriers.delivered[-1][1]
     assert b"report-type=delivery-status" in report
     assert b"user0@example.net" in report
+    last = desk.ledger.history(message)[-1]
+    (made,) = [one.id for one in desk.ledger.list_messages(state=State.DELIVERED)]
+    assert (last.kind, last.detail["report"]) == ("reported", format_id(made))
+    assert format_id(made) in last.detail["note"]
+    about = desk.ledger.history(made)[1]
+    assert (about.kind, about.detail["about"]) == ("reports", format_id(message))
+
+
+@pytest.mark.parametrize("ways", [lambda _address: ()])
+async def test_the_history_says_when_a_sender_cannot_be_told(desk, couriers):
+    couriers.plan["example.net"] = NEVER
+    message = await desk.receive()
+    await desk.settled(message, State.FAILED)
+    last = desk.ledger.history(message)[-1]
+    assert last.kind == "unreported"
+    assert "<from@example.org>" in last.detail["note"]
 
 
 async def test_a_report_that_fails_is_not_reported(desk, couriers):

@@ -174,6 +174,16 @@ async def test_an_early_refusal_of_a_large_message_is_its_answer(courier_for, tm
     assert told(results) == {0: "body 552 5.3.4"}
 
 
+@pytest.mark.parametrize("extensions", [(), ("PIPELINING",)])
+async def test_a_refusal_that_comes_with_the_leave_to_send_is_the_answer(courier_for, extensions):
+    move = b"354 go\r\n552 5.3.4 too big\r\n"
+    async with ScriptedPeer({"DATA": [move, "354 go"]}, extensions=extensions) as peer:
+        courier = courier_for(route_to(peer))
+        assert told(await courier.deliver(letter())) == {0: "body 552 5.3.4"}
+        assert peer.messages == []
+        assert told(await courier.deliver(letter(number=2))) == {0: "body 250 2.0.0"}
+
+
 async def test_a_message_file_that_was_cut_is_never_sent_as_whole(courier_for, tmp_path):
     queued = letter(body=b"line\r\n" * 1000, file=tmp_path / "body")
     (tmp_path / "body").write_bytes(b"line\r\n" * 900)

@@ -340,7 +340,7 @@ async def test_an_address_that_a_program_would_take_for_an_option_is_returned(
     mailbox("a")
     for local in ("-f", '"--help"', "user+-f"):
         sent = await send(server.port, f"{local}@dump.example")
-        assert (await server.reached("failed", sent.id))["cause"] == "delivery.mailbox_unsafe"
+        assert (await server.reached("failed", sent.id))["cause"] == "delivery.program_unsafe"
     assert not (tmp_path / "dumped").exists()
     await mailbox("a").filled(3)
 

@@ -180,7 +180,7 @@ async def test_bounced_mail_goes_back_with_a_report(serve, send, mailbox, tmp_pa
         assert failed["attempts"] == 1, "nobody was asked again"
         (report,) = await mailbox("a").filled()
         assert "The operator sent the message back." in " ".join(report.get_body().get_content().split())
-        assert kinds(server, sent)[-2:] == ["bounced", "failed"]
+        assert kinds(server, sent)[-3:] == ["bounced", "failed", "reported"]
         await server.until(lambda: server.queue() == [])
 
 

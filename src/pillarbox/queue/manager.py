@@ -419,8 +419,8 @@ class Manager:
         pause_s = _TICK_S
         while True:
             try:
-                drafts = await self._prepare(queued, told) if told else []
-                queued_reports = await self._spool.record(changes, drafts, lessons)
+                drafts, said = await self._prepare(queued, told) if told else ([], [])
+                queued_reports = await self._spool.record(changes, drafts, lessons, said)
             except SpoolError as error:
                 observe.SPOOL_TROUBLE.note(message=format_id(queued.id), problem=str(error))
                 if queued.id % SLOTS not in self._spool.slots:
@@ -441,8 +441,10 @@ class Manager:
                     self.offer(report)
                 return
 
-    async def _prepare(self, queued: Queued, told: Sequence[ReportedRecipient]) -> list[tuple[Draft, Entry]]:
-        """The report, ready to be stored; none if there is no way to its recipient."""
+    async def _prepare(
+        self, queued: Queued, told: Sequence[ReportedRecipient]
+    ) -> tuple[list[tuple[Draft, Entry]], list[Happening]]:
+        """The report, ready to be stored, none if there is no way to its recipient; and what the histories say of it."""
         from pillarbox.queue import reports  # noqa: PLC0415 - as above
 
         if queued.content is None:
@@ -452,12 +454,12 @@ class Manager:
         envelope, octets = await reports.write(queued, told, queued.content, hostname=self._hostname, now=now)
         draft, entry = self._prepare_report(envelope, octets, now)
         if entry.routes:
-            return [(draft, entry)]
+            return [(draft, entry)], reports.made(queued, told, entry.id, now)
         draft.discard()
         observe.ALARM.note(
             problem=f"no way to report to <{queued.envelope.sender}>", message=format_id(queued.id)
         )
-        return []
+        return [], reports.not_made(queued, told, now)
 
     # The store, and what others do to it.
 

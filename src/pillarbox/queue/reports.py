@@ -15,7 +15,7 @@ from pillarbox.mail import dsn
 from pillarbox.mail.notice import Reason, ReportedRecipient, ReportKind
 from pillarbox.mail.reply import Who
 from pillarbox.queue.outcome import Report, implied_status
-from pillarbox.queue.spool import format_id
+from pillarbox.queue.spool import Happening, format_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -59,6 +59,23 @@ def _reason(diagnosis: Diagnosis | None) -> Reason | None:
     if not harmless and certainty not in (Certainty.PATTERN, Certainty.STATUS):
         return None
     return Reason(cause.meaning, cause.who, cause.advice)
+
+
+def made(queued: Queued, told: Sequence[ReportedRecipient], report: int, now: float) -> list[Happening]:
+    """What the histories of a message and of the report about it say of each other."""
+    about, name, kind = format_id(queued.id), format_id(report), told[0].kind.value
+    sent: dict[str, object] = {"note": f"The sender is told ({kind}) by {name}.", "report": name}
+    source: dict[str, object] = {"note": f"It reports ({kind}) of {about}.", "about": about}
+    return [
+        Happening(queued.id, now, "reported", None, sent),
+        Happening(report, now, "reports", None, source),
+    ]
+
+
+def not_made(queued: Queued, told: Sequence[ReportedRecipient], now: float) -> list[Happening]:
+    """What the history of a message says when its sender can't be told."""
+    note = f"The sender can't be told ({told[0].kind.value}): there is no way to <{queued.envelope.sender}>."
+    return [Happening(queued.id, now, "unreported", None, {"note": note})]
 
 
 async def write(

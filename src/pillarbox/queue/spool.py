@@ -251,8 +251,9 @@ class Spool(Protocol):
         changes: Sequence[Change],
         reports: Sequence[tuple[Draft, Entry]] = (),
         lessons: Sequence[Lesson] = (),
+        happenings: Sequence[Happening] = (),
     ) -> asyncio.Future[list[Queued]]:
-        """Store outcomes, the reports that they give rise to and what they teach about addresses, in one transaction.
+        """Store outcomes, the reports that they give rise to, what they teach, and what else happened, in one transaction.
 
         Gives the reports back queued.
         """

@@ -132,14 +132,17 @@ class SqliteSpool:
         changes: Sequence[Change],
         reports: Sequence[tuple[Draft, Entry]] = (),
         lessons: Sequence[Lesson] = (),
+        happenings: Sequence[Happening] = (),
     ) -> asyncio.Future[list[Queued]]:
-        """Store outcomes, the reports that they give rise to and what they teach about addresses, in one transaction."""
+        """Store outcomes, the reports that they give rise to, what they teach, and what else happened, in one transaction."""
         future = self._loop.create_future()
         work = Work(future)
         work.further = further = Further()
         now = time.time()
         for change in changes:
             further.change(change, now)
+        for happening in happenings:
+            further.note(happening)
         further.lessons = lessons
         work.answer = [writing.queued(*self._add(work, draft, entry)) for draft, entry in reports]
         self._submit(work)

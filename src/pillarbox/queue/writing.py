@@ -142,6 +142,10 @@ class Further:
                 event += (message, at, "tried", number, pack_result(other), None)
         event += (message, at, _KINDS[state], number, result, detail)
 
+    def note(self, one: Happening) -> None:
+        """Add to the history of a message."""
+        self.rows[1].extend((one.message, one.at, one.kind, one.number, None, pack_detail(one.detail)))
+
     def agree(self, message: int, terms: Terms) -> None:
         """Write what the sender of a new message asked for."""
         by = terms.by.at if terms.by is not None else None

@@ -15,6 +15,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, cast
 
 from pillarbox.mail.catalogue import delivery
+from pillarbox.mail.catalogue.content import START_DATA
 from pillarbox.net.tls import certificate_hash, peer_chain
 from pillarbox.smtp.client import QUIT, STARTTLS
 from pillarbox.smtp.replies import CLOSING_CODE, GOODBYE_CODE, ProtocolError, ReplyReader
@@ -63,6 +64,7 @@ class Connection(asyncio.Protocol):
         self._limit_s = 0.0
         self._deadline = 0.0  # loop time
         self._timer: asyncio.TimerHandle | None = None
+        self._early: Reply | None = None  # to a message that has not begun
         self._tls_next = False  # the next answer decides about TLS
         self._changing = False  # from that answer to the end of the handshake
 
@@ -83,6 +85,11 @@ class Connection(asyncio.Protocol):
         found, self._reader.oddity = self._reader.oddity, ""
         return found
 
+    def take_early(self) -> Reply | None:
+        """The refusal of a message that came together with the leave to send it, if one did."""
+        early, self._early = self._early, None
+        return early
+
     @property
     def answered(self) -> bool:
         """Whether an answer came, or the connection broke, before it was waited for."""
@@ -102,6 +109,7 @@ class Connection(asyncio.Protocol):
         """Say how many replies are due from now on, before the octets that earn them are written."""
         self._wanted = count
         self._replies = []
+        self._early = None
         self._strikes = self._reader.strikes
         self._what = what
         self._limit_s = limit_s
@@ -199,9 +207,15 @@ class Connection(asyncio.Protocol):
     def _unasked(self, *, closing: bool) -> None:
         """More replies than commands: only a 421 may come unasked; anything else would shift all that follows.
 
-        Of a group nobody can tell which reply belongs to what then, so none counts.
+        Of a group nobody can tell which reply belongs to what then, so none counts. But a 354 answers DATA, and a refusal
+        behind it is the answer to the message.
         """
         extra = self._replies[self._wanted]
+        go_on = self._wanted and self._replies[self._wanted - 1].code == START_DATA.code
+        refused = extra.temporary or extra.permanent
+        if go_on and refused and not closing and len(self._replies) == self._wanted + 1:
+            self._early = self._replies.pop()
+            return
         del self._replies[self._wanted :]
         if closing:
             self._cut_after_closing()

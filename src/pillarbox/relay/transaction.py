@@ -482,21 +482,24 @@ class SmtpCourier:
         Raises LinkError, ProtocolError, OSError.
         """
         connection = session.connection
-        connection.expect(transaction.final_replies, self._patience.end_s, "the message")
-        writer = ChunkWriter(content.octets) if chunked else DataWriter()
-        if content.path is None:
-            octets = writer.encode(content.prefix + (content.inline or b"")) + writer.finish()
-            ended = await connection.write(octets, self._patience.block_s)
-        else:
-            ended = await self._send_file(session, writer, content)
-        if ended:
-            await self._take_end(session, transaction)
-            return
-        early = await connection.replies()  # may raise: then nothing was said, and nothing is in doubt
-        if early[0].positive:
+        early = connection.take_early()
+        if early is None:
+            connection.expect(transaction.final_replies, self._patience.end_s, "the message")
+            writer = ChunkWriter(content.octets) if chunked else DataWriter()
+            if content.path is None:
+                octets = writer.encode(content.prefix + (content.inline or b"")) + writer.finish()
+                ended = await connection.write(octets, self._patience.block_s)
+            else:
+                ended = await self._send_file(session, writer, content)
+            if ended:
+                await self._take_end(session, transaction)
+                return
+            # may raise: then nothing was said, and nothing is in doubt
+            early = (await connection.replies())[0]
+        if early.positive:
             raise ProtocolError("an answer before the end of the message")
-        transaction.take_final(early[:1])
-        transaction.broken_off(early[0])
+        transaction.take_final([early])
+        transaction.broken_off(early)
         connection.close()  # the rest of the message would be taken for commands
 
     async def _send_file(self, session: Session, writer: DataWriter | ChunkWriter, content: Content) -> bool:
