@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import msgspec
 
+from pillarbox.mail.reply import escaped
 from pillarbox.mail.spelling import nearest
 from pillarbox.mail.units import Settings
 
@@ -586,7 +587,7 @@ def visible(text: str) -> str:
     """Escape everything that does not print: controls, line ends, and what turns the reading direction."""
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    return "".join([c if c.isprintable() else escaped(c) for c in text])
 
 
 _log = _Log()

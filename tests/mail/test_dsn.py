@@ -325,6 +325,13 @@ def test_peer_words_in_utf8_reach_the_person_and_not_the_program():
     assert groups[1]["status"] == "5.0.0"
 
 
+def test_octets_that_are_no_text_look_alike_to_the_person_and_the_program():
+    words = Result(parse_reply([b"550 5.1.1 d\xe9sol\xe9 \0nul"]), Stage.RCPT, Origin.PEER, "mx.example.net")
+    _, parts, groups = read(build(failed(result=words))[1])
+    assert r"> 550 5.1.1 d\xe9sol\xe9 \x00nul" in parts[0].get_content()
+    assert groups[1]["diagnostic-code"] == r"smtp; 550 5.1.1 d\xe9sol\xe9 \x00nul"
+
+
 def test_class_of_status_follows_the_code():
     slip = Result(parse_reply([b"554 4.4.7 Message expired"]), Stage.BODY, Origin.PEER, "h")
     assert read(build(failed(result=slip))[1])[2][1]["status"] == "5.4.7"

@@ -116,8 +116,10 @@ def test_exit_statuses(status, cause):
 async def test_the_output_is_bounded_and_made_printable():
     reply = await run(shell("printf 'no \\033[31mred\\r\\n550 injected'; exit 65"))
     assert reply.cause_id == "delivery.program_refused"
-    assert "no \\x1b[31mred\\r\\n550 injected" in reply.text
+    assert "no \\x1b[31mred 550 injected" in reply.text
     assert len(reply.lines) == 1
+    assert judge(65, "groß\r\n".encode() + b"\xe9").text.endswith(r": groß \xe9")
+    assert len(judge(65, ("€" * 3000).encode()).wire) <= 512
     flood = await run(shell("head -c 50000000 /dev/zero | tr '\\0' x; exit 75"))
     assert flood.cause_id == "delivery.program_deferred"
     assert len(flood.text) < KEPT_OUTPUT_OCTETS

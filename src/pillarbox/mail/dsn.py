@@ -25,7 +25,7 @@ from pillarbox.mail.message import (
 )
 from pillarbox.mail.mime import Part
 from pillarbox.mail.notice import ReportedRecipient, ReportKind
-from pillarbox.mail.reply import Origin, printable
+from pillarbox.mail.reply import Origin, legible, printable
 
 __all__ = [
     "DeliveryReport",
@@ -133,7 +133,7 @@ def _same_wish(envelope: Envelope, head: Head) -> list[str]:
 
 def _clean(text: str) -> str:
     """An address or name of ours or from the envelope as it may stand in a field of the report."""
-    return text if text.isprintable() else notice.legible(text)
+    return text if text.isprintable() else legible(text)
 
 
 def _encoded_words(text: str) -> str:
@@ -299,7 +299,7 @@ def _typed_address(address: str, kind: str, *, wide: bool) -> str:
     if address.isascii():
         return f"{printable(kind, 40)}; {printable(address, 600)}"
     if wide:
-        return f"utf-8; {notice.legible(address, 600)}"
+        return f"utf-8; {legible(address, 600)}"
     return f"utf-8; {spell_in_ascii(address[:300])}"
 
 

@@ -15,7 +15,7 @@ import msgspec
 from pillarbox.mail.catalogue import registry
 from pillarbox.mail.envelope import Recipient
 from pillarbox.mail.message import format_date
-from pillarbox.mail.reply import Origin, Result, Who
+from pillarbox.mail.reply import Origin, Result, Who, legible
 from pillarbox.mail.units import format_duration
 
 MAX_GROUPS = 20  # different outcomes told in full; the part for programs has all of them
@@ -95,20 +95,6 @@ _WHOSE_MOVE = {
     Who.RECIPIENT_ADMIN: "The mail administrator of the recipient",
     Who.OPERATOR: "The operator of this mail server",
 }
-
-
-def legible(text: str, limit: int = 1000) -> str:
-    """Foreign text for people: letters of all scripts are kept, but nothing that moves, hides or splits text."""
-    if len(text) > limit:
-        text = text[: limit - 3] + "..."
-    if text.isprintable():
-        return text
-    return "".join(letter if letter.isprintable() else _escape(letter) for letter in text)
-
-
-def _escape(letter: str) -> str:
-    octet = ord(letter) - 0xDC00  # an octet that was not UTF-8, as parse_reply keeps it
-    return f"\\x{octet:02x}" if 0x80 <= octet <= 0xFF else letter.encode("unicode_escape").decode("ascii")
 
 
 def subject(recipients: Sequence[ReportedRecipient]) -> str:

@@ -19,6 +19,7 @@ POSITIVE = range(200, 300)  # codes; to look here is faster than to ask a reply,
 MAX_REPLY_LINE_OCTETS = 512  # RFC 5321 4.5.3.1.5, CRLF included
 _ROOMY_LINE = 480  # text that fits beside any code and status
 _STATUS = re.compile(r"([245])\.(\d{1,3})\.(\d{1,3})(?:\s+|$)", re.ASCII)
+_LINE_END = re.compile(r"\r\n|[\r\n\x0b\x0c\x85\u2028\u2029]")
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
 _FIELD = re.compile(r"\{([a-z_]+)\}")
 
@@ -68,15 +69,35 @@ class Origin(StrEnum):
     LOCAL = "local"
 
 
+def escaped(letter: str) -> str:
+    """A character as a backslash escape; an octet that was not UTF-8, as `surrogateescape` keeps it, is told as such."""
+    octet = ord(letter) - 0xDC00
+    return f"\\x{octet:02x}" if 0x80 <= octet <= 0xFF else letter.encode("unicode_escape").decode("ascii")
+
+
+def legible(text: str | bytes, limit: int = 1000) -> str:
+    """Foreign text for people, at most `limit` characters: letters of all scripts are kept, line ends become spaces.
+
+    What moves, hides or splits text, and octets that are no UTF-8, become backslash escapes.
+    """
+    if isinstance(text, bytes):
+        text = text.decode("utf-8", "surrogateescape")
+    if len(text) > limit:
+        text = text[: limit - 3] + "..."
+    if text.isprintable():
+        return text
+    return "".join([c if c.isprintable() else escaped(c) for c in _LINE_END.sub(" ", text)])
+
+
 def printable(text: str | bytes, limit: int = 200) -> str:
     """Make foreign text safe for replies, logs and headers: printable ASCII only, at most `limit` characters.
 
     Everything else becomes a backslash escape, so no reply, log line or header can be split (RFC 5321 4.2).
     """
     if isinstance(text, bytes):
-        text = text.decode("utf-8", "backslashreplace")
+        text = text.decode("utf-8", "surrogateescape")
     if not (text.isascii() and text.isprintable()):
-        text = _UNPRINTABLE.sub(lambda m: m[0].encode("unicode_escape").decode("ascii"), text[:limit])
+        text = _UNPRINTABLE.sub(lambda m: escaped(m[0]), text[:limit])
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
@@ -223,6 +244,12 @@ class Cause(msgspec.Struct, frozen=True, eq=False):
             return Reply(self.code, self.status, (text,), self, self._start + text.encode("ascii") + b"\r\n")
         lines = tuple(printable(line, _ROOMY_LINE) for line in text.split("\n"))
         return Reply(self.code, self.status, lines, self)
+
+    def noted(self, **fields: object) -> Reply:
+        """Build the reply for traces and reports only, no peer will see it: `fields` may have letters of all scripts."""
+        text = self.text.format(**{name: legible(str(value), _ROOMY_LINE) for name, value in fields.items()})
+        line = text.encode("utf-8")[:_ROOMY_LINE].decode("utf-8", "ignore")
+        return Reply(self.code, self.status, (line,), self)
 
     def because(self, *lines: str) -> Reply:
         """Build the reply with other text than the default, for instance a hook's own words."""

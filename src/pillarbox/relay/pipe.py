@@ -16,7 +16,7 @@ import msgspec
 
 from pillarbox.mail.address import AddressError, parse_address
 from pillarbox.mail.catalogue import delivery
-from pillarbox.mail.reply import printable
+from pillarbox.mail.reply import legible
 from pillarbox.mail.units import Seconds, Settings
 from pillarbox.queue.spool import format_id
 from pillarbox.relay.final import final_form, here
@@ -231,13 +231,13 @@ def judge(status: int, output: bytes) -> Reply:
     Only what is surely for good refuses the message: a crash, a mistake in the command, a status without meaning
     are the operator's to mend, and the message waits.
     """
-    detail = printable(output.strip() or b"no output", 300)
+    detail = legible(output.strip() or b"no output", 300)
     if status == 0:
         return delivery.DELIVERED.reply(detail="Taken by the program")
     if status == _NO_USER:
-        return delivery.PROGRAM_NO_USER.reply(detail=detail)
+        return delivery.PROGRAM_NO_USER.noted(detail=detail)
     if status == _NO_PERMISSION:
-        return delivery.PROGRAM_NOT_ALLOWED.reply(detail=detail)
+        return delivery.PROGRAM_NOT_ALLOWED.noted(detail=detail)
     if status in _REFUSALS:
-        return delivery.PROGRAM_REFUSED.reply(exit=status, detail=detail)
-    return delivery.PROGRAM_DEFERRED.reply(exit=f"signal {-status}" if status < 0 else status, detail=detail)
+        return delivery.PROGRAM_REFUSED.noted(exit=status, detail=detail)
+    return delivery.PROGRAM_DEFERRED.noted(exit=f"signal {-status}" if status < 0 else status, detail=detail)

@@ -218,8 +218,8 @@ def judge(status: int, detail: str) -> Reply:
     if 200 <= status < 300:
         return delivery.DELIVERED.reply(detail=f"Taken by the web service ({status})")
     if 400 <= status < 500 and status not in _AGAIN:
-        return delivery.WEBHOOK_REFUSED.reply(detail=detail)
-    return delivery.WEBHOOK_DEFERRED.reply(detail=detail)
+        return delivery.WEBHOOK_REFUSED.noted(detail=detail)
+    return delivery.WEBHOOK_DEFERRED.noted(detail=detail)
 
 
 def _json_pieces(queued: Queued, pending: Pending) -> Iterator[bytes]:
