@@ -83,7 +83,7 @@ def wants_rest(result: Result) -> bool:
 def left_alone(host: str, said: Result, rest_s: float, now: float) -> Result:
     """What a message gets whose host, or destination, is not tried for `rest_s` because of what it `said` before."""
     before = "it last said" if said.origin is Origin.PEER else "the last try"
-    reply = delivery.LEFT_ALONE.reply(
+    reply = delivery.LEFT_ALONE.noted(
         host=host, until=format_date(now + rest_s), said=f"{before}: {said.reply}"
     )
     return Result(reply, Stage.LOCAL, Origin.LOCAL, said.host, wait_s=rest_s)
