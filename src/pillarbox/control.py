@@ -13,7 +13,7 @@ import msgspec
 
 from pillarbox.diagnose.meaning import Explanation, look_up
 from pillarbox.mail.address import AddressError
-from pillarbox.mail.route import parse_route
+from pillarbox.mail.route import Transport, parse_route
 from pillarbox.queue.ledger import Ledger, ListedMessage, ListedRecipient
 from pillarbox.queue.schema import StoreError
 from pillarbox.queue.spool import Happening, State, parse_id
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+_SHOWN_DESTINATIONS = 10
 OPEN_STATES = frozenset({State.QUEUED, State.HELD, State.DAMAGED})  # the last one waits for an operator
 
 
@@ -31,14 +32,14 @@ class ControlError(Exception):
 
 
 class Selection(msgspec.Struct, frozen=True, kw_only=True):
-    """Which messages are meant: all that fit every condition that is set."""
+    """Which recipients of which messages are meant: all that fit every condition that is set."""
 
     ids: tuple[str, ...] = ()
     destination: str = ""  # as listed, "mx:example.org", or only its target, "example.org"
     sender: str = ""  # the address, or "@domain"; "<>" for reports
     recipient: str = ""  # the address, or "@domain"
     older_than_s: float = 0.0
-    state: State | None = None
+    states: frozenset[State] = frozenset()  # one of them; if there are none, any
 
     @property
     def is_everything(self) -> bool:
@@ -46,19 +47,23 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
         return self == Selection()
 
     def matches(self, message: ListedMessage, now: float) -> bool:
-        """Whether a message is meant; the ids are not looked at."""
+        """Whether a message has recipients that are meant; the ids are not looked at."""
         if self.older_than_s and now - message.received_at < self.older_than_s:
             return False
         if self.sender and (
             message.envelope is None or not _is_address(message.envelope.sender, self.sender)
         ):
             return False
-        return any(self._matches_recipient(recipient) for recipient in message.recipients)
+        return bool(self.recipients_of(message))
+
+    def recipients_of(self, message: ListedMessage) -> list[ListedRecipient]:
+        """Those recipients of a message that are meant."""
+        return [recipient for recipient in message.recipients if self._matches_recipient(recipient)]
 
     def _matches_recipient(self, recipient: ListedRecipient) -> bool:
-        if self.state is not None and recipient.state is not self.state:
+        if self.states and recipient.state not in self.states:
             return False
-        if self.state is None and not self.ids and recipient.state not in OPEN_STATES:
+        if not self.states and not self.ids and recipient.state not in OPEN_STATES:
             return False
         if self.destination and self.destination not in _names(recipient.destination):
             return False
@@ -66,10 +71,12 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Done(msgspec.Struct, frozen=True):
-    """What a verb did."""
+    """What a verb did: how many recipients it changed, and of how many messages."""
 
     messages: int
     recipients: int
+    others: int  # open recipients of these messages that were not meant: for them all is as it was
+    held_again: int  # of those that were released: their route is to be held
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -126,37 +133,57 @@ def select(
         named = [find(ledger, queue_id) for queue_id in dict.fromkeys(selection.ids)]
         return [message for message in named if selection.matches(message, now)][:limit]
     return ledger.list_messages(
-        limit, state=selection.state, wanted=lambda message: selection.matches(message, now)
+        limit, states=selection.states, wanted=lambda message: selection.matches(message, now)
     )
 
 
 def apply(
     ledger: Ledger,
     verb: str,
+    selection: Selection,
     messages: Sequence[ListedMessage],
     *,
     now: float,
     progress: Callable[[int], None] = lambda _done: None,
 ) -> Done:
-    """Do the verb with each message; `progress` learns how many are done."""
-    touched = recipients = 0
+    """Do the verb with those recipients of the messages that are meant; `progress` learns how many messages are done."""
+    touched = recipients = others = held_again = 0
     for number, message in enumerate(messages, 1):
-        changed = ledger.apply_verb(verb, message=message.id, now=now)
-        touched += changed > 0
-        recipients += changed
+        meant = selection.recipients_of(message)
+        numbers = [one.number for one in meant]
+        changed = ledger.apply_verb(verb, message=message.id, recipients=numbers, now=now)
+        if changed:
+            touched += 1
+            recipients += changed
+            others += sum(
+                one.state in OPEN_STATES and one.number not in numbers for one in message.recipients
+            )
+        if changed and verb == "release":
+            held_again += sum(
+                one.state is State.HELD and parse_route(one.destination).transport is Transport.HOLD
+                for one in meant
+            )
         progress(number)
-    return Done(touched, recipients)
+    return Done(touched, recipients, others, held_again)
 
 
-def apply_to_destination(ledger: Ledger, verb: str, destination: str, *, now: float) -> Done:
-    """Do the verb with all mail of one destination at once, or suspend or resume it. Raises ControlError."""
+def apply_to_destination(ledger: Ledger, verb: str, destination: str, *, now: float) -> bool:
+    """Suspend or resume a destination; whether that changed anything. Raises ControlError."""
     try:
         parse_route(destination)
-        changed = ledger.apply_verb(verb, destination=destination, now=now)
+        return bool(ledger.apply_verb(verb, destination=destination, now=now))
     except ValueError as error:
-        advice = 'write it as listed by `pillarbox queue list`, such as "mx:example.org"'
-        raise ControlError(f"{destination!r} is no destination; {advice}") from error
-    return Done(0, changed)
+        advice = 'write it as `pillarbox queue show` does, such as "mx:example.org"'
+        known = destinations(ledger)
+        shown = ", ".join(known[:_SHOWN_DESTINATIONS])
+        more = f" and {len(known) - _SHOWN_DESTINATIONS} more" if len(known) > _SHOWN_DESTINATIONS else ""
+        there = f"; there is mail for {shown}{more}" if known else ""
+        raise ControlError(f"{destination!r} is no destination; {advice}{there}") from error
+
+
+def destinations(ledger: Ledger) -> list[str]:
+    """The destinations that mail waits for or is held for, those with the most of it first."""
+    return list(dict.fromkeys(depth.destination for depth in ledger.depth()))
 
 
 def trace(ledger: Ledger, queue_id: str) -> Timeline:

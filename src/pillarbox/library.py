@@ -113,7 +113,7 @@ class Server:
         """What is held in the queue, oldest first; in a sandbox that is all that was received."""
         service = self._running
         with Ledger(Path(service.config.data)) as ledger:
-            held = ledger.list_messages(limit=1_000_000, state=State.HELD)
+            held = ledger.list_messages(limit=1_000_000, states=[State.HELD])
         found = []
         for message in sorted(held, key=lambda one: one.id):
             if message.envelope is not None:

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from pillarbox.cli.show import format_due
+
+COMMAND = [sys.executable, "-m", "pillarbox"]
+
+
+def on_terminal(command: list[str], columns: int) -> str:
+    """What a command shows on a terminal that is so wide."""
+    ours, theirs = os.openpty()
+    with open(ours, "rb", buffering=0) as shown:  # noqa: PTH123 - a descriptor
+        environment = os.environ | {"COLUMNS": str(columns), "NO_COLOR": "1"}
+        subprocess.run(command, stdout=theirs, env=environment, check=True, timeout=30)
+        os.close(theirs)
+        return shown.read(65_536).decode()
 
 
 def send(sandbox, *arguments: str):
@@ -70,7 +85,7 @@ def test_removed_messages_leave_the_queue_and_keep_their_history(sandbox, pillar
     send(sandbox, "--to", "gone@remove.example")
     (message,) = sandbox.messages("--recipient", "gone@remove.example")
     removed = sandbox.queue("remove", message["id"], "--json")
-    assert removed.json == {"verb": "remove", "messages": 1, "recipients": 1}
+    assert removed.json == {"verb": "remove", "messages": 1, "recipients": 1, "others": 0, "held_again": 0}
     assert sandbox.messages("--recipient", "gone@remove.example") == []
     traced = pillarbox("trace", message["id"], "--data", sandbox.data, "--json").json
     assert [step["kind"] for step in traced["steps"]] == ["received", "removed"]
@@ -82,7 +97,49 @@ def test_verbs_want_to_know_which_messages(sandbox) -> None:
         ran = sandbox.queue(verb)
         assert ran.status == 64
         assert "--all means all of them" in ran.err
-    assert sandbox.queue("retry", "--sender", "nobody@no.example").out == "No message fits.\n"
+    ran = sandbox.queue("retry", "--sender", "nobody@no.example")
+    assert (ran.status, ran.out) == (1, "No message fits.\n")
+
+
+def test_a_verb_for_a_recipient_is_about_no_other(sandbox) -> None:
+    send(sandbox, "--to", "a@several.example", "--to", "b@several.example", "--to", "c@several.example")
+    removed = sandbox.queue("remove", "--recipient", "b@several.example")
+    assert removed.out == "1 recipient of 1 message removed. For 2 other recipients nothing changed.\n"
+    (message,) = sandbox.messages("--recipient", "a@several.example")
+    assert [one["state"] for one in message["recipients"]] == ["held", "removed", "held"]
+    again = sandbox.queue("remove", message["id"], "--recipient", "b@several.example")
+    assert (again.status, again.out) == (1, "There is nothing to remove in 1 message chosen.\n")
+    bounced = sandbox.queue("bounce", message["id"], "--recipient", "c@several.example", "--json").json
+    assert (bounced["recipients"], bounced["others"]) == (1, 1)
+
+
+def test_what_is_held_by_its_route_is_said_to_be_held_again(sandbox) -> None:
+    send(sandbox, "--to", "again@held.example")
+    ran = sandbox.queue("release", "--recipient", "again@held.example")
+    assert ran.out == (
+        "1 recipient of 1 message released. 1 of them will be held again at once, because the route is hold.\n"
+    )
+
+
+def test_the_last_line_of_a_list_counts_what_was_asked_for(sandbox) -> None:
+    send(sandbox, "--to", "x@counted.example")
+    sandbox.queue("remove", "--recipient", "x@counted.example")
+    assert "wait" not in sandbox.queue("list", "--state", "removed", "--recipient", "x@counted.example").out
+    send(sandbox, "--to", "y@counted.example")
+    shown = sandbox.queue("list", "--state", "held", "--state", "removed", "--recipient", "@counted.example")
+    assert [line.split()[4] for line in shown.out.splitlines()[1:3]] == ["held", "removed"]
+    assert re.search(r"\d+ recipients? (is|are) held\.$", shown.out)
+    assert "wait" not in shown.out
+
+
+def test_an_id_stays_whole_on_a_narrow_terminal(sandbox) -> None:
+    send(sandbox, "--to", f"{'long' * 12}@narrow.example", "--from", f"{'long' * 12}@narrow.example")
+    (message,) = sandbox.messages("--recipient", "@narrow.example")
+    command = [*COMMAND, "queue", "list", "--recipient", "@narrow.example", "--data", str(sandbox.data)]
+    for columns in (80, 40):
+        shown = on_terminal(command, columns)
+        assert f"{message['id']} " in shown
+        assert len(shown.splitlines()) == 4
 
 
 def test_a_suspended_destination_is_resumed(sandbox) -> None:
@@ -91,9 +148,12 @@ def test_a_suspended_destination_is_resumed(sandbox) -> None:
         assert "Nothing is sent to mx:a.example until" in sandbox.queue("list", *chosen).out
     assert sandbox.queue("resume", "mx:a.example", "--json").json["suspended"] == []
     assert "Nothing is sent" not in sandbox.queue("list").out
+    ran = sandbox.queue("resume", "mx:a.example")
+    assert (ran.status, ran.out) == (1, "mx:a.example was not suspended.\n")
+    send(sandbox, "--to", "some@mail.example")
     ran = sandbox.queue("suspend", "a.example")
     assert ran.status == 64
-    assert 'such as "mx:example.org"' in ran.err
+    assert 'such as "mx:example.org"; there is mail for hold:' in ran.err
 
 
 def test_unknown_ids_and_stores_are_said_to_be_so(sandbox, tmp_path: Path, pillarbox) -> None:

@@ -384,14 +384,14 @@ class Site:
     def listed(self):
         """Every message in the store."""
         with Ledger(self.data) as ledger:
-            found = [one for state in State for one in ledger.list_messages(limit=10**9, state=state)]
+            found = [one for state in State for one in ledger.list_messages(limit=10**9, states=[state])]
         return list({message.id: message for message in found}.values())
 
     def reports(self):
         """How many reports of failure there are about each address."""
         found = Counter()
         with Ledger(self.data) as ledger:
-            for message in ledger.list_messages(limit=10**9, state=State.HELD):
+            for message in ledger.list_messages(limit=10**9, states=[State.HELD]):
                 if message.envelope.sender == "":
                     octets = b"".join(ledger.content(message.id).chunks())
                     found.update(one.decode() for one in _RECIPIENT.findall(octets))

@@ -190,7 +190,7 @@ class Serving:
     def messages(self) -> list[ListedMessage]:
         """All that the store knows, finished or not, the oldest first."""
         with Ledger(self.folder / "data") as ledger:
-            found = {one.id: one for state in State for one in ledger.list_messages(100_000, state=state)}
+            found = {one.id: one for state in State for one in ledger.list_messages(100_000, states=[state])}
         return [found[number] for number in sorted(found)]
 
     async def until(self, condition: Callable[[], object]) -> None:

@@ -64,7 +64,7 @@ async def test_listing_shows_what_is_open_and_filters(spool, store, ledger):
     assert [one.id for one in ledger.list_messages()] == [active.id, waiting.id, held.id]
     assert [one.id for one in ledger.list_messages(1)] == [active.id]
     assert [one.id for one in ledger.list_messages(destination="mx:b.example")] == [waiting.id]
-    assert [one.id for one in ledger.list_messages(state=State.DELIVERED)] == [done.id]
+    assert [one.id for one in ledger.list_messages(states=[State.DELIVERED])] == [done.id]
     assert [one.id for one in ledger.list_messages(wanted=lambda one: one.id == held.id)] == [held.id]
 
 
@@ -163,8 +163,9 @@ async def test_workers_learn_of_verbs_once_and_of_suspensions_at_start(
     late = engine(tmp_path)
     assert [(one.verb, one.destination) for one in await late.verbs()] == [("suspend", "mx:a.example")]
     await late.close()
-    ledger.apply_verb("resume", destination="mx:a.example")
+    assert ledger.apply_verb("resume", destination="mx:a.example") == 1
     assert ledger.suspended() == []
+    assert ledger.apply_verb("resume", destination="mx:a.example") == 0
 
 
 @pytest.mark.parametrize(
@@ -188,3 +189,41 @@ async def test_it_works_while_no_server_runs(spool, store, tmp_path):
     with Ledger(tmp_path) as ledger:
         assert [one.id for one in ledger.list_messages()] == [queued.id]
         assert ledger.apply_verb("remove", message=queued.id) == 1
+
+
+@pytest.mark.parametrize(
+    ("verb", "state"), [("hold", State.HELD), ("remove", State.REMOVED), ("bounce", State.QUEUED)]
+)
+async def test_a_verb_for_one_recipient_leaves_the_others_as_they_are(spool, store, ledger, verb, state):
+    queued = await store.waiting("a.example", "b.example", "c.example")
+    assert ledger.apply_verb(verb, message=queued.id, recipients=[1]) == 1
+    assert states(ledger, queued) == [State.QUEUED, state, State.QUEUED]
+    assert ledger.content(queued.id)
+    found = [one for batch in await spool.due(FAR, 9, ()) for one in batch.pending]
+    assert {one.number for one in found if not one.bounce} == {0, 2}
+    assert {one.number for one in found if one.bounce} == ({1} if verb == "bounce" else set())
+    assert ledger.apply_verb(verb, message=queued.id, recipients=[]) == 0
+
+
+async def test_removing_a_recipient_of_a_damaged_message_keeps_its_body(spool, store, ledger):
+    queued = await store.waiting("a.example", "b.example", body=b"x" * 100_000)
+    aside = queued.content.path.with_suffix(".lost")
+    queued.content.path.rename(aside)
+    assert await spool.due(FAR, 9, ()) == []
+    aside.rename(queued.content.path)
+    assert ledger.apply_verb("remove", message=queued.id, recipients=[0]) == 1
+    assert states(ledger, queued) == [State.REMOVED, State.DAMAGED]
+    assert ledger.content(queued.id)
+
+
+async def test_messages_in_several_states_are_listed_open_ones_first(spool, store, ledger):
+    done, first, second, waiting = [
+        await store(),
+        await store(hold=True),
+        await store(hold=True),
+        await store.waiting(),
+    ]
+    await spool.record([Change(done.id, 0, State.DELIVERED)])
+    wanted = [State.DELIVERED, State.HELD]
+    assert [one.id for one in ledger.list_messages(states=wanted)] == [first.id, second.id, done.id]
+    assert [one.id for one in ledger.list_messages(states=[State.QUEUED])] == [waiting.id]

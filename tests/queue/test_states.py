@@ -124,7 +124,7 @@ async def test_a_crash_in_any_state_is_put_right(tmp_path, state, octets):
     await spool.close()
 
     with Ledger(tmp_path) as ledger:
-        found = [one for wanted in State for one in ledger.list_messages(state=wanted)]
+        found = [one for wanted in State for one in ledger.list_messages(states=[wanted])]
         assert [one.queue_id for one in found] == acknowledged[: state != "forgotten"] or state == "committed"
         open_ = [one for one in found if one.recipients[0].state <= State.HELD]
         if state == "damaged":

@@ -58,7 +58,7 @@ class Desk:
         self._sent = 0
 
     def _messages(self):
-        return {one.id: one for state in State for one in self.ledger.list_messages(10_000, state=state)}
+        return {one.id: one for state in State for one in self.ledger.list_messages(10_000, states=[state])}
 
     async def send(self, *recipients, envid="", sender="me@here.test"):
         """Send a message to there.test; its number, its octets as they arrived, and the senders that were told."""
@@ -201,7 +201,7 @@ async def test_a_bounce_of_an_unknown_message_is_delivered_all_the_same(desk_for
     async with desk_for() as desk:
         await desk.come_back(bounce(returned=b"Message-ID: <never@sent.test>\r\n"))
         async with asyncio.timeout(LIMIT_S):
-            while not desk.ledger.list_messages(state=State.DELIVERED):
+            while not desk.ledger.list_messages(states=[State.DELIVERED]):
                 await asyncio.sleep(0.01)
 
 

@@ -44,7 +44,7 @@ class Desk:
                 await asyncio.sleep(0.01)
 
     def _all(self) -> set[int]:
-        return {one.id for state in State for one in self.ledger.list_messages(10_000, state=state)}
+        return {one.id for state in State for one in self.ledger.list_messages(10_000, states=[state])}
 
     def causes(self, number: int) -> list[str]:
         found = self.ledger.show(number)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+import msgspec
 
 from pillarbox.cli.outcome import Exit
 from pillarbox.cli.show import (
@@ -30,7 +31,7 @@ from pillarbox.mail.units import approximate_size, parse_duration
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from pillarbox.control import Selection
+    from pillarbox.control import Done, Selection
     from pillarbox.queue.ledger import Depth, ListedMessage, ListedRecipient
 
 F = TypeVar("F", bound="Callable[..., object]")
@@ -52,9 +53,11 @@ class Age(click.ParamType[float]):
 
 
 def selecting(function: F) -> F:
-    """Add the options that choose messages."""
+    """Add the options that choose recipients."""
     for option in (
-        click.option("--state", type=click.Choice(_STATES), help="Only recipients in this state."),
+        click.option(
+            "--state", "states", multiple=True, type=click.Choice(_STATES), help="In this state; repeatable."
+        ),
         click.option(
             "--older-than", type=Age(), default=0.0, metavar="AGE", help='Received before, such as "2h".'
         ),
@@ -80,7 +83,7 @@ def _selection(given: dict[str, Any]) -> Selection:
         sender=given["sender"],
         recipient=given["recipient"],
         older_than_s=given["older_than"],
-        state=State[given["state"].upper()] if given["state"] else None,
+        states=frozenset(State[name.upper()] for name in given["states"]),
     )
 
 
@@ -101,9 +104,9 @@ def list_command(data: Path | None, config: Path | None, *, limit: int, as_json:
     """List messages, those that are due first; finished ones only with --state."""
     from pillarbox.control import select
 
-    now = time.time()
+    now, selection = time.time(), _selection(given)
     with opened(data, config) as ledger:
-        found = select(ledger, _selection(given), now=now, limit=limit + 1)
+        found = select(ledger, selection, now=now, limit=limit + 1)
         depth = ledger.depth()
         suspended = ledger.suspended()
     if as_json:
@@ -112,19 +115,37 @@ def list_command(data: Path | None, config: Path | None, *, limit: int, as_json:
     if not found:
         click.echo("No message.")
     else:
-        _show(found, limit, depth, now)
+        _show(found[:limit], now)
+        click.echo(f"\n{_footer(selection, depth, limit if len(found) > limit else None)}")
     if suspended:
         click.echo(f"Nothing is sent to {', '.join(map(_safe, suspended))} until `pillarbox queue resume`.")
 
 
-def _show(found: list[ListedMessage], limit: int, depth: list[Depth], now: float) -> None:
+def _show(found: list[ListedMessage], now: float) -> None:
     columns = ("ID", "AGE", "SIZE", "STATE", "NEXT", "FROM", "TO", "LAST REPLY")
-    show_table(columns, [_row(message, now) for message in found[:limit]], right=("AGE", "SIZE"))
-    recipients = sum(one.recipients for one in depth)
-    more = f"; these are the first {limit}, --limit shows more" if len(found) > limit else ""
-    destinations = count(len({one.destination for one in depth}), "destination")
-    verb = "waits" if recipients == 1 else "wait"
-    click.echo(f"\n{count(recipients, 'recipient')} {verb} for {destinations}{more}.")
+    rows = [_row(message, now) for message in found]
+    show_table(columns, rows, right=("AGE", "SIZE"), cut=("FROM", "TO", "LAST REPLY"))
+
+
+def _footer(selection: Selection, depth: list[Depth], cut_at: int | None) -> str:
+    """What the whole queue holds, if open messages were asked for, and whether there are more than those shown."""
+    from pillarbox.control import OPEN_STATES
+    from pillarbox.queue.spool import State
+
+    parts = []
+    if not selection.states or selection.states & OPEN_STATES:
+        waiting = [one for one in depth if one.state is State.QUEUED]
+        number = sum(one.recipients for one in waiting)
+        held = sum(one.recipients for one in depth if one.state is State.HELD)
+        verb = "waits" if number == 1 else "wait"
+        places = count(len({one.destination for one in waiting}), "destination")
+        parts += [f"{count(number, 'recipient')} {verb} for {places}"] if number else []
+        parts += [f"{count(held, 'recipient')} {'is' if held == 1 else 'are'} held"] if held else []
+    if cut_at is not None:
+        parts.append(f"these are the first {cut_at}, --limit shows more")
+    elif not parts:
+        parts.append("these are all")
+    return f"{'; '.join(parts).capitalize()}."
 
 
 def _row(message: ListedMessage, now: float) -> tuple[str, ...]:
@@ -274,13 +295,22 @@ _VERBS = {
     "hold": ("Keep messages until they are released.", "held"),
     "release": ("Deliver held messages now, and look at damaged ones again.", "released"),
     "retry": ("Try waiting messages now.", "to be tried now"),
-    "bounce": ("Give messages up and report that to their senders.", "to be returned"),
+    "bounce": ("Give messages up and report that to their senders.", "to be given up"),
     "remove": ("Throw messages away; nobody is told.", "removed"),
 }
 
 
+_CHOICE = """Choose them by ID, by options, or all with --all.
+
+With --recipient, --state or --destination only those recipients of a message are meant that fit; for its others
+nothing changes.
+
+Exit status: 0 done; 1 there was nothing to do; 66 an ID or the store is not known.
+"""
+
+
 def _add_verb(verb: str, about: str, participle: str) -> None:
-    @queue.command(verb, help=f"{about} Choose them by ID, by options, or all with --all.")
+    @queue.command(verb, help=f"{about} {_CHOICE}")
     @click.argument("ids", nargs=-1, metavar="[ID]...")
     @selecting
     @click.option("--all", "everything", is_flag=True, help="All messages of the queue.")
@@ -306,39 +336,66 @@ def _act(
             fail(str(error), Exit.NO_INPUT)
         hidden = as_json or len(messages) < _PROGRESS_FROM
         with click.progressbar(length=len(messages), label=verb, hidden=hidden) as bar:
-            done = apply(ledger, verb, messages, now=now, progress=lambda _number: bar.update(1))
+            done = apply(ledger, verb, selection, messages, now=now, progress=lambda _number: bar.update(1))
     if as_json:
-        show_json({"verb": verb, "messages": done.messages, "recipients": done.recipients})
+        show_json({"verb": verb, **msgspec.structs.asdict(done)})
     elif not messages:
         click.echo("No message fits.")
     else:
-        messages_with = f"{count(done.messages, 'message')} with {count(done.recipients, 'recipient')}"
-        click.echo(f"{messages_with} {participle}.")
+        click.echo(_told(verb, participle, len(messages), done))
+    sys.exit(Exit.OK if done.recipients else Exit.NOTHING)
+
+
+def _told(verb: str, participle: str, fitting: int, done: Done) -> str:
+    """What a verb did, for people."""
+    if not done.recipients:
+        return f"There is nothing to {verb} in {count(fitting, 'message')} chosen."
+    told = f"{count(done.recipients, 'recipient')} of {count(done.messages, 'message')} {participle}."
+    if done.others:
+        told += f" For {count(done.others, 'other recipient')} nothing changed."
+    if done.held_again:
+        told += f" {done.held_again} of them will be held again at once, because the route is hold."
+    return told
 
 
 for _verb, (_about, _participle) in _VERBS.items():
     _add_verb(_verb, _about, _participle)
 
 
-def _add_destination_verb(verb: str, about: str, participle: str) -> None:
+def _add_destination_verb(verb: str, about: str, participle: str, unchanged: str) -> None:
     @queue.command(verb, help=about)
     @click.argument("destination")
     @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
     @store_options
     def act(destination: str, data: Path | None, config: Path | None, *, as_json: bool) -> None:
-        from pillarbox.control import ControlError, apply_to_destination
+        from pillarbox.control import ControlError, apply_to_destination, destinations
 
         with opened(data, config) as ledger:
             try:
-                apply_to_destination(ledger, verb, destination, now=time.time())
+                changed = apply_to_destination(ledger, verb, destination, now=time.time())
             except ControlError as error:
                 fail(str(error), Exit.USAGE)
             suspended = ledger.suspended()
+            known = destinations(ledger)
         if as_json:
             show_json({"verb": verb, "destination": destination, "suspended": suspended})
+        elif not changed:
+            click.echo(f"{_safe(destination)} {unchanged}.")
         else:
-            click.echo(f"{_safe(destination)} {participle}.")
+            no_mail = "" if destination in known else " No mail is bound for it now."
+            click.echo(f"{_safe(destination)} {participle}.{no_mail}")
+        sys.exit(Exit.OK if changed else Exit.NOTHING)
 
 
-_add_destination_verb("suspend", 'Send nothing to a destination such as "mx:example.org".', "suspended")
-_add_destination_verb("resume", "Send to a destination again.", "resumed")
+_add_destination_verb(
+    "suspend",
+    'Send nothing to a destination such as "mx:example.org". Exit status 1: it was suspended already.',
+    "suspended",
+    "was suspended already",
+)
+_add_destination_verb(
+    "resume",
+    "Send to a destination again. Exit status 1: it was not suspended.",
+    "resumed",
+    "was not suspended",
+)

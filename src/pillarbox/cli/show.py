@@ -94,16 +94,33 @@ def show_json(value: object) -> None:
     click.echo(json.dumps(value, indent=2))
 
 
-def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()) -> None:
-    """Print rows for people; columns named in `right` are numbers."""
+def show_table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    right: Sequence[str] = (),
+    cut: Sequence[str] = (),
+) -> None:
+    """Print rows for people; columns named in `right` are numbers.
+
+    Where a terminal has too little room, what is in a column named in `cut` is cut off and the others stay whole; if none is
+    named, all are broken into lines.
+    """
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     terminal = sys.stdout.isatty()
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for place, column in enumerate(columns):
+        whole = bool(cut) and column not in cut
+        table.add_column(
+            column,
+            justify="right" if column in right else "left",
+            overflow="fold" if not cut else "ellipsis",
+            no_wrap=bool(cut),
+            min_width=max(map(len, (column, *(row[place] for row in rows)))) if whole else None,
+        )
     for row in rows:
         table.add_row(*(Text(visible(cell)) for cell in row))
     width = None if terminal else 10_000  # a program that reads the table gets one line a row

@@ -19,7 +19,7 @@ from pillarbox.queue.records import DamagedError, unpack_detail, unpack_envelope
 from pillarbox.queue.spool import Content, Happening, State, Trace, format_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
     from pathlib import Path
 
     from pillarbox.mail.envelope import Envelope
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pillarbox.mail.route import Route
     from pillarbox.queue.suppression import Lesson, Suppressed
 
-# What each verb does to the rows of one message or one destination. A claim is its worker's to end; the worker does
+# What each verb does to the rows of one message, of some of its recipients, or of one destination. A claim is its worker's to end; the worker does
 # that when it sees the verb. Only removal ends it here: what an attempt brings that is under way changes nothing then.
 _CHANGES = {
     "hold": ("held", "UPDATE recipient SET state = 1 WHERE state = 0 AND {which}"),
@@ -48,7 +48,17 @@ _STARTED = (
 )
 VERBS = (*_CHANGES, "suspend", "resume")  # the last two are about destinations only
 _OF_MESSAGE = "message = :message"
+_OF_RECIPIENTS = "message = :message AND number IN (SELECT value FROM json_each(:numbers))"
 _OF_DESTINATION = "destination = :destination"
+# How open messages are found, in the order in which they are listed.
+_OPEN = (
+    (State.DAMAGED, "WHERE state = 5", ""),
+    (State.QUEUED, "INDEXED BY claimed_slot WHERE claimed = 1 AND state = 0", ""),
+    (State.QUEUED, "WHERE state = 0 AND claimed = 0", " ORDER BY due"),
+    (State.HELD, "INDEXED BY held WHERE state = 1", " ORDER BY message"),
+)
+_NEWEST = " ORDER BY message DESC"
+_FINISHED = frozenset(State) - {state for state, _, _ in _OPEN}
 _LISTED = "SELECT message, number, state, claimed, due, destination, attempts, result FROM recipient"
 
 
@@ -117,17 +127,18 @@ class Ledger:
         self,
         limit: int = 100,
         *,
-        state: State | None = None,
+        states: Collection[State] = (),
         destination: str = "",
         wanted: Callable[[ListedMessage], bool] | None = None,
     ) -> list[ListedMessage]:
         """Damaged messages, which need somebody, then open ones: those in work, then by when they are due, then held ones.
 
-        With `state`, messages that have recipients in it, finished ones included, newest first. `wanted` filters further.
+        With `states`, messages that have recipients in one of them: open ones in that order, then finished ones, the newest
+        first. `wanted` filters further.
         """
         found: list[ListedMessage] = []
         seen: set[int] = set()
-        for message in self._candidates(state, destination):
+        for message in self._candidates(states, destination):
             if len(found) >= limit:
                 break
             if message not in seen:
@@ -137,20 +148,19 @@ class Ledger:
                     found.append(listed)
         return found
 
-    def _candidates(self, state: State | None, destination: str) -> Iterator[int]:
-        where = " AND destination = :destination" if destination else ""
-        if state is None:
-            queries = [
-                "SELECT message FROM recipient WHERE state = 5{where}",
-                "SELECT message FROM recipient INDEXED BY claimed_slot WHERE claimed = 1{where}",
-                "SELECT message FROM recipient WHERE state = 0 AND claimed = 0{where} ORDER BY due",
-                "SELECT message FROM recipient INDEXED BY held WHERE state = 1{where}",
-            ]
-        else:
-            queries = ["SELECT message FROM recipient WHERE state = :state{where} ORDER BY message DESC"]
+    def _candidates(self, states: Collection[State], destination: str) -> Iterator[int]:
+        filtered = " AND destination = ?" if destination else ""
+        values = (destination,) if destination else ()
+        queries = [
+            f"{where}{filtered}{order}" for state, where, order in _OPEN if not states or state in states
+        ]
+        if finished := sorted({*states} & _FINISHED):
+            queries.append(
+                f"WHERE state IN ({','.join(f'{state:d}' for state in finished)}){filtered}{_NEWEST}"
+            )
         for query in queries:
-            values = {"destination": destination, "state": state}
-            for (message,) in self._connection.execute(query.format(where=where), values):
+            sql = f"SELECT message FROM recipient {query}"  # noqa: S608 - our own words
+            for (message,) in self._connection.execute(sql, values):
                 yield message
 
     def show(self, message: int) -> ListedMessage | None:
@@ -215,11 +225,19 @@ class Ledger:
         return [name for (name,) in self._connection.execute("SELECT destination FROM suspended")]
 
     def apply_verb(
-        self, verb: str, *, message: int | None = None, destination: str = "", now: float | None = None
+        self,
+        verb: str,
+        *,
+        message: int | None = None,
+        recipients: Collection[int] | None = None,
+        destination: str = "",
+        now: float | None = None,
     ) -> int:
-        """Do what an operator asks with one message or all mail of one destination; how many recipients it concerns.
+        """Do what an operator asks with one message or all mail of one destination; how many recipients it changed.
 
-        A bounce is carried out by the next worker that sees it. Raises ValueError for an unknown verb or destination.
+        With `recipients` only those of the message are meant, by their places in the envelope. Of a destination that is
+        suspended or resumed it is 1 if that was not so before. A bounce is carried out by the next worker that sees it.
+        Raises ValueError for an unknown verb or destination.
         """
         at = time.time() if now is None else now
         if verb not in VERBS:
@@ -228,21 +246,21 @@ class Ledger:
             raise ValueError(f"{verb!r} needs {'a message or ' if verb in _CHANGES else ''}a destination")
         if destination:
             parse_route(destination)
-        changed: list[tuple[int, int]] = []
         emptied: list[int] = []
         with schema.transaction(self._connection):
             if verb in _CHANGES:
-                changed = self._change(verb, message, destination, at)
+                messages = self._change(verb, message, recipients, destination, at)
+                changed = len(messages)
+                if verb == "remove":
+                    emptied = writing.empty(self._connection, messages)
             else:
-                self._suspend(verb, destination, at)
-            if verb == "remove":
-                emptied = writing.empty(self._connection, [number for number, _ in changed])
+                changed = self._suspend(verb, destination, at)
             self._connection.execute(
                 "INSERT INTO verb (at, verb, message, destination) VALUES (?, ?, ?, ?)",
                 (at, verb, message, destination),
             )
         self._bodies.remove(emptied)
-        return len(changed)
+        return changed
 
     def suppressions(self, now: float) -> Iterator[Suppressed]:
         """The suppression list, in order."""
@@ -275,16 +293,29 @@ class Ledger:
                 )
         return len({message for message, _ in found})
 
-    def _suspend(self, verb: str, destination: str, at: float) -> None:
+    def _suspend(self, verb: str, destination: str, at: float) -> int:
         if verb == "suspend":
             self._connection.execute("INSERT OR IGNORE INTO suspended VALUES (?, ?)", (destination, at))
         else:
             self._connection.execute("DELETE FROM suspended WHERE destination = ?", (destination,))
+        return self._connection.changes()
 
-    def _change(self, verb: str, message: int | None, destination: str, at: float) -> list[tuple[int, int]]:
+    def _change(
+        self,
+        verb: str,
+        message: int | None,
+        recipients: Collection[int] | None,
+        destination: str,
+        at: float,
+    ) -> list[int]:
+        """Change the rows that are meant, and note it in the history; the message of each of them."""
         kind, sql = _CHANGES[verb]
-        which = _OF_MESSAGE if message is not None else _OF_DESTINATION
-        values = {"message": message, "destination": destination, "now": at}
+        if message is None:
+            which = _OF_DESTINATION
+        else:
+            which = _OF_MESSAGE if recipients is None else _OF_RECIPIENTS
+        numbers = str(list(recipients or ()))  # which is JSON too
+        values = {"message": message, "numbers": numbers, "destination": destination, "now": at}
         changed = list(
             self._connection.execute(sql.format(which=which) + " RETURNING message, number", values)
         )
@@ -292,7 +323,7 @@ class Ledger:
             "INSERT INTO event (message, at, kind, number) VALUES (?, ?, ?, ?)",
             [(row[0], at, kind, row[1]) for row in changed],
         )
-        return changed
+        return [row[0] for row in changed]
 
 
 def _listed(row: tuple[Any, ...], envelope: Envelope | None) -> ListedRecipient:

@@ -84,7 +84,7 @@ _EMPTIED = Bulk(
     "WITH v (message) AS (",
     1,
     ") DELETE FROM body WHERE message IN v"
-    " AND NOT EXISTS (SELECT 1 FROM recipient WHERE recipient.message = body.message AND state < 2)"
+    " AND NOT EXISTS (SELECT 1 FROM recipient WHERE recipient.message = body.message AND state IN (0, 1, 5))"
     " RETURNING message, content IS NULL",
 )
 _CLAIM = Bulk(
