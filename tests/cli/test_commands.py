@@ -169,7 +169,10 @@ def test_the_queue_is_listed_when_no_server_runs(sandbox, tmp_path: Path, pillar
     config.write_text(f'data = "{sandbox.data}"\n')
     assert pillarbox("queue", "list", "--config", config).status == 0
     assert pillarbox("queue", "list", PILLARBOX_CONFIG=str(config)).status == 0
-    assert pillarbox("queue", "list", HOME=str(tmp_path)).status == 66
+    for unset in ({}, {"PILLARBOX_CONFIG": ""}):
+        ran = pillarbox("queue", "list", HOME=str(tmp_path), **unset)
+        assert ran.status == 66
+        assert f"no mail store in {tmp_path}" in ran.err
 
 
 def test_hostile_addresses_do_not_reach_the_terminal(sandbox, pillarbox) -> None:
@@ -222,6 +225,31 @@ def test_a_paste_is_called_what_it_is(asked: str, heading: str, pillarbox) -> No
     assert ran.out.splitlines()[0] == heading
     assert "line 0" not in ran.out
     assert "in reply to" not in ran.out
+
+
+def test_a_file_that_is_not_there_is_said_to_be_so(pillarbox) -> None:
+    for name in ("bounce.eml", "mail/bounce", "SESSION.TXT"):
+        ran = pillarbox("explain", name)
+        assert (ran.status, ran.err) == (66, f"pillarbox: there is no file {name}\n")
+    assert pillarbox("explain", "550 5.7.1 see https://help.example/x.txt").status == 69
+
+
+@pytest.mark.parametrize(
+    "asked", [["explain", "550"], ["queue", "list"], ["queue", "list", "--json"], ["--help"]]
+)
+def test_output_that_cannot_be_written_is_one_line(sandbox, asked: list[str]) -> None:
+    environment = os.environ | {"PILLARBOX_CONFIG": ""}
+    place = ["--data", str(sandbox.data)] if asked[0] == "queue" else []
+    with Path("/dev/full").open("w") as full:
+        ran = subprocess.run(
+            [*COMMAND, *asked, *place],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            env=environment,
+        )
+    assert (ran.returncode, ran.stderr) == (74, "pillarbox: cannot write: No space left on device\n")
 
 
 def test_an_empty_paste_is_said_to_be_so(pillarbox) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pillarbox.cli.sendmail import Options, UsageError, parse_options, recipients_in, split_header
+from pillarbox.cli.sendmail import Options, UsageError, _Lines, parse_options, recipients_in, split_header
 from pillarbox.mail.envelope import Notify, Ret
 
 if TYPE_CHECKING:
@@ -76,6 +76,56 @@ def test_bs_speaks_smtp_on_standard_input_and_output(sandbox) -> None:
     assert [line[:4] for line in ran.out.splitlines() if line[3] == " "] == ["220 ", "250 ", "250 ", "221 "]
 
 
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+def test_bs_takes_lines_as_the_caller_ends_them(sandbox, ending: str) -> None:
+    text = (
+        "EHLO me",
+        f"MAIL FROM:<{len(ending)}@bs.example>",
+        "RCPT TO:<x@bs.example>",
+        "DATA",
+        "A: b",
+        "",
+        "c",
+        ".",
+        "QUIT",
+        "",
+    )
+    ran = sendmail(sandbox, "-bs", input=ending.join(text))
+    assert [line[:4] for line in ran.out.splitlines() if line[3] == " "] == [
+        "220 ", "250 ", "250 ", "250 ", "354 ", "250 ", "221 "
+    ]  # fmt: skip
+    (message,) = sandbox.messages("--sender", f"{len(ending)}@bs.example")
+    assert sandbox.queue("show", message["id"], "--message").out.endswith("A: b\r\n\r\nc\r\n")
+
+
+def test_line_ends_are_told_apart_however_the_octets_come() -> None:
+    for ending in (b"\n", b"\r\n"):
+        lines = _Lines()
+        octets = ending.join((b"NOOP", b"", b"", b"QUIT", b""))
+        sent = b"".join(lines.ended(octets[at : at + 1]) for at in range(len(octets)))
+        assert sent == b"NOOP\r\n\r\n\r\nQUIT\r\n"
+    assert _Lines().ended(b"BDAT 3\r\na\nb") == b"BDAT 3\r\na\nb"
+
+
+def test_a_bare_name_is_one_of_the_server_that_is_configured(sandbox, tmp_path: Path, pillarbox) -> None:
+    config = tmp_path / "p.toml"
+    config.write_text(f'hostname = "mx1.test"\n[[listen]]\naddress = "{sandbox.address}"\nrole = "relay"\n')
+    ran = pillarbox("sendmail", "-t", input="To: ann\n\nx\n", PILLARBOX_CONFIG=str(config))
+    assert (ran.status, ran.err) == (0, "")
+    (message,) = sandbox.messages("--recipient", "ann@mx1.test")
+    assert message["sender"].endswith("@mx1.test")
+    assert "@mx1.test>\r\n" in sandbox.queue("show", message["id"], "--message").out
+
+
+def test_what_is_no_address_in_the_header_goes_to_nobody(sandbox) -> None:
+    for value in ("nobody here", "ann@t.example bob@t.example", "a@t.example, b@"):
+        ran = sendmail(sandbox, "-t", input=f"Cc: {value}\n\nx\n")
+        assert ran.status == 65
+        assert ran.err.startswith("sendmail: Cc: not an address: '")
+    many = ", ".join(f"Name {number} <user{number}@many.example>" for number in range(900))
+    assert len(recipients_in([(b"to", f"To: {many}\n".encode())])) == 900
+
+
 def test_nobody_listening_is_a_temporary_failure_with_advice(pillarbox) -> None:
     with socket.create_server(("127.0.0.1", 0)) as gone:
         server = f"127.0.0.1:{gone.getsockname()[1]}"
@@ -122,6 +172,13 @@ def test_wrong_use_is_told_with_the_usage(pillarbox) -> None:
 )  # fmt: skip
 def test_options_are_read_as_sendmail_does(arguments: list[str], expected: Options) -> None:
     assert parse_options(arguments) == expected
+
+
+def test_to_try_a_queue_in_which_nothing_waits_is_all_right(sandbox, tmp_path: Path, pillarbox) -> None:
+    config = tmp_path / "p.toml"
+    config.write_text(f'data = "{sandbox.data}"\n')
+    ran = pillarbox("sendmail", "-q", PILLARBOX_CONFIG=str(config))
+    assert (ran.status, ran.err) == (0, "")
 
 
 def test_never_excludes_the_others() -> None:

@@ -5,15 +5,36 @@
 
 from __future__ import annotations
 
+import errno
 import gc
+import os
 import sys
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _MANY_OBJECTS = 100_000  # what imports make lives on: to look for garbage among it takes a tenth of a start
 
 
 def main() -> None:
     """Run the command of `sys.argv`; a link called `sendmail`, `mailq` or `newaliases` runs that one."""
     gc.set_threshold(_MANY_OBJECTS)
+    try:
+        try:
+            _run()
+        finally:
+            sys.stdout.flush()
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        from pillarbox.cli.outcome import Exit
+
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # what is left would fail once more at the end
+        sys.stderr.write(f"pillarbox: cannot write: {error.strerror}\n")
+        sys.exit(Exit.IO_ERROR)
+
+
+def _run() -> None:
     called = sys.argv[0].rpartition("/")[2]
     if called in ("sendmail", "mailq", "newaliases"):
         arguments: list[str] | None = [

@@ -114,12 +114,13 @@ def sendmail(arguments: tuple[str, ...]) -> None:
     -N WHEN     never, or some of success,failure,delay (RFC 3461)
     -R WHAT     full or hdrs: what a report returns
     -V ENVID    an id of yours for reports
-    -bs         speak SMTP on standard input and output
+    -bs         speak SMTP on standard input and output; lines may end in LF alone
     -bp         list the queue, as mailq does
     -q          try all waiting messages now
 
     The server is $PILLARBOX_SENDMAIL (host:port), else the first listener in $PILLARBOX_CONFIG or
-    /etc/pillarbox/pillarbox.toml that relays for this machine, else 127.0.0.1:25. Exit status: 0 accepted, 64 wrong use,
+    /etc/pillarbox/pillarbox.toml that relays for this machine, else 127.0.0.1:25. A bare name becomes an address at the
+    hostname of that file, else of this machine. Exit status: 0 accepted, 64 wrong use, 65 the header names what is no address,
     67 a recipient refused, 69 refused, 75 the server cannot be reached or takes no mail now.
     """  # noqa: D301 - click wants the character itself
     from pillarbox.cli.sendmail import run

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pillarbox.cli.outcome import Exit
-from pillarbox.cli.show import is_colourful, read_text, show_json, wrapped
+from pillarbox.cli.show import fail, is_colourful, read_text, show_json, wrapped
 from pillarbox.diagnose.diagnosis import Kind, Outcome
 from pillarbox.diagnose.meaning import Basis
 from pillarbox.observe import visible
@@ -48,6 +48,7 @@ _SHOWN_ADDRESSES = 8
 _SHOWN_ECHOES = 6
 _SHOWN_REPLY = 600
 _LABEL = 12
+_SUFFIXES = (".eml", ".log", ".mbox", ".msg", ".txt")
 _NOTATIONS = {"no marks": "lines without marks", "sentence": "an error message", "bounce": ""}
 
 
@@ -95,6 +96,8 @@ def _asked(words: Sequence[str], path: Path | None) -> str:
         path, words = Path(words[0]), ()
     if path is not None and words:
         raise click.UsageError("give either a text or --file")
+    if len(words) == 1 and _looks_like_a_file(words[0]):
+        fail(f"there is no file {words[0]}", Exit.NO_INPUT)
     if words:
         return " ".join(words)
     if path is None and sys.stdin.isatty():
@@ -109,6 +112,14 @@ def _is_file(word: str) -> bool:
         return Path(word).is_file() and not look_up(word).known
     except (OSError, ValueError):
         return False
+
+
+def _looks_like_a_file(word: str) -> bool:
+    """Whether a word that is no file, and nothing to look up, was meant to be one."""
+    from pillarbox.diagnose.meaning import look_up
+
+    is_name = "/" in word or Path(word).suffix.lower() in _SUFFIXES
+    return is_name and len(word.split()) == 1 and not look_up(word).known
 
 
 class _Page:

@@ -27,6 +27,7 @@ class Exit(IntEnum):
     NO_USER = 67  # a recipient was refused for good
     NO_HOST = 68  # the server's name is unknown
     REFUSED = 69  # refused for good, at another stage
+    IO_ERROR = 74  # the output cannot be written
     TEMPORARY = 75  # not now: try again later
     PROTOCOL = 76  # the server said something that makes no sense
     NO_PERMISSION = 77  # login refused

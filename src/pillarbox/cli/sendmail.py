@@ -1,6 +1,6 @@
 """`sendmail` as programs have called it for forty years: a message on standard input, handed to the server by SMTP.
 
-It starts in a fraction of the time of the other commands, so it reads the one line of the configuration that it needs
+It starts in a fraction of the time of the other commands, so it reads the few lines of the configuration that it needs
 itself, and does without everything that takes long to import.
 """
 
@@ -12,14 +12,17 @@ import re
 import socket
 import sys
 import time
-from email.utils import formataddr, formatdate, getaddresses, make_msgid
+from email.utils import formataddr, formatdate, make_msgid
+from functools import cache
+from typing import Any
 
 import msgspec
 
 from pillarbox.cli.dialogue import Dialogue, connect, own_name, split_server
 from pillarbox.cli.outcome import Exit, exit_for, worst
-from pillarbox.cli.places import CONFIG_FILE, CONFIG_VARIABLE
-from pillarbox.mail.address import AddressError, parse_address
+from pillarbox.cli.places import named_file
+from pillarbox.mail.address import AddressError, parse_address, parse_domain
+from pillarbox.mail.authors import mailboxes
 from pillarbox.mail.envelope import Body, Envelope, Notify, Recipient, Ret
 from pillarbox.smtp.replies import ProtocolError
 
@@ -35,11 +38,16 @@ _MAX_MESSAGE_OCTETS = 1 << 30
 _VALUED = "ABCFNOQRVXbdfhopr"  # the historic options of one letter that have a value
 _RECIPIENT_FIELDS = (b"to", b"cc", b"bcc")
 _FIELD = re.compile(rb"([!-9;-~]+)[ \t]*:(.*(?:\r?\n[ \t].*)*)\r?\n?")
+_BARE_LF = re.compile(rb"(?<!\r)\n")
 _USAGE = "usage: sendmail [-t] [-i] [-f SENDER] [-F NAME] [-N WHEN] [-R full|hdrs] [-V ENVID] [-bs | -bp | -q] [RECIPIENT...]"
 
 
 class UsageError(Exception):
     """The command was called wrongly; the message says how."""
+
+
+class MessageError(Exception):
+    """The message can't be sent as it is; the message of this says why."""
 
 
 class Options(msgspec.Struct):
@@ -71,6 +79,8 @@ def run(arguments: list[str]) -> int:
         return _send(options)
     except UsageError as error:
         return _complain(str(error), Exit.USAGE)
+    except MessageError as error:
+        return _complain(str(error), Exit.DATA)
     except (ConnectionRefusedError, FileNotFoundError):
         return _complain(
             f"nobody listens on {_server()}; is the server running? (pillarbox serve)", Exit.TEMPORARY
@@ -184,15 +194,22 @@ def split_header(message: bytes) -> tuple[list[tuple[bytes, bytes]], bytes]:
 
 
 def recipients_in(fields: list[tuple[bytes, bytes]]) -> list[str]:
-    """The addresses in To, Cc and Bcc, or in those of a message that is sent once more (RFC 5322 3.6.6)."""
+    """The addresses in To, Cc and Bcc, or in those of a message that is sent once more (RFC 5322 3.6.6).
+
+    Raises MessageError for what is none: it would go to somebody else.
+    """
     resent = tuple(b"resent-" + name for name in _RECIPIENT_FIELDS)
     wanted = resent if any(name in resent for name, _ in fields) else _RECIPIENT_FIELDS
-    texts = [
-        re.sub(r"\r?\n(?=[ \t])", "", octets.decode("utf-8", "surrogateescape")).partition(":")[2].strip()
-        for name, octets in fields
-        if name in wanted
-    ]
-    return [address for _, address in getaddresses(texts) if address]
+    found = []
+    for name, octets in fields:
+        if name in wanted:
+            text = re.sub(r"\r?\n(?=[ \t])", "", octets.decode("utf-8", "surrogateescape"))
+            field, _, value = text.partition(":")
+            try:
+                found += [_complete(one) for one in mailboxes(value)]
+            except UsageError as error:
+                raise MessageError(f"{field.strip()}: {error}") from error
+    return found
 
 
 def _with_own_fields(fields: list[tuple[bytes, bytes]], body: bytes, options: Options, sender: str) -> bytes:
@@ -200,11 +217,11 @@ def _with_own_fields(fields: list[tuple[bytes, bytes]], body: bytes, options: Op
     present = {name for name, _ in fields}
     added = []
     if b"from" not in present:
-        added.append(f"From: {formataddr((options.full_name, sender or f'MAILER-DAEMON@{own_name()}'))}\n")
+        added.append(f"From: {formataddr((options.full_name, sender or f'MAILER-DAEMON@{_own_name()}'))}\n")
     if b"date" not in present:
         added.append(f"Date: {formatdate(time.time(), localtime=True)}\n")
     if b"message-id" not in present:
-        added.append(f"Message-ID: {make_msgid(domain=own_name().strip('[]'))}\n")
+        added.append(f"Message-ID: {make_msgid(domain=_own_name().strip('[]'))}\n")
     kept = b"".join(octets for name, octets in fields if name not in (b"bcc", b"resent-bcc"))
     return "".join(added).encode("utf-8", "surrogateescape") + kept + body
 
@@ -212,13 +229,13 @@ def _with_own_fields(fields: list[tuple[bytes, bytes]], body: bytes, options: Op
 def _complete(text: str) -> str:
     """An address for the envelope; a bare name is one of this machine. Raises UsageError."""
     try:
-        return str(parse_address(text if "@" in text else f"{text}@{own_name()}"))
+        return str(parse_address(text if "@" in text else f"{text}@{_own_name()}"))
     except AddressError as error:
         raise UsageError(f"not an address: {text!r}: {error}") from error
 
 
 def _own_address() -> str:
-    return f"{pwd.getpwuid(os.getuid()).pw_name}@{own_name()}"
+    return f"{pwd.getpwuid(os.getuid()).pw_name}@{_own_name()}"
 
 
 # --- sending
@@ -226,8 +243,8 @@ def _own_address() -> str:
 
 def _send(options: Options) -> int:
     fields, body = split_header(_read_message(dot_ends=options.dot_ends))
-    named = options.recipients + (recipients_in(fields) if options.from_header else [])
-    addresses = list(dict.fromkeys(map(_complete, named)))
+    named = [_complete(text) for text in options.recipients]
+    addresses = list(dict.fromkeys(named + (recipients_in(fields) if options.from_header else [])))
     if not addresses:
         raise UsageError("the header names no recipient in To, Cc or Bcc")
     sender = _own_address() if options.sender is None else options.sender and _complete(options.sender)
@@ -250,7 +267,7 @@ def _submit(envelope: Envelope, message: bytes) -> int:
         greeting = dialogue.replies()[0]
         if not greeting.positive:
             return _complain(f"{_server()} said: {greeting}", Exit.TEMPORARY)
-        hello, extensions = dialogue.hello(own_name())
+        hello, extensions = dialogue.hello(_own_name())
         if not hello.positive:
             return _complain(f"{_server()} said: {hello}", Exit.TEMPORARY)
         settled = dialogue.transact(envelope, message, extensions)
@@ -268,29 +285,41 @@ def _submit(envelope: Envelope, message: bytes) -> int:
 def _server() -> str:
     """Where to hand mail over: what the environment says, else the first listener that relays for this machine."""
     named = os.environ.get(SERVER_VARIABLE)
-    if named:
-        return named
+    return named or _listener()
+
+
+@cache
+def _settings() -> dict[str, Any]:
+    """The configuration, taken as far as it can be read."""
     try:
-        with open(os.environ.get(CONFIG_VARIABLE, CONFIG_FILE), "rb") as file:  # noqa: PTH123 - pathlib is not needed else
-            return _listener(file.read())
-    except OSError:
-        return _DEFAULT_SERVER
+        with open(named_file(), "rb") as file:  # noqa: PTH123 - pathlib is not needed else
+            import tomllib
+
+            return tomllib.load(file)
+    except (OSError, ValueError):
+        return {}
 
 
-def _listener(octets: bytes) -> str:
-    """The address to connect to, from a configuration that is taken as far as it can be read."""
-    import tomllib
-
+@cache
+def _own_name() -> str:
+    """The server's name, if the configuration has one, else this machine's."""
     try:
-        listeners = tomllib.loads(octets.decode()).get("listen", [])
-        for listener in listeners:
+        return parse_domain(_settings()["hostname"])
+    except (KeyError, TypeError, AddressError):
+        return own_name()
+
+
+def _listener() -> str:
+    """The address of the first listener that relays for this machine, as far as the configuration can be read."""
+    try:
+        for listener in _settings().get("listen", []):
             usable = listener.get("tls") != "implicit" and not listener.get("require_tls")
             if listener.get("role", "mx") in _ROLES and usable:
                 host, _, port = listener["address"].rpartition(":")
                 if host in ("", "0.0.0.0", "[::]"):
                     host = "[::1]" if host == "[::]" else "127.0.0.1"
                 return f"{host}:{port}"
-    except (ValueError, KeyError, AttributeError, TypeError):
+    except (KeyError, AttributeError, TypeError):
         return _DEFAULT_SERVER
     return _DEFAULT_SERVER
 
@@ -299,9 +328,13 @@ def _listener(octets: bytes) -> str:
 
 
 def _bridge() -> int:
-    """Carry SMTP between standard input and output and the server, until both have ended."""
+    """Carry SMTP between standard input and output and the server, until both have ended.
+
+    A caller whose first line ends in LF alone, as at a terminal or in a script, ends all lines so: the server gets CRLF.
+    """
     import select
 
+    lines = _Lines()
     sock = connect(*split_server(_server()), _TIMEOUT_S)
     sources: list[socket.socket | int] = [sock, 0]
     with sock:
@@ -316,14 +349,36 @@ def _bridge() -> int:
                     if source == 0:
                         sock.shutdown(socket.SHUT_WR)
                 elif source == 0:
-                    sock.sendall(data)
+                    sock.sendall(lines.ended(data))
                 else:
                     os.write(1, data)
     return Exit.OK
 
 
+class _Lines:
+    """Ends the lines of a caller in CRLF, unless it does so itself: then its octets go as they are (RFC 5321 2.3.8)."""
+
+    def __init__(self) -> None:
+        """Nothing is known of the caller yet."""
+        self._bare: bool | None = None
+        self._before = b""  # a CR with which the last octets ended
+
+    def ended(self, octets: bytes) -> bytes:
+        """The next octets for the server."""
+        seen, known = self._before + octets, len(self._before)
+        if self._bare is None and b"\n" in seen:
+            self._bare = not seen.partition(b"\n")[0].endswith(b"\r")
+        self._before = b"\r" if seen.endswith(b"\r") else b""
+        return _BARE_LF.sub(b"\r\n", seen)[known:] if self._bare else octets
+
+
 def _queue(*arguments: str) -> int:
     from pillarbox.cli.commands import cli
 
-    cli(["queue", *arguments], prog_name="sendmail")
+    try:
+        cli(["queue", *arguments], prog_name="sendmail")
+    except SystemExit as end:
+        return (
+            Exit.OK if end.code == Exit.NOTHING else int(end.code or 0)
+        )  # nothing waits: that is all right here
     return Exit.OK

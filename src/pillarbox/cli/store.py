@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from pillarbox.cli.outcome import Exit
-from pillarbox.cli.places import CONFIG_FILE, CONFIG_VARIABLE
+from pillarbox.cli.places import CONFIG_FILE, CONFIG_VARIABLE, named_file
 from pillarbox.cli.show import fail
 
 if TYPE_CHECKING:
@@ -69,9 +69,8 @@ def data_folder(config: Path | None) -> Path:
 
 def named_config() -> Path | None:
     """The configuration file that is meant when none is named, if there is one."""
-    if CONFIG_VARIABLE in os.environ:
-        return Path(os.environ[CONFIG_VARIABLE])
-    return Path(CONFIG_FILE) if Path(CONFIG_FILE).exists() else None
+    named = Path(named_file())
+    return named if os.environ.get(CONFIG_VARIABLE) or named.exists() else None
 
 
 def configured_domains(data: Path | None, config: Path | None) -> dict[str, DomainSettings]:

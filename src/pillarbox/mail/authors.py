@@ -1,6 +1,6 @@
-"""Read the addresses out of a From field, in one pass: whose message it claims to be (RFC 5322 3.4, 3.6.2).
+"""Read the addresses out of a field such as From or To, in one pass (RFC 5322 3.4, 3.6.2, 3.6.3).
 
-Whether a sender may claim that is decided by `policy`.
+Whether a sender may claim to be the author that From names is decided by `policy`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,11 @@ def addresses(value: str) -> list[str]:
     """The addresses of a From field in lower case; what can't be read as one is given back as it is."""
     if len(value) > _MAX_CHARACTERS:
         return [value[:_MAX_CHARACTERS]]
+    return mailboxes(value.lower())
+
+
+def mailboxes(value: str) -> list[str]:
+    """The addresses of a field as they are written; what can't be read as one is given back as it is."""
     found: list[str] = []
     words, in_angles, depth = "", None, 0
     for part in [*_TOKEN.findall(value), ","]:
@@ -30,7 +35,7 @@ def addresses(value: str) -> list[str]:
         elif part == ">":
             words, in_angles = in_angles or "", None
         elif part in (",", ":", ";"):
-            if part != ":" and (address := (words if in_angles is None else in_angles).strip().lower()):
+            if part != ":" and (address := (words if in_angles is None else in_angles).strip()):
                 found.append(address)
             words, in_angles = "", None
         elif in_angles is not None:
