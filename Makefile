@@ -19,7 +19,7 @@ help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: run
-run: $(SITE)  ## start the sandbox: accepts every message, shows it, sends nothing on
+run: $(SITE)  ## start the sandbox: accepts every message, shows it, sends nothing on; ARGS="--smtp 127.0.0.1:2025" puts it elsewhere
 	@exec $(BIN)/pillarbox serve $(ARGS)
 
 .PHONY: venv

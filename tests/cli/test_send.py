@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pillarbox.cli.dialogue import split_server
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -187,10 +189,31 @@ def test_without_a_terminal_nobody_is_asked_for_a_password() -> None:
 
 
 def test_wrong_input_is_told_before_anything_is_sent(tmp_path: Path, pillarbox) -> None:
-    assert pillarbox("send", "--to", "no address").status == 64
-    assert pillarbox("send", "--to", "a@b.example", "--server", "h:99999").status == 64
+    for option, value, advice in (
+        ("--to", "noat", "domain missing"),
+        ("--to", "a@b.example,d@e.example", "repeat --to for each of several"),
+        ("--from", "no address", "is not an address"),
+        ("--server", "h:99999", "write host, host:port"),
+        ("--server", "127.0.0.1:1025:3", "write host, host:port"),
+    ):
+        ran = pillarbox("send", "--to", "a@b.example", option, value)
+        assert ran.status == 64
+        said = " ".join(ran.err.split())
+        assert f"Invalid value for {option}: " in said
+        assert value in said
+        assert advice in said
+    for sure in ("::1", "fe80::1%lo", "[::1]:25", "h:25", "unix:/a:b:c"):
+        assert split_server(sure)
     assert pillarbox("send", "--to", "a@b.example", "--header", "x").status == 64
     assert pillarbox("send", "--to", "a@b.example", "--attach", tmp_path / "none").status == 66
+
+
+def test_a_server_that_says_nothing_is_told_from_one_that_is_lost(pillarbox) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        server = f"127.0.0.1:{mute.getsockname()[1]}"
+        ran = pillarbox("send", "--to", "a@b.example", "--server", server, "--timeout", "0.1")
+    assert ran.status == 75
+    assert "== no answer in 0.1 seconds; --timeout allows for more\n" in ran.out
 
 
 def test_nobody_there_has_an_advice(pillarbox) -> None:

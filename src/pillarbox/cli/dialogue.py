@@ -60,13 +60,20 @@ def split_server(text: str, default_port: int = DEFAULT_PORT) -> tuple[str, int]
         port = rest.removeprefix(":")
         if not bracket or (rest and not rest.startswith(":")):
             raise ValueError(f"not a server: {text}")
-    elif text.count(":") > 1:
+    elif _is_v6(text):
         host, port = text, ""
     else:
         host, _, port = text.partition(":")
     if not host or (port and not (port.isascii() and port.isdigit() and len(port) < 6 and int(port) < 65536)):
         raise ValueError(f"not a server: {text}; write host, host:port, [v6]:port or unix:/path")
     return host, int(port or default_port)
+
+
+def _is_v6(text: str) -> bool:
+    try:
+        return bool(socket.inet_pton(socket.AF_INET6, text.partition("%")[0]))
+    except OSError:
+        return False
 
 
 def connect(host: str, port: int, timeout_s: float) -> socket.socket:

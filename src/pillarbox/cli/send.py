@@ -20,6 +20,7 @@ import msgspec
 
 from pillarbox.cli.dialogue import Dialogue, connect, own_name, split_server
 from pillarbox.cli.outcome import Exit, exit_for, worst
+from pillarbox.cli.places import own_command
 from pillarbox.cli.show import ask_password, fail, is_colourful, wrapped
 from pillarbox.diagnose.meaning import look_up
 from pillarbox.mail.address import AddressError, parse_address
@@ -248,14 +249,10 @@ def _password(given: dict[str, Any]) -> str:
 
 
 def _compose(given: dict[str, Any]) -> tuple[Envelope, bytes]:
-    try:
-        sender = (
-            given["sender"] or os.environ.get("EMAIL", "") or f"{os.environ.get('USER', 'root')}@{own_name()}"
-        )
-        sender = "" if sender == "<>" else str(parse_address(sender))
-        recipients = [str(parse_address(text)) for text in given["recipients"]]
-    except AddressError as error:
-        raise click.UsageError(f"not an address: {error}") from error
+    own = os.environ.get("EMAIL") or f"{os.environ.get('USER', 'root')}@{own_name()}"
+    sender = given["sender"] or own
+    sender = "" if sender == "<>" else _address(sender, "--from")
+    recipients = [_address(text, "--to") for text in given["recipients"]]
     message = given["message"].read() if given["message"] is not None else _build(given, sender, recipients)
     try:
         words = [word for word in given["notify"].upper().split(",") if word]
@@ -271,6 +268,14 @@ def _compose(given: dict[str, Any]) -> tuple[Envelope, bytes]:
         envid=given["envid"],
     )
     return envelope, message
+
+
+def _address(text: str, option: str) -> str:
+    try:
+        return str(parse_address(text))
+    except AddressError as error:
+        advice = f"; repeat {option} for each of several" if "," in text and option == "--to" else ""
+        raise click.BadParameter(f"{text!r} is not an address: {error}{advice}", param_hint=option) from error
 
 
 def _build(given: dict[str, Any], sender: str, recipients: list[str]) -> bytes:
@@ -326,7 +331,7 @@ def _run(
     except OSError as error:
         transcript.remark(f"cannot connect to {place}: {error.strerror or error}")
         if place == SANDBOX:
-            transcript.remark("start the sandbox with `pillarbox serve`, or name another --server")
+            transcript.remark(f"start the sandbox with `{own_command()} serve`, or name another --server")
         unknown = type(error).__name__ == "gaierror"
         return {}, Exit.NO_HOST if unknown else Exit.TEMPORARY
     transcript.remark(f"connected to {place}")
@@ -347,6 +352,9 @@ def _run(
     except ProtocolError as error:
         transcript.remark(f"the server makes no sense: {error}")
         return {}, Exit.PROTOCOL
+    except TimeoutError:
+        transcript.remark(f"no answer in {plan.timeout_s:g} seconds; --timeout allows for more")
+        return {}, Exit.TEMPORARY
     except OSError as error:
         transcript.remark(f"connection lost: {error}")
         return {}, Exit.TEMPORARY

@@ -5,16 +5,17 @@ Building and running it is the business of `service` and `supervisor`.
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pillarbox.cli.outcome import Exit
-from pillarbox.cli.places import CONFIG_VARIABLE
+from pillarbox.cli.places import CONFIG_VARIABLE, own_command
 from pillarbox.cli.show import fail
-from pillarbox.cli.store import sandbox_folder
+from pillarbox.cli.store import named_config, sandbox_folder
 
 if TYPE_CHECKING:
     from pillarbox.config import Config
@@ -27,12 +28,30 @@ Pillarbox sandbox: it takes every message, keeps it, and lets none leave this ma
 {encrypted}{console}  mail in    {data}
 
 Point your application's mail settings at {smtp}, without TLS or login, or try in another terminal:
-  pillarbox send --server {smtp} --to someone@example.org
-  pillarbox queue list{option}
-  pillarbox explain 550 5.1.1 No such user
+  {command} send --server {smtp} --to someone@example.org
+  {command} queue list{option}
+  {command} queue show --message ID{option}
+  {command} explain 550 5.1.1 No such user
 End with Ctrl-C.
 """
 _CONSOLE = "  metrics    {0}/metrics\n  replies    {0}/reference/ explains each one\n"
+
+
+class Place(click.ParamType[str]):
+    """Where to listen, such as "127.0.0.1:1025"; "" is nowhere."""
+
+    name = "place"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from pillarbox.config.checks import split_address
+
+        try:
+            if value:
+                split_address(value)
+        except ValueError:
+            port = "a port from 1 to 65535, 0 for a free one"
+            self.fail(f"{value!r}: write HOST:PORT, such as 127.0.0.1:2025, with {port}", param, ctx)
+        return str(value)
 
 
 @click.command()
@@ -46,10 +65,16 @@ _CONSOLE = "  metrics    {0}/metrics\n  replies    {0}/reference/ explains each 
 @click.option("--data", type=click.Path(path_type=Path), metavar="DIR", help="The data folder.")
 @click.option(
     "--smtp",
+    type=Place(),
     metavar="HOST:PORT",
     help="Where the sandbox listens, alone. Default: 127.0.0.1:1025, and :1587 with STARTTLS, :1465 with TLS.",
 )
-@click.option("--console", metavar="HOST:PORT", help="Where /metrics, /healthz, /readyz and /reference/ are.")
+@click.option(
+    "--console",
+    type=Place(),
+    metavar="HOST:PORT",
+    help='Where /metrics, /healthz, /readyz and /reference/ are; "" for nowhere.',
+)
 def serve(config: Path | None, data: Path | None, smtp: str | None, console: str | None) -> None:
     """Run the server until SIGTERM or Ctrl-C; SIGHUP reads the configuration again without dropping a session.
 
@@ -108,7 +133,8 @@ def _settings(file: Path | None, data: Path | None, smtp: str | None, console: s
 def _welcome(service: Service) -> None:
     """Say what the sandbox is for."""
     data = service.config.data
-    option = "" if data == str(sandbox_folder()) else f" --data {data}"
+    found = data == str(sandbox_folder()) and named_config() is None  # by a command that is told no folder
+    option = "" if found else f" --data {shlex.quote(data)}"
     smtp = "{}:{}".format(*service.addresses[0])
     console = ""
     if service.console_address is not None:
@@ -118,4 +144,5 @@ def _welcome(service: Service) -> None:
         for listener, (host, port) in zip(service.config.listen, service.addresses, strict=True)
         if listener.tls != "none"
     )
-    click.echo(_WELCOME.format(smtp=smtp, encrypted=encrypted, console=console, data=data, option=option))
+    facts = {"smtp": smtp, "encrypted": encrypted, "console": console, "data": data, "option": option}
+    click.echo(_WELCOME.format(command=own_command(), **facts))
