@@ -11,6 +11,7 @@ import tempfile
 import threading
 from email import message_from_bytes, policy
 from email.message import EmailMessage
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -345,6 +346,7 @@ async def test_attachments_go_as_they_are_and_blind_copies_stay_blind():
     [
         ("Subject: text\r\n\r\n", [ANN], TypeError),
         (LETTER, ANN, TypeError),
+        (LETTER, [], ValueError),
         (LETTER, ["ann@one.example>\r\nRCPT TO:<bob@two.example"], ValueError),
     ],
 )
@@ -355,8 +357,16 @@ async def test_arguments_that_cannot_be_meant_are_refused_before_anything_is_sen
         assert await server.messages() == []
 
 
-async def test_nobody_to_send_to():
-    assert await pillarbox.send(LETTER, "", [], ("127.0.0.1", 1)) == {}
+@pytest.mark.parametrize("to", ["127.0.0.1:2525", ("127.0.0.1",)])
+async def test_where_to_send_is_a_host_and_a_port(to):
+    with pytest.raises(TypeError, match=r"such as \(.127\.0\.0\.1., 2525\), not "):
+        await pillarbox.send(LETTER, "", [ANN], to)
+
+
+def test_the_public_names_can_be_listed_and_the_version_asked_for():
+    assert set(dir(pillarbox)) == {*pillarbox.__all__, "__version__"}
+    assert all(hasattr(pillarbox, name) for name in dir(pillarbox))
+    assert pillarbox.__version__ == version("pillarbox")
 
 
 # --- TLS and logins

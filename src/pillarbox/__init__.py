@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pillarbox.library import Received, Server, disconnect, refuse, send
     from pillarbox.mail.reply import Reply
 
+__version__: str
 __all__ = [
     "Bounce",
     "BounceKind",
@@ -36,7 +37,14 @@ _HOME = (
 
 def __getattr__(name: str) -> object:
     """Import a public name when it is first used: the commands must start fast and need few of them."""
+    if name == "__version__":
+        return import_module("importlib.metadata").version("pillarbox")
     if name not in _HOME:
         msg = f"module 'pillarbox' has no attribute {name!r}"
         raise AttributeError(msg)
     return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    """The public names, whether they were used before or not."""
+    return [*__all__, "__version__"]

@@ -159,12 +159,15 @@ def apply(
                 one.state in OPEN_STATES and one.number not in numbers for one in message.recipients
             )
         if changed and verb == "release":
-            held_again += sum(
-                one.state is State.HELD and parse_route(one.destination).transport is Transport.HOLD
-                for one in meant
-            )
+            held_again += sum(one.state is State.HELD and _is_to_hold(one.destination) for one in meant)
         progress(number)
     return Done(touched, recipients, others, held_again)
+
+
+def _is_to_hold(destination: str) -> bool:
+    return (
+        destination.partition(":")[0] == Transport.HOLD
+    )  # what is in the store need not be readable as a route
 
 
 def apply_to_destination(ledger: Ledger, verb: str, destination: str, *, now: float) -> bool:

@@ -142,19 +142,21 @@ async def send(  # noqa: PLR0913 - what to send to whom, and how; the last four 
     a password; without `tls` it is "required" then, else "opportunistic". Where TLS is required the certificate must be
     one for the name in `to`, and trusted by the system or by `ca_file`.
 
-    Raises TypeError or ValueError for arguments that can't be meant, such as an address with parameters behind it, or a
-    header field with a line end in it.
+    Raises TypeError or ValueError for arguments that can't be meant, such as no recipient, an address with parameters
+    behind it, or a header field with a line end in it.
 
     Octets may have bare LF at line ends: they are made CRLF. A NUL needs a server that takes binary messages.
     """
     if isinstance(recipients, str):
         raise TypeError("recipients is a list of addresses, not one address")
+    if not recipients:
+        raise ValueError("there are no recipients: a message needs one at least")
+    host, port = _host_and_port(to)
     for address in (sender, *recipients):
         _check_address(address)
     octets = _octets(message)
     user, password = login or ("", "")
-    host = to[0].lower()
-    route = _route(host, to[1], user, tls or ("required" if login else "opportunistic"))
+    route = _route(host, port, user, tls or ("required" if login else "opportunistic"))
     settings = SmtpSettings(ca_file=ca_file, passwords={f"{user}@{host}": password})
     resolver = Resolver(ResolverSettings())
     destination = Destination(
@@ -179,6 +181,13 @@ async def send(  # noqa: PLR0913 - what to send to whom, and how; the last four 
     finally:
         await courier.close()
     return {address: results[number].reply for number, address in enumerate(recipients)}
+
+
+def _host_and_port(to: object) -> tuple[str, int]:
+    match to:
+        case (str(host), int(port)):
+            return host.lower(), port
+    raise TypeError(f'to is a host and a port, such as ("127.0.0.1", 2525), not {to!r}')
 
 
 def _check_address(text: str) -> None:

@@ -154,3 +154,10 @@ def test_results_know_when_they_are_in_doubt():
     lost = delivery.IN_DOUBT.reply(host="h")
     assert Result(lost, Stage.BODY, Origin.LOCAL, "h").in_doubt
     assert not Result(Reply(451, "4.4.2", ("x",)), Stage.BODY, Origin.PEER, "h").in_doubt
+
+
+def test_what_a_debugger_shows_is_short_and_fits_a_terminal():
+    assert repr(envelope.SENDER_OK) == "<Cause envelope.sender_ok 250>"
+    assert repr(parse_reply([b"550 5.1.1 \x1b[31mno"])) == "<Reply 550 5.1.1 \\x1b[31mno>"
+    assert repr(cause(text="Taken").reply()) == "<Reply 250 2.0.0 Taken (test.cause)>"
+    assert len(repr(Reply(250, "", ("x" * 9000,)))) < 250

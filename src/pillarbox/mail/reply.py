@@ -170,6 +170,10 @@ class Reply(msgspec.Struct, frozen=True):
         """The reply on one line, as logs and reports show it."""
         return f"{self.code} {self.status} {self.text}" if self.status else f"{self.code} {self.text}"
 
+    def __repr__(self) -> str:
+        """What it says and why, without the octets."""
+        return f"<Reply {printable(str(self))}{f' ({self.cause.id})' if self.cause is not None else ''}>"
+
 
 def _check_ours(reply: Reply) -> None:
     """Refuse what must never leave: a wrong class, a status on 3xx, a line that could be split or is too long."""
@@ -230,6 +234,10 @@ class Cause(msgspec.Struct, frozen=True, eq=False):
             if len(around) == 3:
                 before, name, behind = around
                 force_setattr(self, "_around", (before, behind, name))
+
+    def __repr__(self) -> str:
+        """Its id, under which all the rest is found, and the code that it earns."""
+        return f"<Cause {self.id} {self.code}>"
 
     def reply(self, **fields: object) -> Reply:
         """Build the reply, with foreign text in `fields` made printable."""
