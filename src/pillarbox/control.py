@@ -13,7 +13,7 @@ import msgspec
 
 from pillarbox.diagnose.meaning import Explanation, look_up
 from pillarbox.mail.address import AddressError
-from pillarbox.mail.route import Transport, parse_route
+from pillarbox.mail.route import MAILDIR_ROOT_END, Transport, parse_route
 from pillarbox.queue.ledger import Ledger, ListedMessage, ListedRecipient
 from pillarbox.queue.schema import StoreError
 from pillarbox.queue.spool import Happening, State, parse_id
@@ -65,7 +65,7 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
             return False
         if not self.states and not self.ids and recipient.state not in OPEN_STATES:
             return False
-        if self.destination and self.destination not in _names(recipient.destination):
+        if self.destination and spelt(self.destination) not in _names(spelt(recipient.destination)):
             return False
         return not self.recipient or _is_address(recipient.address, self.recipient)
 
@@ -174,14 +174,21 @@ def apply_to_destination(ledger: Ledger, verb: str, destination: str, *, now: fl
     """Suspend or resume a destination; whether that changed anything. Raises ControlError."""
     try:
         parse_route(destination)
+        known = [*destinations(ledger), *ledger.suspended()]
+        destination = next((one for one in known if spelt(one) == spelt(destination)), destination)
         return bool(ledger.apply_verb(verb, destination=destination, now=now))
     except ValueError as error:
         advice = 'write it as `pillarbox queue show` does, such as "mx:example.org"'
-        known = destinations(ledger)
+        known = [spelt(one) for one in destinations(ledger)]
         shown = ", ".join(known[:_SHOWN_DESTINATIONS])
         more = f" and {len(known) - _SHOWN_DESTINATIONS} more" if len(known) > _SHOWN_DESTINATIONS else ""
         there = f"; there is mail for {shown}{more}" if known else ""
         raise ControlError(f"{destination!r} is no destination; {advice}{there}") from error
+
+
+def spelt(destination: str) -> str:
+    """A destination as people write it: the store also keeps where the mailbox begins in the folder of a Maildir."""
+    return destination.replace(MAILDIR_ROOT_END, "/")
 
 
 def destinations(ledger: Ledger) -> list[str]:

@@ -6,12 +6,22 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pillarbox.cli.places import own_command
 from pillarbox.cli.show import format_due
+from pillarbox.cli.trace import _print
+from pillarbox.control import Selection, Step, Timeline, spelt
+from pillarbox.diagnose.meaning import look_up
+from pillarbox.queue.ledger import ListedMessage, ListedRecipient
+from pillarbox.queue.spool import State
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 COMMAND = [sys.executable, "-m", "pillarbox"]
 
@@ -24,6 +34,13 @@ def on_terminal(command: list[str], columns: int) -> str:
         subprocess.run(command, stdout=theirs, env=environment, check=True, timeout=30)
         os.close(theirs)
         return shown.read(65_536).decode()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait until it is so."""
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
 
 
 def send(sandbox, *arguments: str):
@@ -78,6 +95,47 @@ def test_a_message_is_followed_from_send_to_trace(sandbox, pillarbox) -> None:
     assert (
         pillarbox("trace", queue_id, "--data", sandbox.data, "--json").json["steps"][0]["kind"] == "received"
     )
+
+
+def test_what_happened_to_many_is_told_once(sandbox, pillarbox) -> None:
+    to = [f"user{number}@many.example" for number in range(30)]
+    send(sandbox, *(f"--to={address}" for address in to), "--from", "<>")
+    (message,) = sandbox.messages("--recipient", "@many.example")
+    assert sandbox.queue("bounce", message["id"]).out == "30 recipients of 1 message to be given up.\n"
+    until(lambda: not sandbox.messages("--recipient", "@many.example"))
+    traced = pillarbox("trace", message["id"], "--data", sandbox.data)
+    assert len(traced.out.splitlines()) < 25
+    alike = ", ".join(to[:8]) + " and 22 more"
+    assert f"  to {alike}: failed, 0 attempts\n" in traced.out
+    assert f"failed     {alike}\n" in traced.out
+    steps = pillarbox("trace", message["id"], "--data", sandbox.data, "--json").json["steps"]
+    assert [step["recipient"] for step in steps if step["kind"] == "failed"] == to
+
+
+def test_an_explanation_is_told_once_however_often_it_was_tried(capsys) -> None:
+    explanation = look_up("451 4.3.0 Not now")
+    detail = {"reply": "451 4.3.0 Not now", "origin": "peer", "host": "mx.example"}
+    steps = tuple(
+        Step(1000.0 * attempt, "deferred", f"{name}@x.example", detail | {"due": 1e9 + attempt}, explanation)
+        for attempt in range(3)
+        for name in ("ann", "bob")
+    )
+    _print(Timeline(ListedMessage(1, 0.0, 10, None, None, ()), steps))
+    told = " ".join(capsys.readouterr().out.split())
+    assert told.count("deferred ann@x.example, bob@x.example mx.example said: 451 4.3.0 Not now") == 3
+    assert told.count(explanation.meaning) == 1
+    assert told.count("next attempt") == 3
+
+
+def test_where_a_mailbox_begins_in_a_folder_need_not_be_known() -> None:
+    way, written = "maildir:/var/mail/./ann", "maildir:/var/mail/ann"
+    recipient = ListedRecipient(
+        0, "ann@x.example", "", State.QUEUED, active=False, due=0.0, destination=way, attempts=0, result=None
+    )
+    message = ListedMessage(1, 0.0, 10, None, None, (recipient,))
+    assert spelt(way) == written
+    for asked in (way, written, "/var/mail/ann"):
+        assert Selection(destination=asked).matches(message, 1.0)
 
 
 def test_a_mistyped_command_is_understood(pillarbox) -> None:
@@ -141,7 +199,7 @@ def test_what_is_held_by_its_route_is_said_to_be_held_again(sandbox) -> None:
     send(sandbox, "--to", "again@held.example")
     ran = sandbox.queue("release", "--recipient", "again@held.example")
     assert ran.out == (
-        "1 recipient of 1 message released. 1 of them will be held again at once, because the route is hold.\n"
+        "1 recipient of 1 message released. 1 recipient will be held again at once, because the route is hold.\n"
     )
 
 
@@ -153,7 +211,6 @@ def test_the_last_line_of_a_list_counts_what_was_asked_for(sandbox) -> None:
     shown = sandbox.queue("list", "--state", "held", "--state", "removed", "--recipient", "@counted.example")
     assert [line.split()[4] for line in shown.out.splitlines()[1:3]] == ["held", "removed"]
     assert re.search(r"\d+ recipients? (is|are) held\.$", shown.out)
-    assert "wait" not in shown.out
 
 
 def test_an_id_stays_whole_on_a_narrow_terminal(sandbox) -> None:

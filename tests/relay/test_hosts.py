@@ -183,7 +183,7 @@ async def test_a_server_knows_its_own_address_in_an_mx(tmp_path, monkeypatch):
         monkeypatch.setattr("pillarbox.relay.destination.SMTP_PORT", server.address[1])
         await pillarbox.send(b"Subject: x\r\n\r\n", "", ["b@there.test"], server.address)
         with Ledger(tmp_path) as ledger:
-            (failed,) = await listed(ledger, 1, state=State.FAILED)
+            (failed,) = await listed(ledger, 1, states=[State.FAILED])
     assert failed.recipients[0].result.reply.cause is delivery.MX_IS_US
 
 
@@ -205,7 +205,7 @@ async def test_a_busy_host_is_spared_until_an_operator_wants_it_tried(tmp_path):
                 assert found[0].recipients[0].result.untried
                 assert len(peer.visits) == 1
                 ledger.apply_verb("retry", message=found[0].id)
-                await listed(ledger, 1, state=State.DELIVERED)
+                await listed(ledger, 1, states=[State.DELIVERED])
         assert len(peer.messages) == 1
 
 

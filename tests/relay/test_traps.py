@@ -482,6 +482,7 @@ async def test_T4_a_221_to_anything_but_quit_is_a_lost_connection(courier_for, a
         results = await courier_for(route_to(peer)).deliver(three())
         assert peer.messages == []
     assert set(causes(results)) == {"delivery.connection_lost"}
+    assert all(" lost before it answered MAIL" in one.reply.text for one in results.values())
     assert states(results) == [State.QUEUED] * 3
 
 

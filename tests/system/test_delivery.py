@@ -242,7 +242,7 @@ STATUSES = {
     "exit67": ("failed", "delivery.program_no_user", "said by the program"),
     "exit77": ("failed", "delivery.program_not_allowed", "said by the program"),
     "unread67": ("failed", "delivery.program_no_user", "no output"),
-    "exit75": ("queued", "delivery.program_deferred", "status 75: said by the program"),
+    "exit75": ("queued", "delivery.program_deferred", "(exit status 75): said by the program"),
     "exit1": ("queued", "delivery.program_deferred", "status 1"),
     "exit127": ("queued", "delivery.program_deferred", "status 127"),
     "kill": ("queued", "delivery.program_deferred", "signal 9"),

@@ -132,7 +132,8 @@ async def test_retry_tries_at_once_a_host_that_has_come_back(serve, send, free_p
     assert {one["cause"] for one in heard} <= {"delivery.connect_failed", "delivery.left_alone"}
     assert [one["id"] for one in server.queue("--destination", f"smtp://127.0.0.1:{port}")]
     async with ScriptedPeer(port=port) as peer:
-        assert server.command("queue", "retry", "--all") == {"verb": "retry", "messages": 5, "recipients": 5}
+        retried = server.command("queue", "retry", "--all")
+        assert (retried["messages"], retried["recipients"]) == (5, 5)
         for one in sent:
             await server.reached("delivered", one.id)
         assert len(peer.messages) == 5

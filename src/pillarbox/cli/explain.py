@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pillarbox.cli.outcome import Exit
-from pillarbox.cli.show import fail, is_colourful, read_text, show_json, wrapped
+from pillarbox.cli.show import fail, is_colourful, read_text, show_json, some, wrapped
 from pillarbox.diagnose.diagnosis import Kind, Outcome
 from pillarbox.diagnose.meaning import Basis
 from pillarbox.observe import visible
@@ -183,9 +183,8 @@ class _Page:
         account = accounts[0]
         title, colour = _TITLES[account.outcome]
         names = [one.address for one in accounts if one.address]
-        who = ", ".join(names[:_SHOWN_ADDRESSES])
-        more = f" and {len(names) - _SHOWN_ADDRESSES} more" if len(names) > _SHOWN_ADDRESSES else ""
-        head = f"{who}{more}: {title}" if who else title.capitalize()
+        who = some(names, _SHOWN_ADDRESSES)
+        head = f"{who}: {title}" if who else title.capitalize()
         self._echo(click.style(self._wrapped(head, ""), fg=colour, bold=True))
         happened = "" if found.kind is Kind.REPLY else account.happened
         self._echo(self._wrapped(f"{happened} {account.meaning}".strip(), "  "))

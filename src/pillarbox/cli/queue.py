@@ -24,6 +24,7 @@ from pillarbox.cli.show import (
     iso_time,
     show_json,
     show_table,
+    some,
 )
 from pillarbox.cli.store import opened, store_options
 from pillarbox.mail.units import approximate_size, parse_duration
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound="Callable[..., object]")
 _STATES = ("queued", "held", "delivered", "failed", "removed", "damaged")
-_SHOWN_RECIPIENTS = 3
+_SHOWN_RECIPIENTS = 3  # in a row
+_SHOWN_ALIKE = 8
 _PROGRESS_FROM = 50  # messages
 
 
@@ -102,7 +104,7 @@ def queue() -> None:
 @store_options
 def list_command(data: Path | None, config: Path | None, *, limit: int, as_json: bool, **given: Any) -> None:
     """List messages, those that are due first; finished ones only with --state."""
-    from pillarbox.control import select
+    from pillarbox.control import select, spelt
 
     now, selection = time.time(), _selection(given)
     with opened(data, config) as ledger:
@@ -116,9 +118,12 @@ def list_command(data: Path | None, config: Path | None, *, limit: int, as_json:
         click.echo("No message.")
     else:
         _show(found[:limit], now)
-        click.echo(f"\n{_footer(selection, depth, limit if len(found) > limit else None)}")
+        if footer := _footer(selection, depth, limit if len(found) > limit else None):
+            click.echo(f"\n{footer}.")
     if suspended:
-        click.echo(f"Nothing is sent to {', '.join(map(_safe, suspended))} until `pillarbox queue resume`.")
+        click.echo(
+            f"Nothing is sent to {', '.join(_safe(spelt(one)) for one in suspended)} until `pillarbox queue resume`."
+        )
 
 
 def _show(found: list[ListedMessage], now: float) -> None:
@@ -143,17 +148,12 @@ def _footer(selection: Selection, depth: list[Depth], cut_at: int | None) -> str
         parts += [f"{count(held, 'recipient')} {'is' if held == 1 else 'are'} held"] if held else []
     if cut_at is not None:
         parts.append(f"these are the first {cut_at}, --limit shows more")
-    elif not parts:
-        parts.append("these are all")
-    return f"{'; '.join(parts).capitalize()}."
+    return "; ".join(parts).capitalize()
 
 
 def _row(message: ListedMessage, now: float) -> tuple[str, ...]:
     waiting = [one for one in message.recipients if one.state <= 1] or list(message.recipients)
     first = min(waiting, key=lambda one: one.due, default=None)
-    names = [one.address for one in waiting[:_SHOWN_RECIPIENTS]]
-    if len(waiting) > _SHOWN_RECIPIENTS:
-        names.append(f"and {len(waiting) - _SHOWN_RECIPIENTS} more")
     last = next((one.result.reply for one in waiting if one.result is not None), None)
     states = dict.fromkeys(_state_word(one) for one in waiting)
     return (
@@ -163,7 +163,7 @@ def _row(message: ListedMessage, now: float) -> tuple[str, ...]:
         ", ".join(states),
         format_due(first.due, now) if first is not None and first.state == 0 and not first.active else "",
         message.envelope.sender or "<>" if message.envelope is not None else "?",
-        ", ".join(names),
+        some([one.address for one in waiting], _SHOWN_RECIPIENTS),
         str(last) if last is not None else "",
     )
 
@@ -277,16 +277,24 @@ def print_message(found: ListedMessage) -> None:
             click.echo("  checks on trial would have said: " + _safe(trace.warned))
         for line in filter(None, trace.origin.split("\n")):
             click.echo("  " + _safe(" ".join(line.split())))
+    fates: dict[tuple[str, ...], list[str]] = {}
     for one in found.recipients:
-        when = f", next {format_due(one.due, now)}" if one.state == 0 and not one.active else ""
         original = f" (for {one.original})" if one.original else ""
-        click.echo(
-            f"  to {_safe(one.address + original)}: {_state_word(one)}, {count(one.attempts, 'attempt')}{when}"
-        )
-        way = _safe(one.destination.removesuffix(":"))  # such as "hold", which leads nowhere else
-        click.echo(f"     by {way}")
-        if one.result is not None:
-            click.echo(f"     last: {_safe(str(one.result.reply))} {_safe(one.result.host)}".rstrip())
+        fates.setdefault(_fate(one, now), []).append(one.address + original)
+    for (state, *lines), addresses in fates.items():
+        click.echo(f"  to {_safe(some(addresses, _SHOWN_ALIKE))}: {state}")
+        for line in lines:
+            click.echo(f"     {_safe(line)}")
+
+
+def _fate(one: ListedRecipient, now: float) -> tuple[str, ...]:
+    """How a recipient stands, which way it takes, and what was said last; in short the same for many of a message."""
+    from pillarbox.control import spelt
+
+    when = f", next {format_due(one.due, now)}" if one.state == 0 and not one.active else ""
+    way = spelt(one.destination).removesuffix(":")  # such as "hold", which leads nowhere else
+    last = [f"last: {one.result.reply} {one.result.host}".rstrip()] if one.result is not None else []
+    return (f"{_state_word(one)}, {count(one.attempts, 'attempt')}{when}", f"by {way}", *last)
 
 
 # --- acting
@@ -354,7 +362,9 @@ def _told(verb: str, participle: str, fitting: int, done: Done) -> str:
     if done.others:
         told += f" For {count(done.others, 'other recipient')} nothing changed."
     if done.held_again:
-        told += f" {done.held_again} of them will be held again at once, because the route is hold."
+        told += (
+            f" {count(done.held_again, 'recipient')} will be held again at once, because the route is hold."
+        )
     return told
 
 

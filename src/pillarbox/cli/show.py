@@ -16,13 +16,15 @@ from pillarbox.mail.units import format_duration
 from pillarbox.observe import visible
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from pathlib import Path
 
     from pillarbox.cli.outcome import Exit
 
 _MAX_OCTETS = 16 * 1024 * 1024 + 4  # enough for every character that is looked at
 _MAX_SENTENCE = 500
+_GAP = 2  # between columns of a table
+_LEAST_WIDTH = 8  # of a column that is cut
 _MIN_WIDTH, _USUAL_WIDTH, _MAX_WIDTH = 40, 80, 100
 
 
@@ -110,29 +112,47 @@ def show_table(
     from rich.table import Table
     from rich.text import Text
 
-    terminal = sys.stdout.isatty()
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    shown = [[visible(cell) for cell in row] for row in rows]
+    # A program that reads the table gets one line a row.
+    room = _terminal_columns() if sys.stdout.isatty() else 10_000
+    widths = _shares([columns, *shown], {columns.index(name) for name in cut}, room) if cut else {}
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, _GAP, 0, 0))
     for place, column in enumerate(columns):
-        whole = bool(cut) and column not in cut
         table.add_column(
             column,
             justify="right" if column in right else "left",
-            overflow="fold" if not cut else "ellipsis",
+            overflow="ellipsis" if cut else "fold",
             no_wrap=bool(cut),
-            min_width=max(map(len, (column, *(row[place] for row in rows)))) if whole else None,
+            width=widths.get(place),
         )
-    for row in rows:
-        table.add_row(*(Text(visible(cell)) for cell in row))
-    width = None if terminal else 10_000  # a program that reads the table gets one line a row
-    console = Console(highlight=False, markup=False, no_color=not is_colourful(), width=width)
+    for row in shown:
+        table.add_row(*(Text(cell) for cell in row))
+    wide = max(room, sum(widths.values()) + _GAP * (len(columns) - 1))
+    console = Console(highlight=False, markup=False, no_color=not is_colourful(), width=wide)
     console.print(table)
+
+
+def _shares(rows: Sequence[Sequence[str]], cut: Collection[int], room: int) -> dict[int, int]:
+    """How wide each column is: as wide as its widest cell, but those to be cut share what the others leave over."""
+    from rich.cells import cell_len
+
+    widths = {place: max(map(cell_len, cells)) for place, cells in enumerate(zip(*rows, strict=True))}
+    room -= _GAP * (len(widths) - 1) + sum(width for place, width in widths.items() if place not in cut)
+    for left, place in zip(range(len(cut), 0, -1), sorted(cut, key=widths.__getitem__), strict=True):
+        widths[place] = min(widths[place], max(room // left, _LEAST_WIDTH))
+        room -= widths[place]
+    return widths
+
+
+def _terminal_columns() -> int:
+    import shutil
+
+    return shutil.get_terminal_size().columns
 
 
 def page_width() -> int:
     """How wide text for people may be: as the terminal, but not too wide to read."""
-    import shutil
-
-    columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else _USUAL_WIDTH
+    columns = _terminal_columns() if sys.stdout.isatty() else _USUAL_WIDTH
     return max(_MIN_WIDTH, min(columns, _MAX_WIDTH))
 
 
@@ -144,6 +164,12 @@ def wrapped(text: str, indent: str) -> str:
 def count(number: int, noun: str) -> str:
     """So many of something."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def some(names: Sequence[str], shown: int) -> str:
+    """Names, at most so many of them, and how many more there are."""
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
 
 
 def format_when(at: float, now: float) -> str:

@@ -11,14 +11,18 @@ from typing import TYPE_CHECKING
 import click
 
 from pillarbox.cli.outcome import Exit
-from pillarbox.cli.show import fail, format_time, is_colourful, iso_time, show_json, wrapped
+from pillarbox.cli.show import fail, format_time, is_colourful, iso_time, show_json, some, wrapped
 from pillarbox.cli.store import opened, store_options
 from pillarbox.mail.units import format_duration
 from pillarbox.observe import visible
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from pillarbox.control import Step, Timeline
 
+_INDENT = " " * 31
+_SHOWN_RECIPIENTS = 8
 _COLOURS = {
     "delivered": "green",
     "failed": "red",
@@ -34,7 +38,10 @@ _COLOURS = {
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @store_options
 def trace(queue_id: str, data: Path | None, config: Path | None, *, as_json: bool) -> None:
-    """Tell what happened to a message, each refusal explained. It works for finished messages too."""
+    """Tell what happened to a message, each refusal explained. It works for finished messages too.
+
+    Recipients to whom the same happened at the same time are told of together; --json tells of each.
+    """
     from pillarbox.control import ControlError
     from pillarbox.control import trace as ask
 
@@ -71,32 +78,54 @@ def _print(timeline: Timeline) -> None:
     print_message(timeline.message)
     click.echo()
     start = timeline.message.received_at
-    for step in timeline.steps:
-        _print_step(step, start)
+    told: set[str] = set()
+    for group in _alike(timeline.steps):
+        _print_group(group, start, told)
 
 
-def _print_step(step: Step, start: float) -> None:
-    colour = is_colourful()
+def _alike(steps: Iterable[Step]) -> list[list[Step]]:
+    """Steps that differ in their recipient alone, together in the place of the first of them."""
+    groups: dict[tuple[str, ...], list[Step]] = {}
+    for step in steps:
+        groups.setdefault((format_time(step.at), step.kind, *_facts(step)), []).append(step)
+    return list(groups.values())
+
+
+def _facts(step: Step) -> tuple[str, str, str, str]:
+    """What was said, what was done with the copy, how the session was protected, what comes next; "" for none."""
+    reply = str(step.detail.get("reply", ""))
+    host = str(step.detail.get("host") or "")
+    speaker = f"{host} said" if step.detail.get("origin") == "peer" and host else "this server noted"
+    tls, due = str(step.detail.get("tls", "")), step.detail.get("due")
+    is_put_off = isinstance(due, int | float) and due > step.at and step.kind == "deferred"
+    return (
+        f"{speaker}: {reply}" if reply else "",
+        str(step.detail.get("note", "")),
+        f"protection: {tls}" if tls else "",
+        f"next attempt {format_time(float(str(due)))}" if is_put_off else "",
+    )
+
+
+def _print_group(group: Sequence[Step], start: float, told: set[str]) -> None:
+    """Print steps that are alike, and what they mean unless it is among what was `told` already."""
+    step, colour = group[0], is_colourful()
     after = f"+{format_duration(max(0.0, step.at - start))}"
     kind = click.style(f"{step.kind:10}", fg=_COLOURS.get(step.kind))
-    who = f" {visible(step.recipient)}" if step.recipient else ""
-    click.echo(f"{format_time(step.at)} {after:>8}  {kind}{who}", color=colour)
-    indent = " " * 31
-    reply = str(step.detail.get("reply", ""))
-    if reply:
-        host = str(step.detail.get("host") or "")
-        speaker = f"{host} said" if step.detail.get("origin") == "peer" and host else "this server noted"
-        click.echo(wrapped(f"{speaker}: {reply}", indent))
-    if note := str(step.detail.get("note", "")):
-        click.echo(wrapped(note, indent))
-    tls = str(step.detail.get("tls", ""))
-    if tls:
-        click.echo(click.style(wrapped(f"protection: {tls}", indent), dim=True), color=colour)
-    if step.explanation is not None:
-        found = step.explanation
-        for line in (found.meaning, found.advice):
-            if line:
-                click.echo(click.style(wrapped(line, indent), dim=True), color=colour)
-    due = step.detail.get("due")
-    if isinstance(due, int | float) and due > step.at and step.kind == "deferred":
-        click.echo(f"{indent}next attempt {format_time(due)}")
+    who = some([one.recipient for one in group if one.recipient], _SHOWN_RECIPIENTS)
+    to = f" {visible(who)}" if who else ""
+    click.echo(f"{format_time(step.at)} {after:>8}  {kind}{to}", color=colour)
+    said, note, tls, then = _facts(step)
+    _print_line(said)
+    _print_line(note)
+    _print_line(tls, dim=True)
+    found = step.explanation
+    for line in (found.meaning, found.advice) if found is not None else ():
+        if line not in told:
+            told.add(line)
+            _print_line(line, dim=True)
+    _print_line(then)
+
+
+def _print_line(line: str, *, dim: bool = False) -> None:
+    if line:
+        click.echo(click.style(wrapped(line, _INDENT), dim=dim or None), color=is_colourful())

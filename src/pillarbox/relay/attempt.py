@@ -85,7 +85,7 @@ class Attempt:
 
     def finish(self, destination: str) -> dict[int, Result]:
         """No more is done; each result tells what the other hosts said."""
-        reply = delivery.CONNECTION_LOST.reply(host=destination, detail="what came before")
+        reply = delivery.CONNECTION_LOST.reply(host=destination, detail="anything")
         lost = Result(reply, Stage.LOCAL, Origin.LOCAL)
         for pending in self.todo + self.later:
             self.results[pending.number] = self._failures.get(pending.number, lost)

@@ -191,7 +191,7 @@ class Connection(asyncio.Protocol):
             self._tls_next, self._changing = False, new[0].positive
         if self._what != _GOODBYE and any(reply.code == GOODBYE_CODE for reply in new):
             self._replies += takewhile(lambda reply: reply.code != GOODBYE_CODE, new)
-            self._fail(delivery.CONNECTION_LOST.reply(host=self.host, detail=self._what or "nothing"))
+            self._fail(delivery.CONNECTION_LOST.reply(host=self.host, detail=self._what or "anything"))
             return
         self._replies += new
         closing = any(reply.code == CLOSING_CODE for reply in new)
@@ -234,12 +234,12 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """The other end sends no more: nothing further can be asked."""
-        self._fail(delivery.CONNECTION_LOST.reply(host=self.host, detail=self._what or "nothing"))
+        self._fail(delivery.CONNECTION_LOST.reply(host=self.host, detail=self._what or "anything"))
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - how it was lost makes no difference
         """The transport is gone."""
-        self._fail(delivery.CONNECTION_LOST.reply(host=self.host, detail=self._what or "nothing"))
+        self._fail(delivery.CONNECTION_LOST.reply(host=self.host, detail=self._what or "anything"))
 
     def pause_writing(self) -> None:
         """The other end reads more slowly than we write."""
@@ -262,7 +262,7 @@ class Connection(asyncio.Protocol):
     def close(self) -> None:
         """Hang up at once; what was not yet sent is lost."""
         if self._failure is None:
-            self._failure = delivery.CONNECTION_LOST.reply(host=self.host, detail="nothing")
+            self._failure = delivery.CONNECTION_LOST.reply(host=self.host, detail="anything")
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -278,7 +278,7 @@ class Connection(asyncio.Protocol):
 
     async def greeting(self, limit_s: float) -> Reply:
         """Wait for what the server says first. Raises LinkError."""
-        self._what, self._limit_s = "greeting", limit_s
+        self._what, self._limit_s = "with a greeting", limit_s
         return (await self.replies())[0]
 
     async def ask_for_tls(self, limit_s: float) -> Reply:
@@ -349,7 +349,7 @@ async def connect(hop: Hop, limit_s: float, context: ssl.SSLContext | None = Non
     """Open a connection, with `context` under TLS from the first octet (RFC 8314 3). Raises LinkError."""
     loop = asyncio.get_running_loop()
     connection = Connection(hop.name, loop)
-    connection.expect(1, limit_s, "connect")
+    connection.expect(1, limit_s, "the connection")
     try:
         async with asyncio.timeout(limit_s):
             if hop.port:

@@ -96,7 +96,7 @@ class Pipe:
         except TimeoutError:
             return delivery.PROGRAM_TIMEOUT.reply(seconds=f"{self._settings.limit_s:g}")
         except OSError as error:
-            return delivery.PROGRAM_DEFERRED.reply(exit="none", detail=f"not run: {error.strerror}")
+            return delivery.PROGRAM_DEFERRED.reply(ended="it could not be started", detail=error.strerror)
         return judge(status, output.kept)
 
     async def _execute(self, command: list[str], message: Iterator[bytes], output: _Output) -> int:
@@ -240,4 +240,5 @@ def judge(status: int, output: bytes) -> Reply:
         return delivery.PROGRAM_NOT_ALLOWED.noted(detail=detail)
     if status in _REFUSALS:
         return delivery.PROGRAM_REFUSED.noted(exit=status, detail=detail)
-    return delivery.PROGRAM_DEFERRED.noted(exit=f"signal {-status}" if status < 0 else status, detail=detail)
+    ended = f"ended by signal {-status}" if status < 0 else f"exit status {status}"
+    return delivery.PROGRAM_DEFERRED.noted(ended=ended, detail=detail)
