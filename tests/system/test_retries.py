@@ -167,6 +167,22 @@ async def test_removed_mail_is_gone_and_nobody_is_told(serve, send, mailbox, tmp
         assert len([command for command in peer.commands if command.startswith("RCPT")]) == 2
 
 
+@pytest.mark.parametrize(("verb", "state"), [("remove", "removed"), ("bounce", "failed"), ("hold", "held")])
+async def test_what_an_operator_does_with_one_recipient_concerns_no_other(serve, send, tmp_path, verb, state):
+    async with ScriptedPeer({"RCPT": ["451 4.3.0 not yet"] * 3 + ["250 2.1.5 ok"]}) as peer:
+        server = await serve(configuration(tmp_path, peer.port, SLOW))
+        sent = await send(server.port, "x@far.example", "y@far.example", "z@far.example")
+        for number in range(3):
+            await server.reached("queued", sent.id, number)
+        done = server.command("queue", verb, "--recipient", "Y@far.example")
+        assert (done["messages"], done["recipients"], done["others"]) == (1, 1, 2)
+        server.command("queue", "retry", sent.id)
+        for number, becomes in enumerate(("delivered", state, "delivered")):
+            await server.reached(becomes, sent.id, number)
+        asked = [command for command in peer.commands if command.startswith("RCPT")]
+        assert [command.split("<")[1][0] for command in asked] == ["x", "y", "z", "x", "z"]
+
+
 @pytest.mark.parametrize("first", ["", "hold"])
 async def test_bounced_mail_goes_back_with_a_report(serve, send, mailbox, tmp_path, first):
     async with ScriptedPeer({"RCPT": "451 4.3.0 not yet"}) as peer:
