@@ -379,7 +379,7 @@ async def test_E452_1_a_disk_that_is_nearly_full_is_told_at_mail(open_office, be
     assert reply[:9] == b"452 4.3.1"
 
 
-async def test_a_disk_that_is_too_slow_is_told_at_mail(open_office, begin, monkeypatch):
+async def test_E452_7_a_disk_that_is_too_slow_is_told_at_mail(open_office, begin, monkeypatch):
     office = await open_office()
     _, reply = await begin(office, MAIL)
     assert reply[:3] == b"250"

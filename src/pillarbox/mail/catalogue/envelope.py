@@ -168,6 +168,7 @@ STORE_BEHIND = Cause(
     explanation="What is not on the disk yet has to be kept in memory, and of that there is a limit.",
     who=Who.OPERATOR,
     advice="Wait; if it lasts, the operator has to see why the disk of the queue is slow.",
+    scenarios=("E452-7",),
 )
 TOO_MANY_DOMAINS = Cause(
     "envelope.too_many_domains",
