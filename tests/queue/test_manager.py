@@ -446,6 +446,7 @@ async def test_a_slot_that_was_lost_and_won_back_sends_nothing_that_waited_twice
     await desk.until(lambda: couriers.running)
     begun = couriers.running["example.net"]
     with contextlib.closing(apsw.Connection(str(tmp_path / schema.FILE))) as connection:
+        connection.set_busy_timeout(5000)
         connection.execute("UPDATE lease SET worker = 'dead', fence = fence + 1")
         connection.execute("UPDATE recipient SET claimed = 0")
     held = desk.spool.fences
