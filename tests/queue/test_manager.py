@@ -219,6 +219,7 @@ async def test_a_failure_is_reported_to_the_sender_in_the_same_step(desk, courie
     assert b"report-type=delivery-status" in report
     assert b"user0@example.net" in report
     last = desk.ledger.history(message)[-1]
+    await desk.until(lambda: desk.ledger.list_messages(states=[State.DELIVERED]))
     (made,) = [one.id for one in desk.ledger.list_messages(states=[State.DELIVERED])]
     assert (last.kind, last.detail["report"]) == ("reported", format_id(made))
     assert format_id(made) in last.detail["note"]
