@@ -143,7 +143,7 @@ BARE_LINE_ENDING = Cause(
         "server takes only CR LF."
     ),
     who=Who.SENDER_ADMIN,
-    advice="Look at the transcript; the sending program has to be corrected.",
+    advice="The sending program has to end each line with CR LF (curl: --crlf); look at the transcript.",
     scenarios=("E554-4",),
 )
 LINE_TOO_LONG = Cause(
