@@ -14,6 +14,7 @@ import msgspec
 from pillarbox.diagnose.meaning import Explanation, look_up
 from pillarbox.mail.address import AddressError
 from pillarbox.mail.route import MAILDIR_ROOT_END, Transport, parse_route
+from pillarbox.mail.spelling import some
 from pillarbox.queue.ledger import Ledger, ListedMessage, ListedRecipient
 from pillarbox.queue.schema import StoreError
 from pillarbox.queue.spool import Happening, State, parse_id
@@ -165,9 +166,8 @@ def apply(
 
 
 def _is_to_hold(destination: str) -> bool:
-    return (
-        destination.partition(":")[0] == Transport.HOLD
-    )  # what is in the store need not be readable as a route
+    # What is in the store need not be readable as a route.
+    return destination.partition(":")[0] == Transport.HOLD
 
 
 def apply_to_destination(ledger: Ledger, verb: str, destination: str, *, now: float) -> bool:
@@ -180,9 +180,7 @@ def apply_to_destination(ledger: Ledger, verb: str, destination: str, *, now: fl
     except ValueError as error:
         advice = 'write it as `pillarbox queue show` does, such as "mx:example.org"'
         known = [spelt(one) for one in destinations(ledger)]
-        shown = ", ".join(known[:_SHOWN_DESTINATIONS])
-        more = f" and {len(known) - _SHOWN_DESTINATIONS} more" if len(known) > _SHOWN_DESTINATIONS else ""
-        there = f"; there is mail for {shown}{more}" if known else ""
+        there = f"; there is mail for {some(known, _SHOWN_DESTINATIONS)}" if known else ""
         raise ControlError(f"{destination!r} is no destination; {advice}{there}") from error
 
 

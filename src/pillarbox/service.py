@@ -156,9 +156,8 @@ class Service:
         self._hosts = Hosts()
         self._suspended: set[str] = set()  # keywords of extensions, for all sessions
         self._servers: list[Listener | Arrivals] = []
-        self._manned: WeakSet[Desk] = (
-            WeakSet()
-        )  # the desks of all sessions, also of those begun before a reload
+        # The desks of all sessions, also of those begun before a reload.
+        self._manned: WeakSet[Desk] = WeakSet()
         self._sts: StsPolicies | None = None  # until mail goes to an exchanger
         self._reports = ReportOffice(config.reports, Path(config.data), hostname=config.hostname)
         self._open = contextlib.AsyncExitStack()  # closes what was opened, the last first

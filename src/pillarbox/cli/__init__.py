@@ -27,9 +27,8 @@ def main() -> None:
             raise
         from pillarbox.cli.outcome import Exit
 
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # what is left would fail once more at the end
+        # What is left would fail once more at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.stderr.write(f"pillarbox: cannot write: {error.strerror}\n")
         sys.exit(Exit.IO_ERROR)
 

@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING
 import click
 
 from pillarbox.cli.outcome import Exit
-from pillarbox.cli.places import CONFIG_FILE
+from pillarbox.cli.places import named_file
 from pillarbox.cli.show import count, fail, show_json
-from pillarbox.cli.store import named_config
 from pillarbox.observe import visible
 
 if TYPE_CHECKING:
@@ -47,7 +46,7 @@ def check_config(file: Path | None, config: Path | None, *, as_json: bool) -> No
 
     if file is not None and config is not None:
         raise click.UsageError("FILE and --config are the same: name one")
-    file = file or config or named_config() or Path(CONFIG_FILE)
+    file = file or config or Path(named_file())
     try:
         settings = load(file)
     except OSError as error:

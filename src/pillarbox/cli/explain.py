@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 import click
 
 from pillarbox.cli.outcome import Exit
-from pillarbox.cli.show import fail, is_colourful, read_text, show_json, some, wrapped
+from pillarbox.cli.show import fail, is_colourful, read_text, show_json, wrapped
 from pillarbox.diagnose.diagnosis import Kind, Outcome
 from pillarbox.diagnose.meaning import Basis
+from pillarbox.mail.spelling import some
 from pillarbox.observe import visible
 
 if TYPE_CHECKING:

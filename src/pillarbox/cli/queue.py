@@ -24,9 +24,9 @@ from pillarbox.cli.show import (
     iso_time,
     show_json,
     show_table,
-    some,
 )
 from pillarbox.cli.store import opened, store_options
+from pillarbox.mail.spelling import some
 from pillarbox.mail.units import approximate_size, parse_duration
 
 if TYPE_CHECKING:

@@ -5,13 +5,11 @@ Talking is `cli.dialogue`'s business, explaining `diagnose.meaning`'s.
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import os
 import ssl
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +21,7 @@ from pillarbox.cli.outcome import Exit, exit_for, worst
 from pillarbox.cli.places import own_command
 from pillarbox.cli.show import ask_password, fail, is_colourful, wrapped
 from pillarbox.diagnose.meaning import look_up
-from pillarbox.mail.address import AddressError, parse_address
+from pillarbox.mail.address import AddressError, is_loopback, parse_address
 from pillarbox.mail.envelope import Body, Envelope, Notify, Recipient, Ret
 from pillarbox.mail.reply import Stage
 from pillarbox.observe import visible
@@ -232,9 +230,7 @@ def _plan(given: dict[str, Any]) -> Plan:
 
 
 def _is_local(host: str) -> bool:
-    with suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return host == "localhost" or host.startswith("unix:")
+    return is_loopback(host) or host.startswith("unix:")
 
 
 def _password(given: dict[str, Any]) -> str:

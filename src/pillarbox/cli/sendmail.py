@@ -378,7 +378,6 @@ def _queue(*arguments: str) -> int:
     try:
         cli(["queue", *arguments], prog_name="sendmail")
     except SystemExit as end:
-        return (
-            Exit.OK if end.code == Exit.NOTHING else int(end.code or 0)
-        )  # nothing waits: that is all right here
+        # Nothing waits: that is all right here.
+        return Exit.OK if end.code == Exit.NOTHING else int(end.code or 0)
     return Exit.OK

@@ -166,12 +166,6 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def some(names: Sequence[str], shown: int) -> str:
-    """Names, at most so many of them, and how many more there are."""
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + more
-
-
 def format_when(at: float, now: float) -> str:
     """A moment relative to now: "3m ago", "in 2h5m", "now"."""
     if abs(at - now) < 1:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import click
 
 from pillarbox.cli.outcome import Exit
-from pillarbox.cli.show import fail, format_time, is_colourful, iso_time, show_json, some, wrapped
+from pillarbox.cli.show import fail, format_time, is_colourful, iso_time, show_json, wrapped
 from pillarbox.cli.store import opened, store_options
+from pillarbox.mail.spelling import some
 from pillarbox.mail.units import format_duration
 from pillarbox.observe import visible
 

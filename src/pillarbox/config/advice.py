@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from pillarbox.config.checks import split_address
 from pillarbox.config.strict import Finding, unwise_numbers
+from pillarbox.mail.address import is_loopback
 from pillarbox.policy.rules import Role
 
 if TYPE_CHECKING:
@@ -39,14 +40,6 @@ def unwise(config: Config) -> Iterator[Finding]:
         yield Finding(
             ("ldap", "start_tls"), "without TLS everybody on the way can read passwords", "write true"
         )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach an address to listen on."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _unwise_identity(config: Config) -> Iterator[Finding]:

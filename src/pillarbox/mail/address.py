@@ -190,3 +190,11 @@ def _parse_path(text: str) -> Address | None:
             raise AddressError(msg)
         inner = inner[route.end() :]
     return parse_address(inner)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name, or an address without brackets, is this machine as only it can reach itself."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

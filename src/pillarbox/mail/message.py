@@ -127,8 +127,8 @@ def scan_head(message: bytes, limit: int = MAX_HEAD_OCTETS) -> Head:
         section,
         body_at,
         complete=bare >= 0 or crlf >= 0,
-        hops=index.count(b"\nreceived:")
-        + index.count(b"\nreceived "),  # the second form is obsolete, RFC 5322 4.5
+        # The second form is obsolete, RFC 5322 4.5.
+        hops=index.count(b"\nreceived:") + index.count(b"\nreceived "),
         eight_bit=not section.isascii(),
         _index=index,
     )

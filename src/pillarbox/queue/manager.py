@@ -217,9 +217,8 @@ class Manager:
                 rest = left_alone(who, put_off_with, destination.put_off_until - began, began)
                 await self._settle(queued, {one.number: rest for one in queued.pending})
             elif queued.content is not None or await self._load(queued):
-                names = await self._names(
-                    queued, destination
-                )  # now: nothing may come between a success and its record
+                # Now: nothing may come between a success and its record.
+                names = await self._names(queued, destination)
                 results = await self._attempt(queued, destination, carrier)
                 await self._settle(queued, results, destination, names=names)
                 await self._note_remarks(queued, results)

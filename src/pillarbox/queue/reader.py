@@ -5,6 +5,7 @@ It changes nothing; rows that cannot be read are reported as damage to `queue.sq
 
 from __future__ import annotations
 
+import contextlib
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
@@ -311,17 +312,11 @@ class Reader:
             pending.append(
                 Pending(message, number, recipient, route, due, attempts, bool(delay_notified), bool(bounce))
             )
-        content = self._now_readable(message, *kept) if kept else None
+        content = None
+        if kept:
+            with contextlib.suppress(OSError):  # read again when it is the message's turn
+                content = self._check_content(message, *kept)
         return Queued(message, envelope, received_at, pending, content)
-
-    def _now_readable(
-        self, message: int, prefix: bytes, octets: int, kept: int | None, inline: bytes | None
-    ) -> Content | None:
-        """The octets of a message, or None if its file can't be read now: it is tried again when it is the message's turn."""
-        try:
-            return self._check_content(message, prefix, octets, kept, inline)
-        except OSError:
-            return None
 
 
 def _batches(messages: list[int], size: int) -> Iterator[list[int]]:

@@ -170,9 +170,8 @@ class Work:
         self.call = call
         self.settle: Callable[[asyncio.Future[Any], Any], None] | None = None  # gives the future its result
         self.arrivals: list[object] = []  # flat
-        self.added: tuple[Entry, Content, Sequence[bool]] | None = (
-            None  # of which the answer is still to be made
-        )
+        # Of which the answer is still to be made.
+        self.added: tuple[Entry, Content, Sequence[bool]] | None = None
         self.further: Further | None = None
         self.octets = 0  # of bodies in memory
         self.bodies: Sequence[tuple[Draft, Path]] = ()  # files to bring home before the rows are written

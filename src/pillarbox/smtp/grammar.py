@@ -33,9 +33,8 @@ _PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:=([^\x00-\x20=\x7f]+))?")
 _XTEXT = re.compile(r"(?:[\x21-\x2a\x2c-\x3c\x3e-\x7e]|\+[0-9A-F]{2})*")
 _HEXCHAR = re.compile(r"\+([0-9A-F]{2})")
 _HELLO_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,255}", re.ASCII)  # or what clients take for one
-_IN_UTF8 = frozenset(
-    {"MAIL", "RCPT"}
-)  # whose addresses may be beyond ASCII; whether they do is looked at with them
+# Whose addresses may be beyond ASCII; whether they do is looked at with them.
+_IN_UTF8 = frozenset({"MAIL", "RCPT"})
 _IN_UTF8_IF_SAID = frozenset({"VRFY", "EXPN"})
 _BY = re.compile(r"([+-]?[0-9]{1,9});([RN])(T?)", re.IGNORECASE | re.ASCII)
 _PRIORITY = re.compile(r"-?[1-9]|0", re.ASCII)
